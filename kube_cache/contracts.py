@@ -1,0 +1,344 @@
+"""What crosses Temporal: one dataclass in and one out for each workflow, activity, signal and query.
+
+Old histories are replayed with new code, so fields are only ever added, each with a default. Payloads stay far under
+Temporal's 2 MiB: a snapshot's manifest never travels, only its digest, count and bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    RESOLVING = "Resolving"
+    WAITING_FOR_GATES = "WaitingForGates"
+    PLACING = "Placing"
+    CHECKING = "Checking"
+    WARMING = "Warming"
+    VERIFYING = "Verifying"
+    RELEASING = "Releasing"
+    BINDING = "Binding"
+    DONE = "Done"
+    AWAITING_OPERATOR = "AwaitingOperator"
+    PAUSED = "Paused"
+    CANCELLED = "Cancelled"
+    POD_GONE = "PodGone"
+
+
+@dataclass(frozen=True)
+class PodRef:
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class PodView:
+    """What the watcher saw of a Pod, cut down to what a decision needs. `resource_version` orders nothing: it is opaque."""
+
+    dataset: str = ""
+    foreign_gates: list[str] = field(default_factory=list)
+    gated: bool = True
+    max_gate_time: str = ""
+    on_timeout: str = ""
+    priority: str = ""
+    action: str = ""
+    verify: str = ""
+    created: str = ""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Operator settings that a workflow needs; they ride in the input because a workflow reads no environment."""
+
+    operator_namespace: str = "kube-cache-system"
+    check_schedule_to_start_s: float = 10
+    stream_schedule_to_start_s: float = 30
+    stream_heartbeat_s: float = 10
+    linger_s: float = 60
+    bind_grace_s: float = 60
+    node_exclusion_s: float = 600
+    max_gate_time_s: float = 0
+    """Applies when the Pod names none; 0 = no limit."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a dataset URI held when it was resolved. digest: 64 hex digits of SHA-256 over the sorted object list."""
+
+    uri: str
+    digest: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ErrorInfo:
+    """An error as people read it. `type` is a class name of `kube_cache.errors`."""
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True)
+class WarmPodInput:
+    pod: PodRef
+    view: PodView = field(default_factory=PodView)
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True)
+class WarmPodResult:
+    outcome: str
+    """`released`, `pod_gone` or `released_elsewhere` (somebody else removed the gate)."""
+    node: str = ""
+    bytes: int = 0
+    fetched_bytes: int = 0
+    hit: bool = False
+    seconds: float = 0.0
+    rate: float = 0.0
+    """Bytes per second over the warm; 0 for a hit."""
+    gpu_seconds_saved: float = 0.0
+    """GPUs of the Pod times the seconds it was gated for data instead of holding them."""
+
+
+@dataclass(frozen=True)
+class WarmPodStatus:
+    """Answer of the `status` query."""
+
+    phase: str
+    message: str = ""
+    node: str = ""
+    datasets: list[str] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    error: ErrorInfo | None = None
+
+
+# Activities on the operator queue.
+
+
+@dataclass(frozen=True)
+class ResolveInput:
+    pod: PodRef
+    dataset: str
+    """The annotation as written; several URIs are comma-separated."""
+
+
+@dataclass(frozen=True)
+class ResolveResult:
+    snapshots: list[Snapshot]
+
+
+@dataclass(frozen=True)
+class CreateSeatInput:
+    pod: PodRef
+    workflow_id: str
+    number: int
+    namespace: str
+    digests: list[str] = field(default_factory=list)
+    """Nodes that already hold these are preferred."""
+    exclude_nodes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CreateSeatResult:
+    name: str
+    gpus: int = 0
+    """GPUs that the Pod asks for (sum of nvidia.com/gpu limits), for the savings in the result."""
+    node: str = ""
+    """Set when the seat existed already and is bound."""
+
+
+@dataclass(frozen=True)
+class DeleteSeatInput:
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True)
+class JoinInput:
+    """Join (signal-with-start) or leave the `DatasetOnNode` entity."""
+
+    dataset: DatasetOnNodeInput
+    interest: Interest
+    leave: bool = False
+
+
+@dataclass(frozen=True)
+class PatchGateInput:
+    pod: PodRef
+    node: str
+    digests: list[str] = field(default_factory=list)
+    pin: bool = True
+    """False releases the Pod without a node: only for `on-timeout: release`, at its owner's wish."""
+
+
+@dataclass(frozen=True)
+class PatchGateResult:
+    outcome: str
+    """`released`, or `already` when our gate was gone before."""
+    bound_node: str = ""
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """One write of the Pod's condition, and an Event when the phase changed."""
+
+    pod: PodRef
+    phase: str
+    message: str
+    ready: bool = False
+    event: bool = True
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class PublishProgressInput:
+    pod: PodRef
+    entities: list[str]
+    """Workflow ids of the `DatasetOnNode` entities whose heartbeats are shown on the Pod."""
+    total_bytes: int
+
+
+# Activities on a node's queue.
+
+
+@dataclass(frozen=True)
+class CheckDiskInput:
+    snapshots: list[Snapshot]
+    pod: PodRef
+    verify_full: bool = False
+
+
+@dataclass(frozen=True)
+class DiskSnapshot:
+    digest: str
+    complete: bool
+    present_bytes: int
+
+
+@dataclass(frozen=True)
+class CheckDiskResult:
+    cache_id: str
+    snapshots: list[DiskSnapshot]
+    free_bytes: int = 0
+    reserved_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class UnpinInput:
+    digests: list[str]
+    pod: PodRef
+
+
+@dataclass(frozen=True)
+class StreamInput:
+    cache_id: str
+    snapshot: Snapshot
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class StreamProgress:
+    """Heartbeat details, under 1 KB. The journal on disk is the truth; this is for people."""
+
+    state: str = "queued"
+    """`queued`, `listing`, `fetching`, `verifying` or `publishing`."""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    bytes_per_s: float = 0.0
+    eta_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    digest: str
+    bytes: int
+    fetched_bytes: int
+    """Bytes that crossed the network for this call; the rest was on the disk."""
+    seconds: float
+    verified: str = ""
+    """The weakest verification among the objects: `full-object`, `composite`, `md5` or `transport-only`."""
+
+
+# DatasetOnNode.
+
+
+@dataclass(frozen=True)
+class Interest:
+    """One Pod's wish for a dataset on a node."""
+
+    workflow_id: str
+    pod: PodRef
+    priority: int = 0
+    hit: bool = False
+    """The disk holds it already: register the use, fetch nothing, answer nothing."""
+
+
+@dataclass(frozen=True)
+class DatasetOnNodeInput:
+    node: str
+    cache_id: str
+    snapshot: Snapshot
+    policy: Policy = field(default_factory=Policy)
+    users: list[Interest] = field(default_factory=list)
+    """Carried over by continue-as-new."""
+    ready: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetOnNodeStatus:
+    """Answer of the `status` query."""
+
+    phase: str
+    waiting: list[str] = field(default_factory=list)
+    users: list[str] = field(default_factory=list)
+    error: ErrorInfo | None = None
+
+
+# Signals.
+
+
+@dataclass(frozen=True)
+class SeatBound:
+    seat: str
+    node: str
+
+
+@dataclass(frozen=True)
+class SeatLost:
+    seat: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SeatPending:
+    """The scheduler finds no node for the seat; `message` is the scheduler's own."""
+
+    seat: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class PodBound:
+    node: str
+
+
+@dataclass(frozen=True)
+class PodUnschedulable:
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetReady:
+    digest: str
+    fetched_bytes: int = 0
+    seconds: float = 0.0
+    verified: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetFailed:
+    digest: str
+    error: ErrorInfo

@@ -1,0 +1,1 @@
+"""The Kubernetes side: API client, reflector, the patches that we send, the seat we create. Knows no Temporal and no S3."""

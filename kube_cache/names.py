@@ -1,0 +1,64 @@
+"""Every name that other systems see: annotations, gates, queues, workflow ids, search attributes.
+
+A name lives here once, so that a rename is one line and a grep. No logic beyond composing a name.
+"""
+
+from __future__ import annotations
+
+DOMAIN = "kube-cache.openai.com"
+
+# What users write on a Pod.
+DATASET_ANNOTATION = "x-openai/required-dataset"
+GATE = f"{DOMAIN}/gate"
+MAX_GATE_TIME_ANNOTATION = f"{DOMAIN}/max-gate-time"
+ON_TIMEOUT_ANNOTATION = f"{DOMAIN}/on-timeout"
+PRIORITY_ANNOTATION = f"{DOMAIN}/priority"
+ACTION_ANNOTATION = f"{DOMAIN}/action"
+VERIFY_ANNOTATION = f"{DOMAIN}/verify"
+
+# What we write on a Pod.
+CONDITION = f"{DOMAIN}/DatasetReady"
+SNAPSHOT_ANNOTATION = f"{DOMAIN}/snapshot"
+NODE_ANNOTATION = f"{DOMAIN}/node"
+MANAGED_LABEL = f"{DOMAIN}/managed"
+FIELD_MANAGER = "kube-cache"
+REPORTING_CONTROLLER = DOMAIN
+
+# What we write on a seat (the placeholder Pod that holds a node for a gated Pod).
+SEAT_LABEL = f"{DOMAIN}/seat"
+SEAT_WORKFLOW_ANNOTATION = f"{DOMAIN}/workflow-id"
+SEAT_PRIORITY_CLASS = "kube-cache-seat"
+
+# Temporal.
+TEMPORAL_NAMESPACE = "kube-cache"
+OPERATOR_QUEUE = "kube-cache-operator"
+NODE_QUEUE_PREFIX = "kube-cache-node/"
+WARM_POD = "WarmPod"
+DATASET_ON_NODE = "DatasetOnNode"
+
+# Search attributes and their Temporal types. Registered by temporal-dev.yaml and by the dev stack; a test compares them.
+SEARCH_ATTRIBUTES = {
+    "KcPhase": "Keyword",
+    "KcNode": "Keyword",
+    "KcDataset": "Keyword",
+    "KcPodNamespace": "Keyword",
+    "KcPod": "Keyword",
+    "KcBytes": "Int",
+}
+
+
+def node_queue(node: str) -> str:
+    return f"{NODE_QUEUE_PREFIX}{node}"
+
+
+def warm_pod_id(namespace: str, pod: str, uid: str) -> str:
+    return f"warm/{namespace}/{pod}/{uid}"
+
+
+def dataset_on_node_id(node: str, cache_id: str, digest: str) -> str:
+    return f"dataset/{node}/{cache_id}/{digest}"
+
+
+def seat_name(pod_uid: str, number: int) -> str:
+    """One seat per Pod and placement attempt; the number makes a re-created seat distinguishable from a lost one."""
+    return f"seat-{pod_uid}-{number}"
