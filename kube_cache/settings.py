@@ -1,0 +1,75 @@
+"""All configuration in one typed place: default, unit and environment name beside each field.
+
+Read once, at process start, and passed down; nothing else in the project reads the environment. Names are
+`KUBE_CACHE_<GROUP>__<FIELD>`. The ecosystem's own variables are honoured by the libraries that own them and are not
+renamed here: `TEMPORAL_*` (temporalio.envconfig), `AWS_*` (botocore, with `AWS_ENDPOINT_URL_S3`), `OTEL_*`, `KUBECONFIG`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1 << 20
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineSettings(_Group):
+    """The transfer engine: KUBE_CACHE_ENGINE__*"""
+
+    connections: int = Field(8, ge=1, le=256, description="connections to start with, for the whole node")
+    max_bytes_per_s: int = Field(0, ge=0, description="bandwidth cap for the whole node; 0 = none")
+
+
+class StoreSettings(_Group):
+    """The node's store: KUBE_CACHE_STORE__*"""
+
+    root: Path = Field(Path("/var/lib/kube-cache"), description="cache root; one filesystem, best an NVMe of its own")
+    allow_root_disk: bool = Field(default=False, description="allow a root on the machine's root filesystem")
+    min_free: float = Field(0.20, ge=0, lt=1, description="share of the filesystem kept free (the kubelet evicts at 0.10-0.15)")
+
+
+class OperatorSettings(_Group):
+    """The operator: KUBE_CACHE_OPERATOR__*"""
+
+    namespace: str = Field("kube-cache-system", description="where seats live")
+    progress_interval_s: float = Field(5, gt=0, description="least seconds between two progress writes to one Pod")
+    linger_s: float = Field(60, ge=0, description="seconds that a download outlives its last interested Pod")
+    max_gate_time_s: float = Field(0, ge=0, description="limit for Pods that name none; 0 = no limit")
+    bind_grace_s: float = Field(60, gt=0, description="seconds a released Pod may stay unscheduled before an Event says so")
+    workflow_slots: int = Field(5000, ge=10, description="workflows kept in memory")
+    seat_image: str = Field("registry.k8s.io/pause:3.10.1", description="image of the seat's only container")
+
+
+class AgentSettings(_Group):
+    """The agent: KUBE_CACHE_AGENT__*"""
+
+    node: str = Field("", description="name of the Kubernetes node that this agent serves")
+    slots: int = Field(64, ge=1, description="activities that may run or queue at once")
+    concurrent_warms: int = Field(4, ge=1, description="datasets fetched at once; more wait their turn and say so")
+    drain_s: float = Field(20, ge=0, description="seconds for running activities to stop after SIGTERM")
+
+
+class TelemetrySettings(_Group):
+    """Logs and metrics: KUBE_CACHE_TELEMETRY__*"""
+
+    log_level: str = "INFO"
+    log_format: str = Field("json", pattern="^(json|console)$")
+    metrics_address: str = Field("", description="host:port of the Prometheus endpoint; empty = none")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="KUBE_CACHE_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+    )
+
+    engine: EngineSettings = EngineSettings()
+    store: StoreSettings = StoreSettings()
+    operator: OperatorSettings = OperatorSettings()
+    agent: AgentSettings = AgentSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
