@@ -24,6 +24,8 @@ class Phase(StrEnum):
     PAUSED = "Paused"
     CANCELLED = "Cancelled"
     POD_GONE = "PodGone"
+    READY = "Ready"
+    """Of `DatasetOnNode` only: the snapshot is whole on the node's disk."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class PodRef:
 
 @dataclass(frozen=True)
 class PodView:
-    """What the watcher saw of a Pod, cut down to what a decision needs. `resource_version` orders nothing: it is opaque."""
+    """What the watcher saw of a Pod, cut down to what a decision needs; option values are as the user wrote them."""
 
     dataset: str = ""
     foreign_gates: list[str] = field(default_factory=list)
@@ -45,7 +47,6 @@ class PodView:
     priority: str = ""
     action: str = ""
     verify: str = ""
-    created: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class CreateSeatInput:
     workflow_id: str
     number: int
     namespace: str
-    digests: list[str] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
     """Nodes that already hold these are preferred."""
     exclude_nodes: list[str] = field(default_factory=list)
 
@@ -170,6 +171,7 @@ class PatchGateInput:
     pod: PodRef
     node: str
     digests: list[str] = field(default_factory=list)
+    cache_id: str = ""
     pin: bool = True
     """False releases the Pod without a node: only for `on-timeout: release`, at its owner's wish."""
 
@@ -183,13 +185,14 @@ class PatchGateResult:
 
 @dataclass(frozen=True)
 class ReportInput:
-    """One write of the Pod's condition, and an Event when the phase changed."""
+    """One write of the Pod's condition, and an Event where a reason is given."""
 
     pod: PodRef
     phase: str
     message: str
     ready: bool = False
-    event: bool = True
+    event_reason: str = ""
+    """Empty writes no Event."""
     warning: bool = False
 
 
@@ -198,7 +201,10 @@ class PublishProgressInput:
     pod: PodRef
     entities: list[str]
     """Workflow ids of the `DatasetOnNode` entities whose heartbeats are shown on the Pod."""
+    node: str
     total_bytes: int
+    """Of all the Pod's datasets; those that are on the disk already are `present_bytes`."""
+    present_bytes: int = 0
 
 
 # Activities on a node's queue.
@@ -283,8 +289,9 @@ class DatasetOnNodeInput:
     snapshot: Snapshot
     policy: Policy = field(default_factory=Policy)
     users: list[Interest] = field(default_factory=list)
-    """Carried over by continue-as-new."""
+    """Carried over by continue-as-new, like the two below."""
     ready: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ CONDITION = f"{DOMAIN}/DatasetReady"
 SNAPSHOT_ANNOTATION = f"{DOMAIN}/snapshot"
 NODE_ANNOTATION = f"{DOMAIN}/node"
 MANAGED_LABEL = f"{DOMAIN}/managed"
+CACHE_ID_ANNOTATION = f"{DOMAIN}/cache-id"
 FIELD_MANAGER = "kube-cache"
 REPORTING_CONTROLLER = DOMAIN
 
@@ -35,6 +36,18 @@ OPERATOR_QUEUE = "kube-cache-operator"
 NODE_QUEUE_PREFIX = "kube-cache-node/"
 WARM_POD = "WarmPod"
 DATASET_ON_NODE = "DatasetOnNode"
+
+# Activities, by queue: operator (down to publish_progress; all but the first and the last as local activities), node (the rest).
+RESOLVE_DATASET = "resolve_dataset"
+CREATE_SEAT = "create_seat"
+DELETE_SEAT = "delete_seat"
+JOIN_DATASET = "join_dataset"
+PATCH_GATE = "patch_gate"
+REPORT_PHASE = "report_phase"
+PUBLISH_PROGRESS = "publish_progress"
+CHECK_DISK = "check_disk"
+STREAM_DATASET = "stream_dataset"
+UNPIN = "unpin"
 
 # Search attributes and their Temporal types. Registered by temporal-dev.yaml and by the dev stack; a test compares them.
 SEARCH_ATTRIBUTES = {

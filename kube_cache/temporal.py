@@ -1,0 +1,28 @@
+"""One way to reach Temporal: the environment's client configuration (`TEMPORAL_*`), waited for with backoff."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import structlog
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
+
+from kube_cache import names
+
+_log = structlog.get_logger("kube_cache.temporal")
+
+
+async def connect() -> Client:
+    """Waits for as long as the server is away: neither part can do anything without it, and a crash loop helps nobody."""
+    config = ClientConfig.load_client_connect_config()
+    config.setdefault("namespace", names.TEMPORAL_NAMESPACE)
+    delay = 0.2
+    while True:
+        try:
+            return await Client.connect(**config)
+        except RuntimeError as error:
+            _log.warning("Temporal does not answer; trying again", address=config.get("target_host"), error=str(error), wait_s=round(delay, 1))
+            await asyncio.sleep(delay * random.uniform(0.75, 1.25))
+            delay = min(delay * 2, 10)

@@ -1,0 +1,1 @@
+"""Kubernetes events into workflow starts and signals, idempotently. It decides nothing."""

@@ -1,0 +1,143 @@
+"""The operator process: the watches, the workflows and the cluster activities, around one Temporal client.
+
+Any number of operators may run: starts are idempotent and Temporal shares the workflows out. It holds no state that a
+restart would miss: the watches list everything again, and a sweep asks Temporal which workflows wait for Pods that are
+no longer there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from temporalio.client import Client
+from temporalio.service import RPCError
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from activities.create_seat import CreateSeat
+from activities.delete_seat import DeleteSeat
+from activities.join_dataset import JoinDataset
+from activities.patch_gate import PatchGate
+from activities.publish_progress import PublishProgress
+from activities.report_phase import ReportPhase
+from activities.resolve_dataset import ResolveDataset
+from kube_cache import names
+from kube_cache.contracts import PodRef, Policy
+from kube_cache.kube.client import KubeClient
+from kube_cache.kube.reflector import Reflector
+from kube_cache.settings import OperatorSettings, Settings
+from kube_cache.temporal import connect
+from watcher.facts import pod_facts, seat_facts
+from watcher.pods import PodWatcher
+from watcher.starter import Starter
+from workflows.dataset_on_node import DatasetOnNode
+from workflows.warm_pod import WarmPod
+
+_log = structlog.get_logger("kube_cache.operator")
+# Blocking calls to the Kubernetes API at once; each is a few milliseconds, so more threads only wait for the GIL.
+_THREADS = 32
+_SWEEP_EVERY_S = 600.0
+
+
+def policy(settings: OperatorSettings) -> Policy:
+    return Policy(
+        operator_namespace=settings.namespace,
+        linger_s=settings.linger_s,
+        bind_grace_s=settings.bind_grace_s,
+        max_gate_time_s=settings.max_gate_time_s,
+    )
+
+
+def run(settings: Settings) -> int:
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    kube = KubeClient.from_environment()
+    client = await connect()
+    starter = Starter(client, policy(settings.operator))
+    pods = PodWatcher(kube, starter)
+    worker = _worker(client, kube, settings)
+    stopping = threading.Event()
+    async with worker:
+        reflectors = _watch(kube, pods, settings.operator, stopping)
+        sweeper = asyncio.create_task(_sweep(client, pods, reflectors))
+        _log.info("operator ready", namespace=settings.operator.namespace)
+        await stop.wait()
+        _log.info("operator stopping")
+        stopping.set()
+        sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeper
+    return 0
+
+
+def _worker(client: Client, kube: KubeClient, settings: Settings) -> Worker:
+    return Worker(
+        client,
+        task_queue=names.OPERATOR_QUEUE,
+        workflows=[WarmPod, DatasetOnNode],
+        activities=[
+            ResolveDataset(settings.engine).resolve_dataset,
+            CreateSeat(kube, client, settings.operator).create_seat,
+            DeleteSeat(kube).delete_seat,
+            JoinDataset(client).join_dataset,
+            PatchGate(kube).patch_gate,
+            ReportPhase(kube).report_phase,
+            PublishProgress(kube, client, settings.operator).publish_progress,
+        ],
+        activity_executor=ThreadPoolExecutor(_THREADS, thread_name_prefix="activity"),
+        # The sandbox costs half as much CPU again per workflow; the replay tests run inside it and keep the code honest.
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        max_cached_workflows=settings.operator.workflow_slots,
+        # One long progress activity per Pod that warms; they are coroutines and cost no thread.
+        max_concurrent_activities=1000,
+        max_concurrent_local_activities=_THREADS,
+        # 10 s by default, and that long does a workflow of a dead operator wait for another one.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
+        default_heartbeat_throttle_interval=timedelta(seconds=1),
+        graceful_shutdown_timeout=timedelta(seconds=5),
+    )
+
+
+def _watch(kube: KubeClient, pods: PodWatcher, settings: OperatorSettings, stopping: threading.Event) -> list[Reflector[Any]]:
+    loop = asyncio.get_running_loop()
+
+    def on_loop(handle: Any) -> Any:
+        return lambda event, item: loop.call_soon_threadsafe(handle, event, item)
+
+    reflectors: list[Reflector[Any]] = [
+        Reflector(kube, "pods", project=pod_facts, handler=on_loop(pods.on_pod), field_selector="status.phase=Pending"),
+        Reflector(kube, "pods", project=pod_facts, handler=on_loop(pods.on_pod), label_selector=f"{names.MANAGED_LABEL}=true"),
+        Reflector(kube, "pods", project=seat_facts, handler=on_loop(pods.on_seat), namespace=settings.namespace, label_selector=names.SEAT_LABEL),
+    ]
+    for reflector in reflectors:
+        threading.Thread(target=reflector.run, args=(stopping,), name="reflector", daemon=True).start()
+    return reflectors
+
+
+async def _sweep(client: Client, pods: PodWatcher, reflectors: list[Reflector[Any]]) -> None:
+    """Find workflows whose Pod went away while nobody watched, and have each looked at."""
+    while not all(reflector.synced.is_set() for reflector in reflectors):
+        await asyncio.sleep(0.2)
+    while True:
+        try:
+            async for found in client.list_workflows(f"WorkflowType = '{names.WARM_POD}' AND ExecutionStatus = 'Running'"):
+                _, namespace, name, uid = found.id.split("/", 3)
+                if uid not in pods.known_uids():
+                    pods.check(PodRef(namespace, name, uid))
+        except RPCError as error:
+            _log.warning("sweep failed; it comes again", error=str(error))
+            await asyncio.sleep(10)
+            continue
+        await asyncio.sleep(_SWEEP_EVERY_S)

@@ -1,0 +1,114 @@
+"""What each event about a Pod or a seat means: which start, which signal. Runs on the operator's event loop.
+
+Two watches of Pods feed it: all that are Pending (annotations and gates cannot be selected), and all that we have
+released (by label), in any phase. An object that leaves a selection looks deleted, so an end is confirmed with a GET
+before anything is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from kube_cache import contracts, names
+from kube_cache.errors import KubeCacheError
+from kube_cache.kube.client import KubeClient, is_not_found
+from watcher.facts import PodFacts, SeatFacts, pod_facts
+from watcher.starter import Starter
+
+_log = structlog.get_logger("kube_cache.watcher")
+
+
+class PodWatcher:
+    def __init__(self, kube: KubeClient, starter: Starter) -> None:
+        self._kube = kube
+        self._starter = starter
+        self._pods: dict[str, PodFacts] = {}
+        self._seats: dict[str, SeatFacts] = {}
+        self._confirming: set[asyncio.Task[None]] = set()
+
+    def known_uids(self) -> set[str]:
+        return set(self._pods)
+
+    def on_pod(self, event: str, pod: PodFacts) -> None:
+        """ADDED or MODIFIED: how the Pod is. DELETED: it left one of the two selections."""
+        before = self._pods.get(pod.ref.uid)
+        if event == "DELETED":
+            if before is not None:
+                self._confirm(pod)
+            return
+        self._pods[pod.ref.uid] = pod
+        if pod.ended:
+            if before is None or not before.ended:
+                self._ended(pod)
+        elif pod.node:
+            if before is None or not before.node:
+                self._starter.signal(pod.workflow_id, "pod_bound", contracts.PodBound(pod.node))
+        elif before is None or before.view != pod.view:
+            if pod.view.gated:
+                self._starter.start(pod)
+            elif not pod.managed:
+                self._starter.signal(pod.workflow_id, "pod_changed", pod.view)
+        if pod.unschedulable and (before is None or before.unschedulable != pod.unschedulable):
+            self._starter.signal(pod.workflow_id, "pod_unschedulable", contracts.PodUnschedulable(pod.unschedulable))
+
+    def on_seat(self, event: str, seat: SeatFacts) -> None:
+        before = self._seats.get(seat.uid)
+        if event == "DELETED" or seat.ending:
+            self._seats.pop(seat.uid, None)
+            if before is not None:
+                self._starter.signal(seat.workflow_id, "seat_lost", contracts.SeatLost(seat.name, "it was preempted or deleted"))
+            return
+        self._seats[seat.uid] = seat
+        if seat.node and (before is None or not before.node):
+            self._starter.signal(seat.workflow_id, "seat_bound", contracts.SeatBound(seat.name, seat.node))
+        elif seat.unschedulable and (before is None or before.unschedulable != seat.unschedulable):
+            self._starter.signal(seat.workflow_id, "seat_unschedulable", contracts.SeatPending(seat.name, seat.unschedulable))
+
+    def check(self, ref: contracts.PodRef) -> None:
+        """Look whether this Pod still is: for workflows that run although no watch shows their Pod."""
+        task = asyncio.get_running_loop().create_task(self._look(ref, None))
+        self._confirming.add(task)
+        task.add_done_callback(self._confirming.discard)
+
+    def _confirm(self, pod: PodFacts) -> None:
+        task = asyncio.get_running_loop().create_task(self._look(pod.ref, pod))
+        self._confirming.add(task)
+        task.add_done_callback(self._confirming.discard)
+
+    async def _look(self, ref: contracts.PodRef, last: PodFacts | None) -> None:
+        delay = 0.2
+        while True:
+            try:
+                found = await asyncio.to_thread(self._kube.get_pod, ref.namespace, ref.name)
+                break
+            except KubeCacheError as error:
+                if is_not_found(error):
+                    found = None
+                    break
+                _log.warning("cannot confirm that a Pod is gone; trying again", namespace=ref.namespace, pod=ref.name, error=error.message)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 10)
+        if found is not None and found["metadata"]["uid"] == ref.uid:
+            facts = pod_facts(found)
+            if facts is not None:
+                self.on_pod("MODIFIED", facts)
+            return
+        self._pods.pop(ref.uid, None)
+        self._starter.signal(names.warm_pod_id(ref.namespace, ref.name, ref.uid), "pod_gone")
+        if last is not None:
+            self._give_back(last)
+
+    def _ended(self, pod: PodFacts) -> None:
+        self._starter.signal(pod.workflow_id, "pod_gone" if not pod.node else "pod_bound", None if not pod.node else contracts.PodBound(pod.node))
+        self._give_back(pod)
+
+    def _give_back(self, pod: PodFacts) -> None:
+        """What a released Pod mounted is no longer in use by it."""
+        for digest in pod.receipt_digests:
+            self._starter.signal(
+                names.dataset_on_node_id(pod.receipt_node, pod.receipt_cache_id, digest),
+                "leave",
+                contracts.Interest(pod.workflow_id, pod.ref),
+            )

@@ -1,0 +1,133 @@
+"""How the workflows call activities: queue, timeouts and retry policy of each, in one table.
+
+The short operator activities run as *local* activities: executed by the worker that holds the workflow task, recorded as
+one marker, with no round trip through a task queue. That is what keeps a cache hit short (docs/design/local-activities.md).
+What is long (resolve, progress) or belongs to another machine (check, stream, unpin) is a normal activity.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType, ActivityHandle
+
+with workflow.unsafe.imports_passed_through():
+    from kube_cache import contracts, names
+
+_SHORT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60))
+_LONG = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
+_SHORT_TIMEOUT = timedelta(seconds=15)
+# Retries that would wait longer than this become timers, so that a workflow task is not held open for them.
+_LOCAL_RETRY_THRESHOLD = timedelta(seconds=5)
+# One attempt of a stream may take the time of its bytes at 4 MiB/s, and never less than an hour: the heartbeat is what
+# notices a dead attempt, this bound only ends one that heartbeats without ever progressing.
+_SLOWEST_BYTES_PER_S = 4 << 20
+_LEAST_STREAM = timedelta(hours=1)
+
+
+async def _local(name: str, arg: object, result: type | None) -> Any:
+    return await workflow.start_local_activity(
+        name,
+        arg,
+        result_type=result,
+        start_to_close_timeout=_SHORT_TIMEOUT,
+        retry_policy=_SHORT,
+        local_retry_threshold=_LOCAL_RETRY_THRESHOLD,
+    )
+
+
+async def create_seat(arg: contracts.CreateSeatInput) -> contracts.CreateSeatResult:
+    result: contracts.CreateSeatResult = await _local(names.CREATE_SEAT, arg, contracts.CreateSeatResult)
+    return result
+
+
+async def delete_seat(arg: contracts.DeleteSeatInput) -> None:
+    await _local(names.DELETE_SEAT, arg, None)
+
+
+async def join_dataset(arg: contracts.JoinInput) -> None:
+    await _local(names.JOIN_DATASET, arg, None)
+
+
+async def patch_gate(arg: contracts.PatchGateInput) -> contracts.PatchGateResult:
+    result: contracts.PatchGateResult = await _local(names.PATCH_GATE, arg, contracts.PatchGateResult)
+    return result
+
+
+async def report_phase(arg: contracts.ReportInput) -> None:
+    await _local(names.REPORT_PHASE, arg, None)
+
+
+async def resolve_dataset(arg: contracts.ResolveInput) -> contracts.ResolveResult:
+    result: contracts.ResolveResult = await workflow.execute_activity(
+        names.RESOLVE_DATASET,
+        arg,
+        result_type=contracts.ResolveResult,
+        start_to_close_timeout=timedelta(minutes=5),
+        heartbeat_timeout=timedelta(seconds=10),
+        retry_policy=_LONG,
+        summary=arg.dataset[:200],
+    )
+    return result
+
+
+async def check_disk(node: str, arg: contracts.CheckDiskInput, schedule_to_start_s: float) -> contracts.CheckDiskResult:
+    result: contracts.CheckDiskResult = await workflow.execute_activity(
+        names.CHECK_DISK,
+        arg,
+        result_type=contracts.CheckDiskResult,
+        task_queue=names.node_queue(node),
+        schedule_to_start_timeout=timedelta(seconds=schedule_to_start_s),
+        start_to_close_timeout=timedelta(hours=6) if arg.verify_full else timedelta(seconds=10),
+        heartbeat_timeout=timedelta(seconds=10) if arg.verify_full else None,
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+        summary=node,
+    )
+    return result
+
+
+def stream_dataset(
+    node: str, arg: contracts.StreamInput, policy: contracts.Policy
+) -> ActivityHandle[contracts.StreamResult]:
+    by_size = timedelta(seconds=arg.snapshot.bytes / _SLOWEST_BYTES_PER_S)
+    return workflow.start_activity(
+        names.STREAM_DATASET,
+        arg,
+        result_type=contracts.StreamResult,
+        task_queue=names.node_queue(node),
+        # Without it the retry after a node's death would sit on a dead queue for ever.
+        schedule_to_start_timeout=timedelta(seconds=policy.stream_schedule_to_start_s),
+        start_to_close_timeout=max(_LEAST_STREAM, by_size),
+        heartbeat_timeout=timedelta(seconds=policy.stream_heartbeat_s),
+        retry_policy=_LONG,
+        # The journal must be at rest before the parts are given up or another attempt starts.
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=f"{arg.snapshot.uri} -> {node}",
+    )
+
+
+async def unpin(node: str, arg: contracts.UnpinInput) -> None:
+    await workflow.execute_activity(
+        names.UNPIN,
+        arg,
+        task_queue=names.node_queue(node),
+        schedule_to_start_timeout=timedelta(seconds=10),
+        start_to_close_timeout=timedelta(seconds=10),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+        summary=node,
+    )
+
+
+def publish_progress(arg: contracts.PublishProgressInput) -> ActivityHandle[None]:
+    return workflow.start_activity(
+        names.PUBLISH_PROGRESS,
+        arg,
+        start_to_close_timeout=timedelta(days=7),
+        heartbeat_timeout=timedelta(seconds=30),
+        retry_policy=_SHORT,
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=f"progress of {arg.pod.namespace}/{arg.pod.name}",
+    )

@@ -1,0 +1,205 @@
+"""`DatasetOnNode`: one entity per snapshot per disk. It runs one download for all Pods that want it, and is the inventory.
+
+Pods join by signal-with-start (atomic in Temporal) and leave by signal; the entity counts interest, runs at most one
+`stream_dataset` at a time, and signals those who wait. It stays open while the data is on the disk, so that the search
+attributes answer which nodes hold what. It never judges what is on the disk: a Pod that joins a snapshot that is thought
+ready makes the agent look again, because the disk is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from kube_cache import contracts, names
+    from kube_cache.contracts import DatasetOnNodeInput, DatasetOnNodeStatus, ErrorInfo, Interest, Phase
+    from kube_cache.text import format_bytes
+    from workflows import calls
+    from workflows.attributes import upsert
+    from workflows.failures import AGENT_LOST, error_info
+
+
+@workflow.defn(name=names.DATASET_ON_NODE)
+class DatasetOnNode:
+    @workflow.init
+    def __init__(self, inp: DatasetOnNodeInput) -> None:
+        self._inp = inp
+        self._users: dict[str, Interest] = {user.workflow_id: user for user in inp.users}
+        self._waiting: dict[str, Interest] = {}
+        self._unpin: list[contracts.PodRef] = []
+        self._ready = inp.ready
+        self._paused = inp.paused
+        self._cancel = False
+        self._streaming_priority = 0
+        self._error: ErrorInfo | None = None
+        self._phase = ""
+
+    @workflow.run
+    async def run(self, inp: DatasetOnNodeInput) -> DatasetOnNodeStatus:
+        self._enter(Phase.READY if self._ready else Phase.CHECKING)
+        while True:
+            try:
+                if self._unpin:
+                    await self._release_pins()
+                elif self._waiting and not self._paused:
+                    await self._fetch()
+                elif not self._ready and not self._users and not self._paused:
+                    return self.status()  # nothing on the disk, and nobody asks for it
+                elif workflow.info().is_continue_as_new_suggested() and not self._waiting:
+                    self._continue_as_new()
+                else:
+                    await workflow.wait_condition(self._something_to_do)
+            except asyncio.CancelledError:
+                # The UI's cancel button: give up the download and tell those who wait; they decide what comes next.
+                await self._fail(ErrorInfo("Cancelled", "the download was cancelled by an operator; signal `retry` starts it again"))
+
+    def _something_to_do(self) -> bool:
+        return bool(self._unpin) or (bool(self._waiting) and not self._paused) or self._idle() or self._history_is_long()
+
+    def _idle(self) -> bool:
+        return not self._ready and not self._users and not self._paused
+
+    def _history_is_long(self) -> bool:
+        return workflow.info().is_continue_as_new_suggested() and not self._waiting
+
+    # One download.
+
+    async def _fetch(self) -> None:
+        inp = self._inp
+        self._cancel = False
+        self._streaming_priority = max(interest.priority for interest in self._waiting.values())
+        self._enter(Phase.WARMING)
+        stream = calls.stream_dataset(
+            inp.node, contracts.StreamInput(inp.cache_id, inp.snapshot, self._streaming_priority), inp.policy
+        )
+        try:
+            await workflow.wait_condition(lambda: stream.done() or self._should_stop())
+            while not stream.done() and not self._paused and not self._cancel and not self._more_urgent():
+                # Nobody waits any more. Linger: a Pod that is deleted is often created again at once.
+                linger = timedelta(seconds=inp.policy.linger_s)
+                try:
+                    await workflow.wait_condition(lambda: stream.done() or self._waiting or self._paused or self._cancel, timeout=linger)
+                except asyncio.TimeoutError:
+                    break
+                await workflow.wait_condition(lambda: stream.done() or self._should_stop())
+            stopped = not stream.done()
+            if stopped:
+                stream.cancel()
+            result = await stream
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                await self._stopped()
+            else:
+                await self._fail(error_info(error, node=inp.node))
+            return
+        except asyncio.CancelledError:
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+            raise
+        await self._succeed(result)
+
+    def _should_stop(self) -> bool:
+        return not self._waiting or self._paused or self._cancel or self._more_urgent()
+
+    def _more_urgent(self) -> bool:
+        # A running activity cannot be told; it is restarted with the higher priority and resumes from its journal.
+        return any(interest.priority > self._streaming_priority for interest in self._waiting.values())
+
+    async def _succeed(self, result: contracts.StreamResult) -> None:
+        self._ready, self._error = True, None
+        waiting, self._waiting = self._waiting, {}
+        self._enter(Phase.READY, result)
+        ready = contracts.DatasetReady(result.digest, result.fetched_bytes, result.seconds, result.verified)
+        await asyncio.gather(*(self._tell(interest, "dataset_ready", ready) for interest in waiting.values()))
+
+    async def _fail(self, error: ErrorInfo) -> None:
+        self._ready, self._error = False, error
+        waiting, self._waiting = self._waiting, {}
+        for interest in waiting.values():
+            self._users.pop(interest.workflow_id, None)
+            if error.type != AGENT_LOST:  # nobody there to hear it; pins of the dead are reconciled when the agent is back
+                self._unpin.append(interest.pod)
+        self._enter(Phase.AWAITING_OPERATOR)
+        failed = contracts.DatasetFailed(self._inp.snapshot.digest, error)
+        await asyncio.gather(*(self._tell(interest, "dataset_failed", failed) for interest in waiting.values()))
+
+    async def _stopped(self) -> None:
+        if self._cancel:
+            await self._fail(ErrorInfo("Cancelled", "the download was cancelled by an operator; signal `retry` starts it again"))
+        else:
+            self._enter(Phase.PAUSED if self._paused else Phase.CHECKING)
+
+    async def _tell(self, interest: Interest, signal: str, answer: contracts.DatasetReady | contracts.DatasetFailed) -> None:
+        try:
+            await workflow.get_external_workflow_handle(interest.workflow_id).signal(signal, answer)
+        except FailureError:  # that workflow has ended; its Pod needs nothing from us
+            workflow.logger.info("nobody to tell", extra={"signal_name": signal, "waiter": interest.workflow_id})
+
+    async def _release_pins(self) -> None:
+        held = {user.pod.uid for user in self._users.values()}
+        pods, self._unpin = [pod for pod in self._unpin if pod.uid not in held], []
+        try:
+            for pod in pods:
+                await calls.unpin(self._inp.node, contracts.UnpinInput([self._inp.snapshot.digest], pod))
+        except ActivityError as error:
+            # The agent is gone or its disk is ill: the pins keep the data, which is the safe side, until reconciled.
+            workflow.logger.warning("pins not released", extra={"error": error_info(error, node=self._inp.node).message})
+
+    def _continue_as_new(self) -> None:
+        inp = self._inp
+        workflow.continue_as_new(
+            DatasetOnNodeInput(inp.node, inp.cache_id, inp.snapshot, inp.policy, list(self._users.values()), self._ready, self._paused)
+        )
+
+    def _enter(self, phase: Phase, result: contracts.StreamResult | None = None) -> None:
+        snapshot = self._inp.snapshot
+        if phase != self._phase:
+            upsert(phase=phase)
+        self._phase = phase
+        lines = [
+            f"**{phase}** on `{self._inp.node}` (disk `{self._inp.cache_id}`)",
+            f"- dataset: `{snapshot.uri}`, {snapshot.files} files, {format_bytes(snapshot.bytes)}",
+            f"- snapshot: `{snapshot.digest}`",
+            f"- {len(self._waiting)} Pods wait, {len(self._users)} hold it",
+        ]
+        if result is not None:
+            lines.append(f"- fetched {format_bytes(result.fetched_bytes)} in {result.seconds:.1f} s, verified: {result.verified}")
+        if self._error is not None:
+            lines.append(f"- **{self._error.type}**: {self._error.message}")
+        workflow.set_current_details("\n".join(lines))
+
+    # Signals and queries.
+
+    @workflow.signal(description="A Pod wants this dataset here.")
+    def join(self, interest: Interest) -> None:
+        self._users[interest.workflow_id] = interest
+        if interest.hit:
+            self._ready = True
+        else:
+            self._waiting[interest.workflow_id] = interest
+
+    @workflow.signal(description="A Pod no longer wants it: gone, ended, moved or cancelled.")
+    def leave(self, interest: Interest) -> None:
+        self._waiting.pop(interest.workflow_id, None)
+        self._users.pop(interest.workflow_id, None)
+        self._unpin.append(interest.pod)
+
+    @workflow.signal(description="Stop the download, keep what was verified, and wait for `resume`.")
+    def pause(self) -> None:
+        self._paused = True
+
+    @workflow.signal(description="Go on after `pause`.")
+    def resume(self) -> None:
+        self._paused = False
+
+    @workflow.signal(description="Stop the download; the waiting Pods stay gated and say so.")
+    def cancel(self) -> None:
+        self._cancel = bool(self._waiting)
+
+    @workflow.query(description="Phase, waiting and holding Pod workflows, last error.")
+    def status(self) -> DatasetOnNodeStatus:
+        return DatasetOnNodeStatus(self._phase, list(self._waiting), list(self._users), self._error)

@@ -1,0 +1,103 @@
+"""The seat of a `WarmPod`: a placeholder Pod that makes the scheduler choose, and hold, the node that is warmed.
+
+State and decisions only; `create_seat` and `delete_seat` do the work. A seat that is lost is taken again under the next
+number, so that a late signal about the old one is recognised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from kube_cache import contracts, names
+    from kube_cache.contracts import PodRef, Snapshot
+    from workflows import calls
+
+_LOOK_AGAIN = timedelta(seconds=30)
+
+
+class SeatMoved(Exception):
+    """The seat no longer stands where we warm; str() says why."""
+
+
+class Seat:
+    def __init__(self, pod: PodRef, workflow_id: str, namespace: str) -> None:
+        self._pod = pod
+        self._workflow_id = workflow_id
+        self._namespace = namespace
+        self._number = 0
+        self._created = False
+        self._snapshots: list[Snapshot] = []
+        self._avoided: dict[str, datetime] = {}
+        self._unschedulable = ""
+        self.node = ""
+        self.lost = ""
+        """Why the seat is gone; empty while it stands."""
+        self.gpus = 0
+
+    async def take(self, snapshots: list[Snapshot], tell: Callable[[str], Awaitable[None]]) -> str:
+        """The node where the seat is bound. Waits as long as no node fits, and tells why when the scheduler does."""
+        self._snapshots = snapshots
+        self._number += 1
+        self.node, self.lost, self._unschedulable = "", "", ""
+        told = ""
+        while True:
+            await self.look_again()
+            try:
+                while not self.node and not self.lost:
+                    await workflow.wait_condition(
+                        lambda: bool(self.node or self.lost or self._unschedulable != told),  # noqa: B023
+                        timeout=_LOOK_AGAIN,
+                    )
+                    if self._unschedulable != told and not self.node:
+                        told = self._unschedulable
+                        await tell(told)
+            except asyncio.TimeoutError:
+                continue
+            if self.node:
+                return self.node
+            self._number += 1
+            self.lost = ""
+
+    async def look_again(self) -> None:
+        """Create the seat if it does not stand (idempotent), and learn where it is bound."""
+        self._created = True
+        made = await calls.create_seat(
+            contracts.CreateSeatInput(self._pod, self._workflow_id, self._number, self._namespace, self._snapshots, self._avoid_now())
+        )
+        self.gpus = made.gpus
+        if self.node and made.node != self.node:
+            self.lost = "it was removed"
+        elif made.node:
+            self.node = made.node
+
+    def avoid(self, node: str, until: datetime) -> None:
+        self._avoided[node] = until
+
+    def _avoid_now(self) -> list[str]:
+        now = workflow.now()
+        return sorted(node for node, until in self._avoided.items() if until > now)
+
+    async def give_up(self) -> None:
+        if self._created:
+            self._created = False
+            await calls.delete_seat(contracts.DeleteSeatInput(self._namespace, self._name()))
+
+    def _name(self) -> str:
+        return names.seat_name(self._pod.uid, self._number)
+
+    def on_bound(self, bound: contracts.SeatBound) -> None:
+        if bound.seat == self._name():
+            self.node = bound.node
+
+    def on_lost(self, lost: contracts.SeatLost) -> None:
+        if lost.seat == self._name() and self._created:
+            self.lost = lost.reason or "it was removed"
+
+    def on_unschedulable(self, why: contracts.SeatPending) -> None:
+        if why.seat == self._name():
+            self._unschedulable = why.message

@@ -1,0 +1,479 @@
+"""`WarmPod`: one workflow per gated Pod, from the first sight of it until it is bound to a node that holds its data.
+
+The main path is `_warm`: resolve, wait for foreign gates, take a seat, check the disk, warm, release, bind. It runs as a
+task of its own, so that a signal can stop it at any await: the Pod is gone, its owner cancels or pauses, its gate time is
+over. Whatever stops it, interest is withdrawn and the seat is deleted; the gate is removed by `patch_gate` alone, and once
+that has begun nothing but the Pod's end stops it.
+
+Signals are hints, not truth: each wait also looks again after a while, so that a lost signal costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from kube_cache import contracts, names
+    from kube_cache.contracts import ErrorInfo, Phase, PodView, Snapshot, WarmPodInput, WarmPodResult, WarmPodStatus
+    from kube_cache.errors import InvalidRequest
+    from kube_cache.text import format_bytes, format_seconds, parse_duration, parse_priority
+    from workflows import calls
+    from workflows.attributes import upsert
+    from workflows.failures import AGENT_LOST, error_info
+    from workflows.seat import Seat, SeatMoved
+
+# A source that changes faster than it can be read is a person's problem; five tries is arbitrary, but says so in minutes.
+_MOST_RERESOLVES = 5
+_LOOK_AGAIN = timedelta(seconds=60)
+
+
+class _NodeLost(Exception):
+    """The seat's node has no living agent."""
+
+
+class _SourceChanged(Exception):
+    """Resolve afresh."""
+
+
+class _Failed(Exception):
+    def __init__(self, error: ErrorInfo) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@workflow.defn(name=names.WARM_POD)
+class WarmPod:
+    @workflow.init
+    def __init__(self, inp: WarmPodInput) -> None:
+        self._inp = inp
+        self._view = inp.view
+        self._seat = Seat(inp.pod, workflow.info().workflow_id, inp.policy.operator_namespace)
+        self._phase = Phase.RESOLVING
+        self._message = ""
+        self._error: ErrorInfo | None = None
+        self._snapshots: list[Snapshot] = []
+        self._node = ""
+        self._cache_id = ""
+        self._touched: dict[tuple[str, str], list[Snapshot]] = {}  # (node, cache id): what we pinned there
+        self._answers: dict[str, contracts.DatasetReady | contracts.DatasetFailed] = {}
+        self._stop = ""  # why the main path was stopped: cancel, pause, timeout; or why it is over: gone, ungated, cold
+        self._go = False
+        self._releasing = False
+        self._clock = workflow.now()
+        self._bound_node = ""
+        self._unschedulable = ""
+
+    @workflow.run
+    async def run(self, inp: WarmPodInput) -> WarmPodResult:
+        self._act_on(self._view.action)
+        while True:
+            work = asyncio.create_task(self._warm())
+            try:
+                await workflow.wait_condition(lambda: work.done() or bool(self._stop), timeout=self._gate_time_left())
+            except asyncio.TimeoutError:
+                self._request_stop("timeout")
+            except asyncio.CancelledError:
+                self._request_stop("cancel")  # the UI's cancel button means what our cancel means
+            if self._releasing and self._stop != "gone":
+                await workflow.wait_condition(lambda: work.done() or self._stop == "gone")
+            if not work.done():
+                work.cancel()
+            try:
+                return await work
+            except asyncio.CancelledError:
+                pass
+            except _Failed as failure:
+                self._error = failure.error
+            if self._stop == "timeout" and self._view.on_timeout == "release":
+                await self._release_cold()
+            elif not self._has_ended():
+                await self._wait_for_people()
+            if self._has_ended():
+                return await self._end()
+
+    # The main path.
+
+    async def _warm(self) -> WarmPodResult:
+        for attempt in range(_MOST_RERESOLVES + 1):
+            try:
+                self._enter(Phase.RESOLVING)
+                self._check_options()
+                resolved = await calls.resolve_dataset(contracts.ResolveInput(self._inp.pod, self._view.dataset))
+                self._snapshots = resolved.snapshots
+                await self._wait_for_foreign_gates()
+                return await self._place_and_release()
+            except _SourceChanged as changed:
+                if attempt == _MOST_RERESOLVES:
+                    break
+                await self._withdraw()
+                await self._report(Phase.RESOLVING, f"the source changed while it was fetched ({changed}); resolving it afresh", event="SourceChanged")
+            except ActivityError as error:
+                raise _Failed(error_info(error, node=self._node)) from error
+            except InvalidRequest as error:
+                raise _Failed(ErrorInfo(type(error).__name__, error.message)) from error
+        raise _Failed(ErrorInfo("SourceChanged", f"the source changed {_MOST_RERESOLVES + 1} times while it was fetched; retry when it is at rest"))
+
+    async def _wait_for_foreign_gates(self) -> None:
+        while self._view.foreign_gates and self._view.gated:
+            gates = list(self._view.foreign_gates)
+            self._enter(Phase.WAITING_FOR_GATES, save=True)
+            await self._report(Phase.WAITING_FOR_GATES, f"waiting for other controllers to remove their gates: {', '.join(gates)}", event="WaitingForGates")
+            await workflow.wait_condition(lambda: self._view.foreign_gates != gates or not self._view.gated)  # noqa: B023
+
+    async def _place_and_release(self) -> WarmPodResult:
+        while True:
+            self._enter(Phase.PLACING)
+            node = await self._seat.take(self._snapshots, self._report_unschedulable)
+            try:
+                started = workflow.now()
+                checked = await self._check(node)
+                fetched = await self._fetch_missing(node, checked)
+                return await self._release(node, fetched, (workflow.now() - started).total_seconds())
+            except _NodeLost:
+                self._seat.avoid(node, workflow.now() + timedelta(seconds=self._inp.policy.node_exclusion_s))
+                await self._report(Phase.PLACING, f"no living agent on node {node}; placing the Pod elsewhere", event="NodeLost", warning=True)
+                await self._seat.give_up()
+                await self._leave((node, self._cache_id))
+            except SeatMoved as moved:
+                await self._report(Phase.PLACING, f"lost the seat on node {node} ({moved}); placing the Pod again", event="SeatLost", warning=True)
+                await self._seat.give_up()
+                await self._leave((node, self._cache_id))
+
+    async def _check(self, node: str) -> contracts.CheckDiskResult:
+        self._enter(Phase.CHECKING)
+        self._node = node
+        verify = self._view.verify == "full"
+        try:
+            checked = await calls.check_disk(
+                node, contracts.CheckDiskInput(self._snapshots, self._inp.pod, verify), self._inp.policy.check_schedule_to_start_s
+            )
+        except ActivityError as error:
+            info = error_info(error, node=node)
+            if info.type in (AGENT_LOST, "Timeout"):
+                raise _NodeLost from error
+            raise
+        self._cache_id = checked.cache_id
+        self._touched[node, checked.cache_id] = list(self._snapshots)
+        return checked
+
+    async def _fetch_missing(self, node: str, checked: contracts.CheckDiskResult) -> int:
+        """Bytes that crossed the network for this Pod's datasets while it waited; 0 is a hit."""
+        complete = {found.digest for found in checked.snapshots if found.complete}
+        missing = [snapshot for snapshot in self._snapshots if snapshot.digest not in complete]
+        if not missing:
+            return 0
+        self._enter(Phase.WARMING, save=True)
+        self._answers.clear()
+        await asyncio.gather(*(self._join(snapshot) for snapshot in missing))
+        progress = calls.publish_progress(
+            contracts.PublishProgressInput(
+                self._inp.pod,
+                [names.dataset_on_node_id(node, self._cache_id, snapshot.digest) for snapshot in missing],
+                node,
+                total_bytes=sum(snapshot.bytes for snapshot in self._snapshots),
+                present_bytes=sum(snapshot.bytes for snapshot in self._snapshots if snapshot.digest in complete),
+            )
+        )
+        try:
+            fetched = 0
+            for snapshot in missing:
+                fetched += await self._answer_for(snapshot)
+            return fetched
+        finally:
+            # Not awaited on the way to a release: the activity itself never writes over a Pod that is no longer gated.
+            progress.cancel()
+            if self._stop or not self._all_ready(missing):
+                await asyncio.gather(progress, return_exceptions=True)
+
+    def _all_ready(self, snapshots: list[Snapshot]) -> bool:
+        return all(isinstance(self._answers.get(snapshot.digest), contracts.DatasetReady) for snapshot in snapshots)
+
+    async def _answer_for(self, snapshot: Snapshot) -> int:
+        while True:
+            try:
+                await workflow.wait_condition(lambda: snapshot.digest in self._answers or self._seat.lost, timeout=_LOOK_AGAIN)
+            except asyncio.TimeoutError:
+                # The entity may have been terminated, the seat may have been lost unseen: both calls are idempotent.
+                await self._join(snapshot)
+                await self._seat.look_again()
+                continue
+            if self._seat.lost:
+                raise SeatMoved(self._seat.lost)
+            answer = self._answers[snapshot.digest]
+            if isinstance(answer, contracts.DatasetReady):
+                return answer.fetched_bytes
+            if answer.error.type == AGENT_LOST:
+                raise _NodeLost
+            if answer.error.type == "SourceChanged":
+                raise _SourceChanged(answer.error.message)
+            raise _Failed(answer.error)
+
+    async def _release(self, node: str, fetched: int, seconds: float) -> WarmPodResult:
+        if self._seat.lost:
+            raise SeatMoved(self._seat.lost)
+        self._enter(Phase.RELEASING)
+        self._releasing = True
+        digests = [snapshot.digest for snapshot in self._snapshots]
+        try:
+            patched = await calls.patch_gate(contracts.PatchGateInput(self._inp.pod, node, digests, cache_id=self._cache_id))
+        except ActivityError as error:
+            self._releasing = False
+            info = error_info(error, node=node)
+            if info.type == "ForeignGates":
+                await self._seat.give_up()
+            raise _Failed(info) from error
+        size = sum(snapshot.bytes for snapshot in self._snapshots)
+        hit = fetched == 0
+        how = "already on the node" if hit else f"fetched {format_bytes(fetched)} in {format_seconds(seconds)}, {format_bytes(fetched / max(seconds, 0.001))}/s"
+        elsewhere = patched.outcome == "already" and patched.bound_node not in ("", node)
+        gpus = self._seat.gpus
+        self._enter(Phase.BINDING, node=node, size=size, save=True)
+        register = [self._join(snapshot, hit=True) for snapshot in self._snapshots] if hit and not elsewhere else []
+        await asyncio.gather(
+            self._seat.give_up(),
+            self._report(Phase.DONE, f"{format_bytes(size)} on node {node}, {how}", ready=not elsewhere, event="DatasetReady"),
+            *register,
+        )
+        await self._wait_until_bound()
+        if elsewhere or (self._bound_node and self._bound_node != node):
+            await self._withdraw()
+            return WarmPodResult("released_elsewhere", self._bound_node, seconds=self._age_s())
+        self._enter(Phase.DONE, save=True)
+        waited = self._age_s()
+        return WarmPodResult(
+            "released", node, size, fetched, hit, seconds=waited, rate=0.0 if hit else fetched / max(seconds, 0.001), gpu_seconds_saved=gpus * waited
+        )
+
+    async def _wait_until_bound(self) -> None:
+        grace = timedelta(seconds=self._inp.policy.bind_grace_s)
+        told = False
+        while not self._bound_node:
+            try:
+                await workflow.wait_condition(lambda: bool(self._bound_node), timeout=None if told else grace)
+            except asyncio.TimeoutError:
+                told = True
+                why = f": {self._unschedulable}" if self._unschedulable else ""
+                await self._report(
+                    Phase.BINDING, f"released to node {self._node}, but not scheduled for {format_seconds(grace.total_seconds())}{why}", ready=True, event="NotScheduled", warning=True
+                )
+
+    async def _release_cold(self) -> None:
+        """`on-timeout: release`: the owner prefers a cold start to a longer wait."""
+        self._stop = ""
+        self._releasing = True
+        try:
+            await calls.patch_gate(contracts.PatchGateInput(self._inp.pod, "", pin=False))
+        except ActivityError as error:
+            self._releasing = False
+            self._error = error_info(error)
+            return
+        await self._report(Phase.BINDING, "gate time is over and on-timeout is release: the Pod starts without its data", event="ReleasedCold", warning=True)
+        self._stop = "cold"
+
+    def _has_ended(self) -> bool:
+        """Nothing is left to do for this Pod: it is gone, or not gated any more."""
+        return self._stop in ("gone", "ungated", "cold") or (self._error is not None and self._error.type == "PodGone")
+
+    async def _end(self) -> WarmPodResult:
+        await self._withdraw()
+        if self._stop == "cold":
+            self._enter(Phase.DONE, save=True)
+            return WarmPodResult("released_cold", seconds=self._age_s())
+        if self._stop == "ungated":
+            await self._report(Phase.DONE, "another controller or a person removed the gate: the Pod starts without its data being checked", event="GateRemoved", warning=True)
+            self._enter(Phase.DONE, save=True)
+            return WarmPodResult("released_elsewhere", seconds=self._age_s())
+        self._enter(Phase.POD_GONE, save=True)
+        return WarmPodResult("pod_gone", seconds=self._age_s())
+
+    # When people must act.
+
+    async def _wait_for_people(self) -> None:
+        stop, self._stop = self._stop, ""
+        self._go = False
+        await self._withdraw()
+        retry = f"temporal workflow signal -w {workflow.info().workflow_id} --name retry"
+        if stop == "pause":
+            phase, event, message = Phase.PAUSED, "Paused", "paused; what was fetched is kept. Resume with annotation action: resume"
+        elif stop == "cancel":
+            phase, event, message = Phase.CANCELLED, "Cancelled", "cancelled; the Pod stays gated. Start again with annotation action: retry"
+        elif stop == "timeout":
+            phase, event = Phase.AWAITING_OPERATOR, "GateTimeOver"
+            message = "max-gate-time is over and on-timeout is keep; the Pod stays gated. Raise the limit, or annotate action: retry"
+        else:
+            error = self._error or ErrorInfo("Error", "unknown")
+            phase, event, message = Phase.AWAITING_OPERATOR, error.type, f"{error.type}: {error.message}"
+        self._enter(phase, save=True)
+        self._message = message
+        await self._report(phase, f"{message}\nWhen it is mended: {retry}" if phase == Phase.AWAITING_OPERATOR else message, event=event, warning=True)
+        timed_out = stop == "timeout"
+        self._error = None
+        await self._until_told(timed_out=timed_out)
+        self._go = False
+
+    async def _until_told(self, *, timed_out: bool) -> None:
+        while True:
+            try:
+                await workflow.wait_condition(
+                    lambda: self._go or self._has_ended(), timeout=None if timed_out else self._gate_time_left()
+                )
+                break
+            except asyncio.TimeoutError:
+                timed_out = True
+                if self._view.on_timeout == "release":
+                    self._stop = "timeout"
+                    return
+            except asyncio.CancelledError:
+                continue  # cancelled already
+        if not self._has_ended():
+            self._stop = ""
+        self._clock = workflow.now()  # whoever says retry grants the Pod its gate time anew
+
+    async def _withdraw(self) -> None:
+        await asyncio.gather(self._seat.give_up(), *(self._leave(place) for place in list(self._touched)))
+
+    async def _join(self, snapshot: Snapshot, *, hit: bool = False) -> None:
+        await calls.join_dataset(self._join_input(self._node, self._cache_id, snapshot, hit=hit))
+
+    async def _leave(self, place: tuple[str, str]) -> None:
+        snapshots = self._touched.pop(place, [])
+        await asyncio.gather(*(calls.join_dataset(self._join_input(*place, snapshot, leave=True)) for snapshot in snapshots))
+
+    def _join_input(self, node: str, cache_id: str, snapshot: Snapshot, *, hit: bool = False, leave: bool = False) -> contracts.JoinInput:
+        interest = contracts.Interest(workflow.info().workflow_id, self._inp.pod, self._priority(), hit)
+        return contracts.JoinInput(contracts.DatasetOnNodeInput(node, cache_id, snapshot, self._inp.policy), interest, leave)
+
+    # What the Pod and the UI show.
+
+    async def _report(self, phase: Phase, message: str, *, ready: bool = False, event: str = "", warning: bool = False) -> None:
+        await calls.report_phase(contracts.ReportInput(self._inp.pod, phase, message, ready, event, warning))
+
+    async def _report_unschedulable(self, message: str) -> None:
+        await self._report(Phase.PLACING, f"no node fits yet: {message}", event="NoNodeFits", warning=True)
+
+    def _enter(self, phase: Phase, *, node: str | None = None, size: int | None = None, save: bool = False) -> None:
+        """`save` writes the search attribute: a history event, so only for phases that may last."""
+        self._phase = phase
+        self._message = ""
+        lines = [f"**{phase}** {self._inp.pod.namespace}/{self._inp.pod.name}"]
+        lines += [f"- `{s.uri}`: {s.files} files, {format_bytes(s.bytes)}, snapshot `{s.digest[:12]}`" for s in self._snapshots]
+        if self._node:
+            lines.append(f"- node `{self._node}`")
+        if self._error is not None:
+            lines.append(f"- **{self._error.type}**: {self._error.message}")
+        workflow.set_current_details("\n".join(lines))
+        if save:
+            upsert(phase=phase, node=node or (self._node or None), size=size)
+
+    # Options and time.
+
+    def _check_options(self) -> None:
+        """Raises InvalidRequest, naming the annotation."""
+        view = self._view
+        if view.max_gate_time:
+            parse_duration(view.max_gate_time, name=f"annotation {names.MAX_GATE_TIME_ANNOTATION}")
+        parse_priority(view.priority, name=f"annotation {names.PRIORITY_ANNOTATION}")
+        if view.on_timeout not in ("", "keep", "release"):
+            raise InvalidRequest(f"annotation {names.ON_TIMEOUT_ANNOTATION}: {view.on_timeout!r} is not an option; write keep or release")
+        if view.verify not in ("", "quick", "full"):
+            raise InvalidRequest(f"annotation {names.VERIFY_ANNOTATION}: {view.verify!r} is not an option; write quick or full")
+
+    def _priority(self) -> int:
+        try:
+            return parse_priority(self._view.priority, name="priority")
+        except InvalidRequest:
+            return 0
+
+    def _gate_time_left(self) -> timedelta | None:
+        limit = self._inp.policy.max_gate_time_s
+        if self._view.max_gate_time:
+            try:
+                limit = parse_duration(self._view.max_gate_time, name="max-gate-time")
+            except InvalidRequest:
+                return None  # reported by _check_options
+        return timedelta(seconds=max(0.001, limit - (workflow.now() - self._clock).total_seconds())) if limit > 0 else None
+
+    def _age_s(self) -> float:
+        return (workflow.now() - workflow.info().workflow_start_time).total_seconds()
+
+    def _request_stop(self, reason: str) -> None:
+        if not self._has_ended():
+            self._stop = reason
+
+    def _act_on(self, action: str) -> None:
+        if action in ("retry", "resume"):
+            self._go = True
+        elif action in ("cancel", "pause"):
+            self._request_stop(action)
+
+    # Signals and queries.
+
+    @workflow.signal(description="Try again now: after an error was mended, or after cancel.")
+    def retry(self) -> None:
+        self._go = True
+
+    @workflow.signal(description="Stop warming, give the seat back; the Pod stays gated.")
+    def cancel(self) -> None:
+        self._request_stop("cancel")
+
+    @workflow.signal(description="Stop for now and keep what was fetched.")
+    def pause(self) -> None:
+        self._request_stop("pause")
+
+    @workflow.signal(description="Go on after pause.")
+    def resume(self) -> None:
+        self._go = True
+
+    @workflow.signal(description="From the watcher: the Pod's gates or annotations changed.")
+    def pod_changed(self, view: PodView) -> None:
+        before, self._view = self._view, view
+        if view.action != before.action:
+            self._act_on(view.action)
+        if (view.dataset, view.max_gate_time, view.on_timeout, view.priority, view.verify) != (
+            before.dataset, before.max_gate_time, before.on_timeout, before.priority, before.verify,
+        ):  # fmt: skip
+            self._go = True  # whoever mends the annotation need not signal as well
+        if not view.gated and not self._releasing:
+            self._request_stop("ungated")
+
+    @workflow.signal(description="From the watcher: the Pod was deleted or has ended.")
+    def pod_gone(self) -> None:
+        self._stop = "gone"
+
+    @workflow.signal(description="From the watcher: the Pod is bound to a node.")
+    def pod_bound(self, bound: contracts.PodBound) -> None:
+        self._bound_node = bound.node
+
+    @workflow.signal(description="From the watcher: the scheduler finds no place for the released Pod.")
+    def pod_unschedulable(self, why: contracts.PodUnschedulable) -> None:
+        self._unschedulable = why.message
+
+    @workflow.signal(description="From the watcher: our seat is bound to a node.")
+    def seat_bound(self, bound: contracts.SeatBound) -> None:
+        self._seat.on_bound(bound)
+
+    @workflow.signal(description="From the watcher: our seat was preempted or deleted, or its node is gone.")
+    def seat_lost(self, lost: contracts.SeatLost) -> None:
+        self._seat.on_lost(lost)
+
+    @workflow.signal(description="From the watcher: the scheduler finds no node for the seat.")
+    def seat_unschedulable(self, why: contracts.SeatPending) -> None:
+        self._seat.on_unschedulable(why)
+
+    @workflow.signal(description="From the entity: the snapshot is whole on the node.")
+    def dataset_ready(self, ready: contracts.DatasetReady) -> None:
+        self._answers[ready.digest] = ready
+
+    @workflow.signal(description="From the entity: the download failed for good.")
+    def dataset_failed(self, failed: contracts.DatasetFailed) -> None:
+        self._answers[failed.digest] = failed
+
+    @workflow.query(description="Phase, node, datasets and last error.")
+    def status(self) -> WarmPodStatus:
+        return WarmPodStatus(
+            self._phase, self._message, self._node, [s.uri for s in self._snapshots], [s.digest for s in self._snapshots], self._error
+        )
