@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from kube_cache.storage.datasets import parse_datasets
+from kube_cache.storage.listing import list_dataset
+from kube_cache.storage.s3 import ObjectStores
 from temporalio import activity
 
 from activities.edge import translated
 from kube_cache import names
 from kube_cache.contracts import ResolveInput, ResolveResult, Snapshot
 from kube_cache.settings import EngineSettings
-from kube_cache.storage.datasets import parse_datasets
-from kube_cache.storage.listing import list_dataset
-from kube_cache.storage.s3 import ObjectStores
 
 
 class ResolveDataset:
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, kube: KubeClient) -> None:
         self._stores = ObjectStores(settings)
+        self._kube = kube
 
     @activity.defn(name=names.RESOLVE_DATASET)
     @translated
@@ -24,8 +25,14 @@ class ResolveDataset:
 
         Raises InvalidRequest, UnsafeKey, AmbiguousDataset, DatasetNotFound, AccessDenied, SourceUnavailable.
         """
-        snapshots = []
-        for uri in parse_datasets(arg.dataset):
-            manifest = list_dataset(self._stores.of(uri.scheme), uri, beat=lambda seen: activity.heartbeat(seen))  # noqa: PLW0108
-            snapshots.append(Snapshot(manifest.uri, manifest.digest, len(manifest.objects), manifest.total_bytes))
-        return ResolveResult(snapshots)
+        try:
+            return ResolveResult([self._resolve(uri) for uri in parse_datasets(arg.dataset)])
+        except KubeCacheError as error:
+            if error.retryable:  # the workflow hears nothing of an attempt that is retried, the Pod must
+                message = f"{type(error).__name__}: {error.message}; trying again (attempt {activity.info().attempt})"
+                reports.set_progress(self._kube, arg.pod, reason=str(Phase.RESOLVING), message=message)
+            raise
+
+    def _resolve(self, uri: DatasetUri) -> Snapshot:
+        manifest = list_dataset(self._stores.of(uri.scheme), uri, beat=activity.heartbeat)
+        return Snapshot(manifest.uri, manifest.digest, len(manifest.objects), manifest.total_bytes)

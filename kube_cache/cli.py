@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="kube-cache", description="Just-in-time data pre-warmer for Kubernetes.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("operator", help="run the watcher, the workflows and the cluster activities")
-    commands.add_parser("agent", help="run one node's activities (needs KUBE_CACHE_AGENT__NODE and KUBE_CACHE_STORE__ROOT)")
+    commands.add_parser(
+        "agent", help="run one node's activities (needs KUBE_CACHE_AGENT__NODE and KUBE_CACHE_STORE__ROOT)"
+    )
     storecli.add_parser(commands)
     args = parser.parse_args(argv)
     try:

@@ -22,7 +22,9 @@ def initial(
 ) -> TypedSearchAttributes:
     """For `start_workflow`; what is empty is left out."""
     pairs: list[SearchAttributePair[Any]] = [SearchAttributePair(PHASE, phase), SearchAttributePair(DATASET, dataset)]
-    pairs += [SearchAttributePair(key, text) for key, text in ((NODE, node), (POD_NAMESPACE, namespace), (POD, pod)) if text]
+    pairs += [
+        SearchAttributePair(key, text) for key, text in ((NODE, node), (POD_NAMESPACE, namespace), (POD, pod)) if text
+    ]
     if size is not None:
         pairs.append(SearchAttributePair(BYTES, size))
     return TypedSearchAttributes(pairs)

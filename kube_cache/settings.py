@@ -31,7 +31,9 @@ class StoreSettings(_Group):
 
     root: Path = Field(Path("/var/lib/kube-cache"), description="cache root; one filesystem, best an NVMe of its own")
     allow_root_disk: bool = Field(default=False, description="allow a root on the machine's root filesystem")
-    min_free: float = Field(0.20, ge=0, lt=1, description="share of the filesystem kept free (the kubelet evicts at 0.10-0.15)")
+    min_free: float = Field(
+        0.20, ge=0, lt=1, description="share of the filesystem kept free (the kubelet evicts at 0.10-0.15)"
+    )
 
 
 class OperatorSettings(_Group):
@@ -41,7 +43,9 @@ class OperatorSettings(_Group):
     progress_interval_s: float = Field(5, gt=0, description="least seconds between two progress writes to one Pod")
     linger_s: float = Field(60, ge=0, description="seconds that a download outlives its last interested Pod")
     max_gate_time_s: float = Field(0, ge=0, description="limit for Pods that name none; 0 = no limit")
-    bind_grace_s: float = Field(60, gt=0, description="seconds a released Pod may stay unscheduled before an Event says so")
+    bind_grace_s: float = Field(
+        60, gt=0, description="seconds a released Pod may stay unscheduled before an Event says so"
+    )
     workflow_slots: int = Field(5000, ge=10, description="workflows kept in memory")
     seat_image: str = Field("registry.k8s.io/pause:3.10.1", description="image of the seat's only container")
 
@@ -65,7 +69,11 @@ class TelemetrySettings(_Group):
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="KUBE_CACHE_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix="KUBE_CACHE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
     )
 
     engine: EngineSettings = EngineSettings()

@@ -23,6 +23,11 @@ async def connect() -> Client:
         try:
             return await Client.connect(**config)
         except RuntimeError as error:
-            _log.warning("Temporal does not answer; trying again", address=config.get("target_host"), error=str(error), wait_s=round(delay, 1))
+            _log.warning(
+                "Temporal does not answer; trying again",
+                address=config.get("target_host"),
+                error=str(error),
+                wait_s=round(delay, 1),
+            )
             await asyncio.sleep(delay * random.uniform(0.75, 1.25))
             delay = min(delay * 2, 10)

@@ -92,6 +92,10 @@ def seat_facts(seat: dict[str, Any]) -> SeatFacts | None:
 
 def _unschedulable(status: dict[str, Any]) -> str:
     for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
+        if (
+            condition.get("type") == "PodScheduled"
+            and condition.get("status") == "False"
+            and condition.get("reason") == "Unschedulable"
+        ):
             return str(condition.get("message") or "the scheduler gives no reason")
     return ""

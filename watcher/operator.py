@@ -16,6 +16,8 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from kube_cache.kube.client import KubeClient
+from kube_cache.kube.reflector import Reflector
 from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -29,8 +31,6 @@ from activities.report_phase import ReportPhase
 from activities.resolve_dataset import ResolveDataset
 from kube_cache import names
 from kube_cache.contracts import PodRef, Policy
-from kube_cache.kube.client import KubeClient
-from kube_cache.kube.reflector import Reflector
 from kube_cache.settings import OperatorSettings, Settings
 from kube_cache.temporal import connect
 from watcher.facts import pod_facts, seat_facts
@@ -87,7 +87,7 @@ def _worker(client: Client, kube: KubeClient, settings: Settings) -> Worker:
         task_queue=names.OPERATOR_QUEUE,
         workflows=[WarmPod, DatasetOnNode],
         activities=[
-            ResolveDataset(settings.engine).resolve_dataset,
+            ResolveDataset(settings.engine, kube).resolve_dataset,
             CreateSeat(kube, client, settings.operator).create_seat,
             DeleteSeat(kube).delete_seat,
             JoinDataset(client).join_dataset,
@@ -110,7 +110,9 @@ def _worker(client: Client, kube: KubeClient, settings: Settings) -> Worker:
     )
 
 
-def _watch(kube: KubeClient, pods: PodWatcher, settings: OperatorSettings, stopping: threading.Event) -> list[Reflector[Any]]:
+def _watch(
+    kube: KubeClient, pods: PodWatcher, settings: OperatorSettings, stopping: threading.Event
+) -> list[Reflector[Any]]:
     loop = asyncio.get_running_loop()
 
     def on_loop(handle: Any) -> Any:
@@ -118,8 +120,17 @@ def _watch(kube: KubeClient, pods: PodWatcher, settings: OperatorSettings, stopp
 
     reflectors: list[Reflector[Any]] = [
         Reflector(kube, "pods", project=pod_facts, handler=on_loop(pods.on_pod), field_selector="status.phase=Pending"),
-        Reflector(kube, "pods", project=pod_facts, handler=on_loop(pods.on_pod), label_selector=f"{names.MANAGED_LABEL}=true"),
-        Reflector(kube, "pods", project=seat_facts, handler=on_loop(pods.on_seat), namespace=settings.namespace, label_selector=names.SEAT_LABEL),
+        Reflector(
+            kube, "pods", project=pod_facts, handler=on_loop(pods.on_pod), label_selector=f"{names.MANAGED_LABEL}=true"
+        ),
+        Reflector(
+            kube,
+            "pods",
+            project=seat_facts,
+            handler=on_loop(pods.on_seat),
+            namespace=settings.namespace,
+            label_selector=names.SEAT_LABEL,
+        ),
     ]
     for reflector in reflectors:
         threading.Thread(target=reflector.run, args=(stopping,), name="reflector", daemon=True).start()
@@ -128,11 +139,13 @@ def _watch(kube: KubeClient, pods: PodWatcher, settings: OperatorSettings, stopp
 
 async def _sweep(client: Client, pods: PodWatcher, reflectors: list[Reflector[Any]]) -> None:
     """Find workflows whose Pod went away while nobody watched, and have each looked at."""
-    while not all(reflector.synced.is_set() for reflector in reflectors):
-        await asyncio.sleep(0.2)
+    for reflector in reflectors:
+        await asyncio.to_thread(reflector.synced.wait)
     while True:
         try:
-            async for found in client.list_workflows(f"WorkflowType = '{names.WARM_POD}' AND ExecutionStatus = 'Running'"):
+            async for found in client.list_workflows(
+                f"WorkflowType = '{names.WARM_POD}' AND ExecutionStatus = 'Running'"
+            ):
                 _, namespace, name, uid = found.id.split("/", 3)
                 if uid not in pods.known_uids():
                     pods.check(PodRef(namespace, name, uid))

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 
 import structlog
+from kube_cache.kube.client import KubeClient, is_not_found
 
 from kube_cache import contracts, names
 from kube_cache.errors import KubeCacheError
-from kube_cache.kube.client import KubeClient, is_not_found
 from watcher.facts import PodFacts, SeatFacts, pod_facts
 from watcher.starter import Starter
 
@@ -58,13 +58,17 @@ class PodWatcher:
         if event == "DELETED" or seat.ending:
             self._seats.pop(seat.uid, None)
             if before is not None:
-                self._starter.signal(seat.workflow_id, "seat_lost", contracts.SeatLost(seat.name, "it was preempted or deleted"))
+                self._starter.signal(
+                    seat.workflow_id, "seat_lost", contracts.SeatLost(seat.name, "it was preempted or deleted")
+                )
             return
         self._seats[seat.uid] = seat
         if seat.node and (before is None or not before.node):
             self._starter.signal(seat.workflow_id, "seat_bound", contracts.SeatBound(seat.name, seat.node))
         elif seat.unschedulable and (before is None or before.unschedulable != seat.unschedulable):
-            self._starter.signal(seat.workflow_id, "seat_unschedulable", contracts.SeatPending(seat.name, seat.unschedulable))
+            self._starter.signal(
+                seat.workflow_id, "seat_unschedulable", contracts.SeatPending(seat.name, seat.unschedulable)
+            )
 
     def check(self, ref: contracts.PodRef) -> None:
         """Look whether this Pod still is: for workflows that run although no watch shows their Pod."""
@@ -87,7 +91,12 @@ class PodWatcher:
                 if is_not_found(error):
                     found = None
                     break
-                _log.warning("cannot confirm that a Pod is gone; trying again", namespace=ref.namespace, pod=ref.name, error=error.message)
+                _log.warning(
+                    "cannot confirm that a Pod is gone; trying again",
+                    namespace=ref.namespace,
+                    pod=ref.name,
+                    error=error.message,
+                )
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 10)
         if found is not None and found["metadata"]["uid"] == ref.uid:
@@ -101,7 +110,11 @@ class PodWatcher:
             self._give_back(last)
 
     def _ended(self, pod: PodFacts) -> None:
-        self._starter.signal(pod.workflow_id, "pod_gone" if not pod.node else "pod_bound", None if not pod.node else contracts.PodBound(pod.node))
+        self._starter.signal(
+            pod.workflow_id,
+            "pod_gone" if not pod.node else "pod_bound",
+            None if not pod.node else contracts.PodBound(pod.node),
+        )
         self._give_back(pod)
 
     def _give_back(self, pod: PodFacts) -> None:

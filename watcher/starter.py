@@ -100,7 +100,12 @@ class Starter:
                 async with self._slots:
                     await mailbox[0]()
             except Exception as error:  # whatever it was, the delivery is still owed
-                _log.warning("delivery to Temporal failed; trying again", workflow=workflow_id, error=repr(error), wait_s=round(wait, 2))
+                _log.warning(
+                    "delivery to Temporal failed; trying again",
+                    workflow=workflow_id,
+                    error=repr(error),
+                    wait_s=round(wait, 2),
+                )
                 await asyncio.sleep(wait * random.uniform(0.75, 1.25))
                 wait = min(wait * 2, _MOST_WAIT_S)
                 continue

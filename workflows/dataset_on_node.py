@@ -39,7 +39,7 @@ class DatasetOnNode:
         self._phase = ""
 
     @workflow.run
-    async def run(self, inp: DatasetOnNodeInput) -> DatasetOnNodeStatus:
+    async def run(self, _inp: DatasetOnNodeInput) -> DatasetOnNodeStatus:
         self._enter(Phase.READY if self._ready else Phase.CHECKING)
         while True:
             try:
@@ -55,10 +55,17 @@ class DatasetOnNode:
                     await workflow.wait_condition(self._something_to_do)
             except asyncio.CancelledError:
                 # The UI's cancel button: give up the download and tell those who wait; they decide what comes next.
-                await self._fail(ErrorInfo("Cancelled", "the download was cancelled by an operator; signal `retry` starts it again"))
+                await self._fail(
+                    ErrorInfo(
+                        "Cancelled",
+                        "the download was cancelled by an operator; signal `retry` to the Pod's workflow starts it again",
+                    )
+                )
 
     def _something_to_do(self) -> bool:
-        return bool(self._unpin) or (bool(self._waiting) and not self._paused) or self._idle() or self._history_is_long()
+        return (
+            bool(self._unpin) or (bool(self._waiting) and not self._paused) or self._idle() or self._history_is_long()
+        )
 
     def _idle(self) -> bool:
         return not self._ready and not self._users and not self._paused
@@ -82,8 +89,10 @@ class DatasetOnNode:
                 # Nobody waits any more. Linger: a Pod that is deleted is often created again at once.
                 linger = timedelta(seconds=inp.policy.linger_s)
                 try:
-                    await workflow.wait_condition(lambda: stream.done() or self._waiting or self._paused or self._cancel, timeout=linger)
-                except asyncio.TimeoutError:
+                    await workflow.wait_condition(
+                        lambda: stream.done() or self._waiting or self._paused or self._cancel, timeout=linger
+                    )
+                except TimeoutError:
                     break
                 await workflow.wait_condition(lambda: stream.done() or self._should_stop())
             stopped = not stream.done()
@@ -121,7 +130,9 @@ class DatasetOnNode:
         waiting, self._waiting = self._waiting, {}
         for interest in waiting.values():
             self._users.pop(interest.workflow_id, None)
-            if error.type != AGENT_LOST:  # nobody there to hear it; pins of the dead are reconciled when the agent is back
+            if (
+                error.type != AGENT_LOST
+            ):  # nobody there to hear it; pins of the dead are reconciled when the agent is back
                 self._unpin.append(interest.pod)
         self._enter(Phase.AWAITING_OPERATOR)
         failed = contracts.DatasetFailed(self._inp.snapshot.digest, error)
@@ -129,11 +140,18 @@ class DatasetOnNode:
 
     async def _stopped(self) -> None:
         if self._cancel:
-            await self._fail(ErrorInfo("Cancelled", "the download was cancelled by an operator; signal `retry` starts it again"))
+            await self._fail(
+                ErrorInfo(
+                    "Cancelled",
+                    "the download was cancelled by an operator; signal `retry` to the Pod's workflow starts it again",
+                )
+            )
         else:
             self._enter(Phase.PAUSED if self._paused else Phase.CHECKING)
 
-    async def _tell(self, interest: Interest, signal: str, answer: contracts.DatasetReady | contracts.DatasetFailed) -> None:
+    async def _tell(
+        self, interest: Interest, signal: str, answer: contracts.DatasetReady | contracts.DatasetFailed
+    ) -> None:
         try:
             await workflow.get_external_workflow_handle(interest.workflow_id).signal(signal, answer)
         except FailureError:  # that workflow has ended; its Pod needs nothing from us
@@ -147,12 +165,16 @@ class DatasetOnNode:
                 await calls.unpin(self._inp.node, contracts.UnpinInput([self._inp.snapshot.digest], pod))
         except ActivityError as error:
             # The agent is gone or its disk is ill: the pins keep the data, which is the safe side, until reconciled.
-            workflow.logger.warning("pins not released", extra={"error": error_info(error, node=self._inp.node).message})
+            workflow.logger.warning(
+                "pins not released", extra={"error": error_info(error, node=self._inp.node).message}
+            )
 
     def _continue_as_new(self) -> None:
         inp = self._inp
         workflow.continue_as_new(
-            DatasetOnNodeInput(inp.node, inp.cache_id, inp.snapshot, inp.policy, list(self._users.values()), self._ready, self._paused)
+            DatasetOnNodeInput(
+                inp.node, inp.cache_id, inp.snapshot, inp.policy, list(self._users.values()), self._ready, self._paused
+            )
         )
 
     def _enter(self, phase: Phase, result: contracts.StreamResult | None = None) -> None:
@@ -167,7 +189,9 @@ class DatasetOnNode:
             f"- {len(self._waiting)} Pods wait, {len(self._users)} hold it",
         ]
         if result is not None:
-            lines.append(f"- fetched {format_bytes(result.fetched_bytes)} in {result.seconds:.1f} s, verified: {result.verified}")
+            lines.append(
+                f"- fetched {format_bytes(result.fetched_bytes)} in {result.seconds:.1f} s, verified: {result.verified}"
+            )
         if self._error is not None:
             lines.append(f"- **{self._error.type}**: {self._error.message}")
         workflow.set_current_details("\n".join(lines))

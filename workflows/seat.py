@@ -6,7 +6,6 @@ number, so that a late signal about the old one is recognised.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
@@ -50,13 +49,13 @@ class Seat:
             try:
                 while not self.node and not self.lost:
                     await workflow.wait_condition(
-                        lambda: bool(self.node or self.lost or self._unschedulable != told),  # noqa: B023
+                        lambda: bool(self.node or self.lost or self._unschedulable != told),
                         timeout=_LOOK_AGAIN,
                     )
                     if self._unschedulable != told and not self.node:
                         told = self._unschedulable
                         await tell(told)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 continue
             if self.node:
                 return self.node
@@ -67,7 +66,9 @@ class Seat:
         """Create the seat if it does not stand (idempotent), and learn where it is bound."""
         self._created = True
         made = await calls.create_seat(
-            contracts.CreateSeatInput(self._pod, self._workflow_id, self._number, self._namespace, self._snapshots, self._avoid_now())
+            contracts.CreateSeatInput(
+                self._pod, self._workflow_id, self._number, self._namespace, self._snapshots, self._avoid_now()
+            )
         )
         self.gpus = made.gpus
         if self.node and made.node != self.node:

@@ -18,13 +18,14 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import contracts, names
-    from kube_cache.contracts import ErrorInfo, Phase, PodView, Snapshot, WarmPodInput, WarmPodResult, WarmPodStatus
+    from kube_cache.contracts import ErrorInfo, Phase, Snapshot, WarmPodInput, WarmPodResult, WarmPodStatus
     from kube_cache.errors import InvalidRequest
-    from kube_cache.text import format_bytes, format_seconds, parse_duration, parse_priority
-    from workflows import calls
+    from kube_cache.text import format_bytes, format_seconds
+    from workflows import calls, options, wording
     from workflows.attributes import upsert
     from workflows.failures import AGENT_LOST, error_info
-    from workflows.seat import Seat, SeatMoved
+    from workflows.pod_signals import CANCEL, COLD, GONE, TIMEOUT, UNGATED, PodSignals
+    from workflows.seat import SeatMoved
 
 # A source that changes faster than it can be read is a person's problem; five tries is arbitrary, but says so in minutes.
 _MOST_RERESOLVES = 5
@@ -46,40 +47,33 @@ class _Failed(Exception):
 
 
 @workflow.defn(name=names.WARM_POD)
-class WarmPod:
+class WarmPod(PodSignals):
     @workflow.init
     def __init__(self, inp: WarmPodInput) -> None:
+        super().__init__(inp)
         self._inp = inp
-        self._view = inp.view
-        self._seat = Seat(inp.pod, workflow.info().workflow_id, inp.policy.operator_namespace)
         self._phase = Phase.RESOLVING
         self._message = ""
-        self._error: ErrorInfo | None = None
         self._snapshots: list[Snapshot] = []
+        self._hits: list[Snapshot] = []
         self._node = ""
         self._cache_id = ""
         self._touched: dict[tuple[str, str], list[Snapshot]] = {}  # (node, cache id): what we pinned there
-        self._answers: dict[str, contracts.DatasetReady | contracts.DatasetFailed] = {}
-        self._stop = ""  # why the main path was stopped: cancel, pause, timeout; or why it is over: gone, ungated, cold
-        self._go = False
-        self._releasing = False
-        self._clock = workflow.now()
-        self._bound_node = ""
-        self._unschedulable = ""
+        self._clock = workflow.now()  # the gate time runs from here
 
     @workflow.run
-    async def run(self, inp: WarmPodInput) -> WarmPodResult:
+    async def run(self, _inp: WarmPodInput) -> WarmPodResult:
         self._act_on(self._view.action)
         while True:
             work = asyncio.create_task(self._warm())
             try:
                 await workflow.wait_condition(lambda: work.done() or bool(self._stop), timeout=self._gate_time_left())
-            except asyncio.TimeoutError:
-                self._request_stop("timeout")
+            except TimeoutError:
+                self._request_stop(TIMEOUT)
             except asyncio.CancelledError:
-                self._request_stop("cancel")  # the UI's cancel button means what our cancel means
-            if self._releasing and self._stop != "gone":
-                await workflow.wait_condition(lambda: work.done() or self._stop == "gone")
+                self._request_stop(CANCEL)  # the UI's cancel button means what our cancel means
+            if self._releasing and self._stop != GONE:
+                await workflow.wait_condition(lambda: work.done() or self._stop == GONE)
             if not work.done():
                 work.cancel()
             try:
@@ -88,7 +82,7 @@ class WarmPod:
                 pass
             except _Failed as failure:
                 self._error = failure.error
-            if self._stop == "timeout" and self._view.on_timeout == "release":
+            if self._stop == TIMEOUT and self._view.on_timeout == "release":
                 await self._release_cold()
             elif not self._has_ended():
                 await self._wait_for_people()
@@ -101,7 +95,7 @@ class WarmPod:
         for attempt in range(_MOST_RERESOLVES + 1):
             try:
                 self._enter(Phase.RESOLVING)
-                self._check_options()
+                options.check(self._view)
                 resolved = await calls.resolve_dataset(contracts.ResolveInput(self._inp.pod, self._view.dataset))
                 self._snapshots = resolved.snapshots
                 await self._wait_for_foreign_gates()
@@ -110,19 +104,32 @@ class WarmPod:
                 if attempt == _MOST_RERESOLVES:
                     break
                 await self._withdraw()
-                await self._report(Phase.RESOLVING, f"the source changed while it was fetched ({changed}); resolving it afresh", event="SourceChanged")
+                await self._report(
+                    Phase.RESOLVING,
+                    f"the source changed while it was fetched ({changed}); resolving it afresh",
+                    event="SourceChanged",
+                )
             except ActivityError as error:
                 raise _Failed(error_info(error, node=self._node)) from error
             except InvalidRequest as error:
                 raise _Failed(ErrorInfo(type(error).__name__, error.message)) from error
-        raise _Failed(ErrorInfo("SourceChanged", f"the source changed {_MOST_RERESOLVES + 1} times while it was fetched; retry when it is at rest"))
+        raise _Failed(
+            ErrorInfo(
+                "SourceChanged",
+                f"the source changed {_MOST_RERESOLVES + 1} times while it was fetched; retry when it is at rest",
+            )
+        )
 
     async def _wait_for_foreign_gates(self) -> None:
         while self._view.foreign_gates and self._view.gated:
             gates = list(self._view.foreign_gates)
             self._enter(Phase.WAITING_FOR_GATES, save=True)
-            await self._report(Phase.WAITING_FOR_GATES, f"waiting for other controllers to remove their gates: {', '.join(gates)}", event="WaitingForGates")
-            await workflow.wait_condition(lambda: self._view.foreign_gates != gates or not self._view.gated)  # noqa: B023
+            await self._report(
+                Phase.WAITING_FOR_GATES,
+                f"waiting for other controllers to remove their gates: {', '.join(gates)}",
+                event="WaitingForGates",
+            )
+            await workflow.wait_condition(lambda: self._view.foreign_gates != gates or not self._view.gated)
 
     async def _place_and_release(self) -> WarmPodResult:
         while True:
@@ -135,13 +142,12 @@ class WarmPod:
                 return await self._release(node, fetched, (workflow.now() - started).total_seconds())
             except _NodeLost:
                 self._seat.avoid(node, workflow.now() + timedelta(seconds=self._inp.policy.node_exclusion_s))
-                await self._report(Phase.PLACING, f"no living agent on node {node}; placing the Pod elsewhere", event="NodeLost", warning=True)
-                await self._seat.give_up()
-                await self._leave((node, self._cache_id))
+                event, message = "NodeLost", f"no living agent on node {node}; placing the Pod elsewhere"
             except SeatMoved as moved:
-                await self._report(Phase.PLACING, f"lost the seat on node {node} ({moved}); placing the Pod again", event="SeatLost", warning=True)
-                await self._seat.give_up()
-                await self._leave((node, self._cache_id))
+                event, message = "SeatLost", f"lost the seat on node {node} ({moved}); placing the Pod again"
+            await self._report(Phase.PLACING, message, event=event, warning=True)
+            await self._seat.give_up()
+            await self._leave((node, self._cache_id))
 
     async def _check(self, node: str) -> contracts.CheckDiskResult:
         self._enter(Phase.CHECKING)
@@ -149,7 +155,9 @@ class WarmPod:
         verify = self._view.verify == "full"
         try:
             checked = await calls.check_disk(
-                node, contracts.CheckDiskInput(self._snapshots, self._inp.pod, verify), self._inp.policy.check_schedule_to_start_s
+                node,
+                contracts.CheckDiskInput(self._snapshots, self._inp.pod, verify),
+                self._inp.policy.check_schedule_to_start_s,
             )
         except ActivityError as error:
             info = error_info(error, node=node)
@@ -161,8 +169,9 @@ class WarmPod:
         return checked
 
     async def _fetch_missing(self, node: str, checked: contracts.CheckDiskResult) -> int:
-        """Bytes that crossed the network for this Pod's datasets while it waited; 0 is a hit."""
+        """Bytes that crossed the network for this Pod's datasets while it waited."""
         complete = {found.digest for found in checked.snapshots if found.complete}
+        self._hits = [snapshot for snapshot in self._snapshots if snapshot.digest in complete]
         missing = [snapshot for snapshot in self._snapshots if snapshot.digest not in complete]
         if not missing:
             return 0
@@ -175,7 +184,7 @@ class WarmPod:
                 [names.dataset_on_node_id(node, self._cache_id, snapshot.digest) for snapshot in missing],
                 node,
                 total_bytes=sum(snapshot.bytes for snapshot in self._snapshots),
-                present_bytes=sum(snapshot.bytes for snapshot in self._snapshots if snapshot.digest in complete),
+                present_bytes=sum(snapshot.bytes for snapshot in self._hits),
             )
         )
         try:
@@ -195,8 +204,10 @@ class WarmPod:
     async def _answer_for(self, snapshot: Snapshot) -> int:
         while True:
             try:
-                await workflow.wait_condition(lambda: snapshot.digest in self._answers or self._seat.lost, timeout=_LOOK_AGAIN)
-            except asyncio.TimeoutError:
+                await workflow.wait_condition(
+                    lambda: snapshot.digest in self._answers or self._seat.lost, timeout=_LOOK_AGAIN
+                )
+            except TimeoutError:
                 # The entity may have been terminated, the seat may have been lost unseen: both calls are idempotent.
                 await self._join(snapshot)
                 await self._seat.look_again()
@@ -208,6 +219,8 @@ class WarmPod:
                 return answer.fetched_bytes
             if answer.error.type == AGENT_LOST:
                 raise _NodeLost
+            if answer.error.type == "NodeUnsuitable":
+                raise SeatMoved(answer.error.message)  # its disk was replaced
             if answer.error.type == "SourceChanged":
                 raise _SourceChanged(answer.error.message)
             raise _Failed(answer.error)
@@ -219,7 +232,9 @@ class WarmPod:
         self._releasing = True
         digests = [snapshot.digest for snapshot in self._snapshots]
         try:
-            patched = await calls.patch_gate(contracts.PatchGateInput(self._inp.pod, node, digests, cache_id=self._cache_id))
+            patched = await calls.patch_gate(
+                contracts.PatchGateInput(self._inp.pod, node, digests, cache_id=self._cache_id)
+            )
         except ActivityError as error:
             self._releasing = False
             info = error_info(error, node=node)
@@ -227,16 +242,15 @@ class WarmPod:
                 await self._seat.give_up()
             raise _Failed(info) from error
         size = sum(snapshot.bytes for snapshot in self._snapshots)
-        hit = fetched == 0
-        how = "already on the node" if hit else f"fetched {format_bytes(fetched)} in {format_seconds(seconds)}, {format_bytes(fetched / max(seconds, 0.001))}/s"
         elsewhere = patched.outcome == "already" and patched.bound_node not in ("", node)
         gpus = self._seat.gpus
         self._enter(Phase.BINDING, node=node, size=size, save=True)
-        register = [self._join(snapshot, hit=True) for snapshot in self._snapshots] if hit and not elsewhere else []
         await asyncio.gather(
             self._seat.give_up(),
-            self._report(Phase.DONE, f"{format_bytes(size)} on node {node}, {how}", ready=not elsewhere, event="DatasetReady"),
-            *register,
+            self._report(
+                Phase.DONE, wording.warmed(size, node, fetched, seconds), ready=not elsewhere, event="DatasetReady"
+            ),
+            *(self._join(snapshot, hit=True) for snapshot in self._hits),
         )
         await self._wait_until_bound()
         if elsewhere or (self._bound_node and self._bound_node != node):
@@ -245,7 +259,14 @@ class WarmPod:
         self._enter(Phase.DONE, save=True)
         waited = self._age_s()
         return WarmPodResult(
-            "released", node, size, fetched, hit, seconds=waited, rate=0.0 if hit else fetched / max(seconds, 0.001), gpu_seconds_saved=gpus * waited
+            "released",
+            node,
+            size,
+            fetched,
+            hit=len(self._hits) == len(self._snapshots),
+            seconds=waited,
+            rate=fetched / max(seconds, 0.001),
+            gpu_seconds_saved=gpus * waited,
         )
 
     async def _wait_until_bound(self) -> None:
@@ -254,11 +275,15 @@ class WarmPod:
         while not self._bound_node:
             try:
                 await workflow.wait_condition(lambda: bool(self._bound_node), timeout=None if told else grace)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 told = True
                 why = f": {self._unschedulable}" if self._unschedulable else ""
                 await self._report(
-                    Phase.BINDING, f"released to node {self._node}, but not scheduled for {format_seconds(grace.total_seconds())}{why}", ready=True, event="NotScheduled", warning=True
+                    Phase.BINDING,
+                    f"released to node {self._node}, but not scheduled for {format_seconds(grace.total_seconds())}{why}",
+                    ready=True,
+                    event="NotScheduled",
+                    warning=True,
                 )
 
     async def _release_cold(self) -> None:
@@ -271,20 +296,26 @@ class WarmPod:
             self._releasing = False
             self._error = error_info(error)
             return
-        await self._report(Phase.BINDING, "gate time is over and on-timeout is release: the Pod starts without its data", event="ReleasedCold", warning=True)
-        self._stop = "cold"
-
-    def _has_ended(self) -> bool:
-        """Nothing is left to do for this Pod: it is gone, or not gated any more."""
-        return self._stop in ("gone", "ungated", "cold") or (self._error is not None and self._error.type == "PodGone")
+        await self._report(
+            Phase.BINDING,
+            "gate time is over and on-timeout is release: the Pod starts without its data",
+            event="ReleasedCold",
+            warning=True,
+        )
+        self._stop = COLD
 
     async def _end(self) -> WarmPodResult:
         await self._withdraw()
-        if self._stop == "cold":
+        if self._stop == COLD:
             self._enter(Phase.DONE, save=True)
             return WarmPodResult("released_cold", seconds=self._age_s())
-        if self._stop == "ungated":
-            await self._report(Phase.DONE, "another controller or a person removed the gate: the Pod starts without its data being checked", event="GateRemoved", warning=True)
+        if self._stop == UNGATED:
+            await self._report(
+                Phase.DONE,
+                "another controller or a person removed the gate: the Pod starts without its data being checked",
+                event="GateRemoved",
+                warning=True,
+            )
             self._enter(Phase.DONE, save=True)
             return WarmPodResult("released_elsewhere", seconds=self._age_s())
         self._enter(Phase.POD_GONE, save=True)
@@ -295,24 +326,16 @@ class WarmPod:
     async def _wait_for_people(self) -> None:
         stop, self._stop = self._stop, ""
         self._go = False
+        if stop:
+            self._error = None
         await self._withdraw()
-        retry = f"temporal workflow signal -w {workflow.info().workflow_id} --name retry"
-        if stop == "pause":
-            phase, event, message = Phase.PAUSED, "Paused", "paused; what was fetched is kept. Resume with annotation action: resume"
-        elif stop == "cancel":
-            phase, event, message = Phase.CANCELLED, "Cancelled", "cancelled; the Pod stays gated. Start again with annotation action: retry"
-        elif stop == "timeout":
-            phase, event = Phase.AWAITING_OPERATOR, "GateTimeOver"
-            message = "max-gate-time is over and on-timeout is keep; the Pod stays gated. Raise the limit, or annotate action: retry"
-        else:
-            error = self._error or ErrorInfo("Error", "unknown")
-            phase, event, message = Phase.AWAITING_OPERATOR, error.type, f"{error.type}: {error.message}"
-        self._enter(phase, save=True)
-        self._message = message
-        await self._report(phase, f"{message}\nWhen it is mended: {retry}" if phase == Phase.AWAITING_OPERATOR else message, event=event, warning=True)
-        timed_out = stop == "timeout"
-        self._error = None
-        await self._until_told(timed_out=timed_out)
+        stopped = wording.stopped(stop, self._error, workflow.info().workflow_id)
+        self._enter(stopped.phase, save=True)
+        self._message = stopped.message
+        await self._report(stopped.phase, stopped.message, event=stopped.event, warning=True)
+        await self._until_told(timed_out=stop == TIMEOUT)
+        if not self._has_ended():
+            self._error = None
         self._go = False
 
     async def _until_told(self, *, timed_out: bool) -> None:
@@ -322,10 +345,10 @@ class WarmPod:
                     lambda: self._go or self._has_ended(), timeout=None if timed_out else self._gate_time_left()
                 )
                 break
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 timed_out = True
                 if self._view.on_timeout == "release":
-                    self._stop = "timeout"
+                    self._stop = TIMEOUT
                     return
             except asyncio.CancelledError:
                 continue  # cancelled already
@@ -341,15 +364,23 @@ class WarmPod:
 
     async def _leave(self, place: tuple[str, str]) -> None:
         snapshots = self._touched.pop(place, [])
-        await asyncio.gather(*(calls.join_dataset(self._join_input(*place, snapshot, leave=True)) for snapshot in snapshots))
+        await asyncio.gather(
+            *(calls.join_dataset(self._join_input(*place, snapshot, leave=True)) for snapshot in snapshots)
+        )
 
-    def _join_input(self, node: str, cache_id: str, snapshot: Snapshot, *, hit: bool = False, leave: bool = False) -> contracts.JoinInput:
-        interest = contracts.Interest(workflow.info().workflow_id, self._inp.pod, self._priority(), hit)
-        return contracts.JoinInput(contracts.DatasetOnNodeInput(node, cache_id, snapshot, self._inp.policy), interest, leave)
+    def _join_input(
+        self, node: str, cache_id: str, snapshot: Snapshot, *, hit: bool = False, leave: bool = False
+    ) -> contracts.JoinInput:
+        interest = contracts.Interest(workflow.info().workflow_id, self._inp.pod, options.priority(self._view), hit)
+        return contracts.JoinInput(
+            contracts.DatasetOnNodeInput(node, cache_id, snapshot, self._inp.policy), interest, leave
+        )
 
     # What the Pod and the UI show.
 
-    async def _report(self, phase: Phase, message: str, *, ready: bool = False, event: str = "", warning: bool = False) -> None:
+    async def _report(
+        self, phase: Phase, message: str, *, ready: bool = False, event: str = "", warning: bool = False
+    ) -> None:
         await calls.report_phase(contracts.ReportInput(self._inp.pod, phase, message, ready, event, warning))
 
     async def _report_unschedulable(self, message: str) -> None:
@@ -360,7 +391,10 @@ class WarmPod:
         self._phase = phase
         self._message = ""
         lines = [f"**{phase}** {self._inp.pod.namespace}/{self._inp.pod.name}"]
-        lines += [f"- `{s.uri}`: {s.files} files, {format_bytes(s.bytes)}, snapshot `{s.digest[:12]}`" for s in self._snapshots]
+        lines += [
+            f"- `{s.uri}`: {s.files} files, {format_bytes(s.bytes)}, snapshot `{s.digest[:12]}`"
+            for s in self._snapshots
+        ]
         if self._node:
             lines.append(f"- node `{self._node}`")
         if self._error is not None:
@@ -369,111 +403,22 @@ class WarmPod:
         if save:
             upsert(phase=phase, node=node or (self._node or None), size=size)
 
-    # Options and time.
-
-    def _check_options(self) -> None:
-        """Raises InvalidRequest, naming the annotation."""
-        view = self._view
-        if view.max_gate_time:
-            parse_duration(view.max_gate_time, name=f"annotation {names.MAX_GATE_TIME_ANNOTATION}")
-        parse_priority(view.priority, name=f"annotation {names.PRIORITY_ANNOTATION}")
-        if view.on_timeout not in ("", "keep", "release"):
-            raise InvalidRequest(f"annotation {names.ON_TIMEOUT_ANNOTATION}: {view.on_timeout!r} is not an option; write keep or release")
-        if view.verify not in ("", "quick", "full"):
-            raise InvalidRequest(f"annotation {names.VERIFY_ANNOTATION}: {view.verify!r} is not an option; write quick or full")
-
-    def _priority(self) -> int:
-        try:
-            return parse_priority(self._view.priority, name="priority")
-        except InvalidRequest:
-            return 0
-
-    def _gate_time_left(self) -> timedelta | None:
-        limit = self._inp.policy.max_gate_time_s
-        if self._view.max_gate_time:
-            try:
-                limit = parse_duration(self._view.max_gate_time, name="max-gate-time")
-            except InvalidRequest:
-                return None  # reported by _check_options
-        return timedelta(seconds=max(0.001, limit - (workflow.now() - self._clock).total_seconds())) if limit > 0 else None
-
     def _age_s(self) -> float:
         return (workflow.now() - workflow.info().workflow_start_time).total_seconds()
 
-    def _request_stop(self, reason: str) -> None:
-        if not self._has_ended():
-            self._stop = reason
-
-    def _act_on(self, action: str) -> None:
-        if action in ("retry", "resume"):
-            self._go = True
-        elif action in ("cancel", "pause"):
-            self._request_stop(action)
-
-    # Signals and queries.
-
-    @workflow.signal(description="Try again now: after an error was mended, or after cancel.")
-    def retry(self) -> None:
-        self._go = True
-
-    @workflow.signal(description="Stop warming, give the seat back; the Pod stays gated.")
-    def cancel(self) -> None:
-        self._request_stop("cancel")
-
-    @workflow.signal(description="Stop for now and keep what was fetched.")
-    def pause(self) -> None:
-        self._request_stop("pause")
-
-    @workflow.signal(description="Go on after pause.")
-    def resume(self) -> None:
-        self._go = True
-
-    @workflow.signal(description="From the watcher: the Pod's gates or annotations changed.")
-    def pod_changed(self, view: PodView) -> None:
-        before, self._view = self._view, view
-        if view.action != before.action:
-            self._act_on(view.action)
-        if (view.dataset, view.max_gate_time, view.on_timeout, view.priority, view.verify) != (
-            before.dataset, before.max_gate_time, before.on_timeout, before.priority, before.verify,
-        ):  # fmt: skip
-            self._go = True  # whoever mends the annotation need not signal as well
-        if not view.gated and not self._releasing:
-            self._request_stop("ungated")
-
-    @workflow.signal(description="From the watcher: the Pod was deleted or has ended.")
-    def pod_gone(self) -> None:
-        self._stop = "gone"
-
-    @workflow.signal(description="From the watcher: the Pod is bound to a node.")
-    def pod_bound(self, bound: contracts.PodBound) -> None:
-        self._bound_node = bound.node
-
-    @workflow.signal(description="From the watcher: the scheduler finds no place for the released Pod.")
-    def pod_unschedulable(self, why: contracts.PodUnschedulable) -> None:
-        self._unschedulable = why.message
-
-    @workflow.signal(description="From the watcher: our seat is bound to a node.")
-    def seat_bound(self, bound: contracts.SeatBound) -> None:
-        self._seat.on_bound(bound)
-
-    @workflow.signal(description="From the watcher: our seat was preempted or deleted, or its node is gone.")
-    def seat_lost(self, lost: contracts.SeatLost) -> None:
-        self._seat.on_lost(lost)
-
-    @workflow.signal(description="From the watcher: the scheduler finds no node for the seat.")
-    def seat_unschedulable(self, why: contracts.SeatPending) -> None:
-        self._seat.on_unschedulable(why)
-
-    @workflow.signal(description="From the entity: the snapshot is whole on the node.")
-    def dataset_ready(self, ready: contracts.DatasetReady) -> None:
-        self._answers[ready.digest] = ready
-
-    @workflow.signal(description="From the entity: the download failed for good.")
-    def dataset_failed(self, failed: contracts.DatasetFailed) -> None:
-        self._answers[failed.digest] = failed
+    def _gate_time_left(self) -> timedelta | None:
+        limit = options.gate_time_s(self._view, self._inp.policy)
+        if limit is None:
+            return None
+        return timedelta(seconds=max(0.001, limit - (workflow.now() - self._clock).total_seconds()))
 
     @workflow.query(description="Phase, node, datasets and last error.")
     def status(self) -> WarmPodStatus:
         return WarmPodStatus(
-            self._phase, self._message, self._node, [s.uri for s in self._snapshots], [s.digest for s in self._snapshots], self._error
+            self._phase,
+            self._message,
+            self._node,
+            [s.uri for s in self._snapshots],
+            [s.digest for s in self._snapshots],
+            self._error,
         )

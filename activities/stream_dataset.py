@@ -1,0 +1,140 @@
+"""`stream_dataset`: bring one snapshot to this node's disk, verified and published. Node queue.
+
+Blocking, in a thread: the engine's own threads do the I/O, this one heartbeats each second, also while it waits for its
+turn, so that a busy node is never taken for a dead one. The journal on the disk is the truth for resuming.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from kube_cache.storage.datasets import parse_datasets
+from kube_cache.storage.listing import list_dataset
+from kube_cache.storage.s3 import ObjectStores
+from kube_cache.storage.store import NodeStore
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.edge import translated
+from kube_cache import names
+from kube_cache.contracts import StreamInput, StreamProgress, StreamResult
+from kube_cache.errors import Cancelled, NodeUnsuitable, SourceChanged
+from kube_cache.settings import Settings
+from kube_cache.storage.transfer import FetchProgress, TransferEngine
+
+_log = structlog.get_logger("kube_cache.stream")
+_BEAT_S = 1.0
+
+
+class StreamDataset:
+    def __init__(self, settings: Settings, store: NodeStore, engine: TransferEngine) -> None:
+        self._store = store
+        self._engine = engine
+        self._stores = ObjectStores(settings.engine)
+        # Bounds real I/O; the slots of the worker do not, so that a queued activity is alive and says so.
+        self._turns = threading.Semaphore(settings.agent.concurrent_warms)
+
+    @activity.defn(name=names.STREAM_DATASET, no_thread_cancel_exception=True)
+    @translated
+    def stream_dataset(self, arg: StreamInput) -> StreamResult:
+        """Running twice fetches nothing twice: what the store has is kept, what the journals prove is resumed.
+
+        Two runs at once never write one file; the second waits for the first.
+
+        Raises NodeUnsuitable (another disk), SourceChanged, InsufficientDisk, ChecksumMismatch, AccessDenied,
+        DatasetNotFound, SourceUnavailable, DiskFault.
+        """
+        if arg.cache_id != self._store.cache_id:
+            raise NodeUnsuitable(
+                f"this node's disk is {self._store.cache_id}, the download was meant for {arg.cache_id}: the disk was replaced",
+                cache_id=self._store.cache_id,
+            )
+        started = time.monotonic()
+        beats = _Heartbeats(arg.snapshot.bytes)
+        with beats.running(), self._turn():
+            beats.state = "listing"
+            (uri,) = parse_datasets(arg.snapshot.uri)
+            manifest = list_dataset(self._stores.of(uri.scheme), uri, beat=beats.listed)
+            if manifest.digest != arg.snapshot.digest:
+                raise SourceChanged(f"{arg.snapshot.uri} changed since it was resolved", uri=arg.snapshot.uri)
+            beats.state = "fetching"
+            warmed = self._store.warm(
+                manifest, self._engine, progress=beats.fetched, cancelled=_should_stop, priority=arg.priority
+            )
+        _log.info(
+            "snapshot is ready",
+            uri=arg.snapshot.uri,
+            digest=arg.snapshot.digest,
+            fetched_bytes=warmed.fetched_bytes,
+            resumed_bytes=warmed.resumed_bytes,
+        )
+        return StreamResult(
+            arg.snapshot.digest,
+            arg.snapshot.bytes,
+            warmed.fetched_bytes,
+            time.monotonic() - started,
+            str(warmed.verified),
+        )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        while not self._turns.acquire(timeout=_BEAT_S / 4):
+            if _should_stop():
+                raise Cancelled("cancelled while queued")
+        try:
+            yield
+        except Cancelled:
+            if activity.is_worker_shutdown():
+                # Retryable and in the same execution: the agent that comes back resumes from the journal.
+                raise ApplicationError("the agent is shutting down", type="WorkerDraining") from None
+            raise
+        finally:
+            self._turns.release()
+
+
+def _should_stop() -> bool:
+    return activity.is_cancelled() or activity.is_worker_shutdown()
+
+
+class _Heartbeats:
+    """Sends the latest progress each second from the activity's context, whatever the engine is doing."""
+
+    def __init__(self, total: int) -> None:
+        self.state = "queued"
+        self._total = total
+        self._latest = FetchProgress(0, total, 0.0)
+
+    def listed(self, _seen: int) -> None:
+        if _should_stop():
+            raise Cancelled("cancelled while listing")
+
+    def fetched(self, progress: FetchProgress) -> None:
+        self._latest = progress
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        stop = threading.Event()
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(self._beat, stop), name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _beat(self, stop: threading.Event) -> None:
+        while True:
+            latest = self._latest
+            left = max(0, latest.total_bytes - latest.done_bytes)
+            eta = left / latest.bytes_per_s if latest.bytes_per_s > 0 else 0.0
+            activity.heartbeat(
+                StreamProgress(self.state, latest.done_bytes, latest.total_bytes, latest.bytes_per_s, eta)
+            )
+            if stop.wait(_BEAT_S):
+                return

@@ -1,0 +1,52 @@
+"""What a Pod says when its warm has stopped and people must act: the phase, the Event's reason, the sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kube_cache import names
+from kube_cache.contracts import ErrorInfo, Phase
+from kube_cache.text import format_bytes, format_seconds
+
+
+@dataclass(frozen=True)
+class Stopped:
+    phase: Phase
+    event: str
+    message: str
+
+
+def stopped(reason: str, error: ErrorInfo | None, workflow_id: str) -> Stopped:
+    """reason: `pause`, `cancel` or `timeout`; anything else means `error`."""
+    if reason == "pause":
+        return Stopped(
+            Phase.PAUSED,
+            "Paused",
+            f"paused; what was fetched is kept. Go on with annotation {names.ACTION_ANNOTATION}=resume",
+        )
+    if reason == "cancel":
+        return Stopped(
+            Phase.CANCELLED,
+            "Cancelled",
+            f"cancelled; the Pod stays gated. Start again with annotation {names.ACTION_ANNOTATION}=retry",
+        )
+    retry = f"temporal workflow signal --workflow-id {workflow_id} --name retry"
+    if reason == "timeout":
+        return Stopped(
+            Phase.AWAITING_OPERATOR,
+            "GateTimeOver",
+            f"max-gate-time is over and on-timeout is keep; the Pod stays gated. Raise the limit, or: {retry}",
+        )
+    if error is None:
+        error = ErrorInfo("Error", "unknown")
+    return Stopped(Phase.AWAITING_OPERATOR, error.type, f"{error.type}: {error.message}\nWhen it is mended: {retry}")
+
+
+def warmed(size: int, node: str, fetched: int, seconds: float) -> str:
+    """The last word on a released Pod."""
+    if fetched == 0:
+        return f"{format_bytes(size)} on node {node}, already there"
+    rate = format_bytes(fetched / max(seconds, 0.001))
+    return (
+        f"{format_bytes(size)} on node {node}, fetched {format_bytes(fetched)} in {format_seconds(seconds)}, {rate}/s"
+    )
