@@ -90,7 +90,7 @@ class DatasetOnNode:
                 linger = timedelta(seconds=inp.policy.linger_s)
                 try:
                     await workflow.wait_condition(
-                        lambda: stream.done() or self._waiting or self._paused or self._cancel, timeout=linger
+                        lambda: stream.done() or bool(self._waiting) or self._paused or self._cancel, timeout=linger
                     )
                 except TimeoutError:
                     break

@@ -205,7 +205,7 @@ class WarmPod(PodSignals):
         while True:
             try:
                 await workflow.wait_condition(
-                    lambda: snapshot.digest in self._answers or self._seat.lost, timeout=_LOOK_AGAIN
+                    lambda: snapshot.digest in self._answers or bool(self._seat.lost), timeout=_LOOK_AGAIN
                 )
             except TimeoutError:
                 # The entity may have been terminated, the seat may have been lost unseen: both calls are idempotent.
