@@ -11,8 +11,12 @@ from tools.servers.pins import DEFAULT, PINS
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.servers", description="Build the pinned servers that are missing.")
-    parser.add_argument("name", nargs="*", help=f"default: {' '.join(DEFAULT)}; also: {' '.join(n for n in PINS if n not in DEFAULT)}")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.servers", description="Build the pinned servers that are missing."
+    )
+    parser.add_argument(
+        "name", nargs="*", help=f"default: {' '.join(DEFAULT)}; also: {' '.join(n for n in PINS if n not in DEFAULT)}"
+    )
     parser.add_argument("--quiet", action="store_true", help="print no paths")
     arguments = parser.parse_args()
     try:

@@ -59,7 +59,9 @@ def ensure(names: Iterable[str] = DEFAULT, report: Report = report_to_stderr) ->
     if missing:
         go = go_version()
         total = sum(pin.build_s for pin in missing)
-        report(f"servers: {len(missing)} to build into {cache.root()} with {go}; about {_minutes(total)} from scratch on 2 cores")
+        report(
+            f"servers: {len(missing)} to build into {cache.root()} with {go}; about {_minutes(total)} from scratch on 2 cores"
+        )
         for k, pin in enumerate(missing, 1):
             found[pin.name] = _build(pin, go, f"[{k}/{len(missing)}] {pin.name} {pin.version}", report)
     return found
@@ -68,9 +70,16 @@ def ensure(names: Iterable[str] = DEFAULT, report: Report = report_to_stderr) ->
 def go_version() -> str:
     """The Go release that will build, `go1.26.8`; asked in a wrapper, so that Go's own toolchain switch has its say."""
     if shutil.which("go") is None:
-        raise ToolchainMissing(f"Go {_MINIMUM} or newer is needed to build the servers: install it (https://go.dev/dl) and put `go` on PATH")
+        raise ToolchainMissing(
+            f"Go {_MINIMUM} or newer is needed to build the servers: install it (https://go.dev/dl) and put `go` on PATH"
+        )
     done = subprocess.run(
-        ["go", "env", "GOVERSION"], cwd=WRAPPERS / "temporal", env=_environment(), capture_output=True, text=True, check=False
+        ["go", "env", "GOVERSION"],
+        cwd=WRAPPERS / "temporal",
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     version = done.stdout.strip()
     if done.returncode == 0 and tuple(int(part) for part in re.findall(r"\d+", version)[:3]) >= GO_MINIMUM:
@@ -91,7 +100,9 @@ def _build(pin: Pin, go: str, title: str, report: Report) -> Path:
             built = _compile(pin, Path(scratch), title, report)
             said = cache.reported_version(built, pin)
             if not cache.fits(said, pin.version):
-                raise BuildFailed(f"{pin.name} was built but reports {_last_line(said)!r} instead of {pin.version}: mend its entry in pins.py")
+                raise BuildFailed(
+                    f"{pin.name} was built but reports {_last_line(said)!r} instead of {pin.version}: mend its entry in pins.py"
+                )
             built.replace(target)
     return target
 
@@ -107,7 +118,10 @@ def _compile(pin: Pin, scratch: Path, title: str, report: Report) -> Path:
         where = scratch
     started = time.monotonic()
     report(f"{title}: building (first build about {pin.build_s} s)")
-    with log.open("wb") as out, subprocess.Popen(argv, cwd=where, env=_environment(scratch), stdout=out, stderr=out) as child:
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(argv, cwd=where, env=_environment(scratch), stdout=out, stderr=out) as child,
+    ):
         while True:
             try:
                 code = child.wait(_TICK_S)
@@ -122,7 +136,9 @@ def _compile(pin: Pin, scratch: Path, title: str, report: Report) -> Path:
         said = log.read_text(errors="replace")
         if _NETWORK.search(said):
             raise NetworkDown(_network_message(f"the modules of {pin.name}", said))
-        raise BuildFailed(f"{pin.name} {pin.version} does not build (exit {code} after {elapsed:.0f} s): {_last_line(said)} (log: {log})")
+        raise BuildFailed(
+            f"{pin.name} {pin.version} does not build (exit {code} after {elapsed:.0f} s): {_last_line(said)} (log: {log})"
+        )
     report(f"{title}: built in {elapsed:.0f} s")
     # `go install` names the binary after the last part of the package path.
     return scratch / pin.name if pin.wrapper else scratch / pin.package.rsplit("/", 1)[-1]

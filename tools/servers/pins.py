@@ -41,7 +41,9 @@ class Pin:
         return " ".join(["-s", "-w", *(f"-X {key}={value}" for key, value in self.stamps.items())])
 
 
-def _kubernetes(command: str, *, build_s: int, default: bool = True, version_args: tuple[str, ...] = ("--version",)) -> Pin:
+def _kubernetes(
+    command: str, *, build_s: int, default: bool = True, version_args: tuple[str, ...] = ("--version",)
+) -> Pin:
     major, minor, _ = _KUBERNETES.split(".")
     base = "k8s.io/component-base/version"
     return Pin(

@@ -1,0 +1,112 @@
+"""`python -m tools.stack`: the stack for people, up until Ctrl-C; `make stack` calls it.
+
+The folder (default `.stack`) is emptied at the start and stays behind at the end, for its logs. `.stack/env` exists exactly
+while everything is up, so a script may wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tools.servers.errors import ServerError
+from tools.stack import Stack, StackError, env_file
+
+_LOOK_S = 1.0
+
+
+class _Stop(Exception):
+    """SIGTERM or SIGHUP; Ctrl-C has an exception of its own."""
+
+
+def main() -> int:
+    arguments = _arguments()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    env = env_file.under(arguments.dir)
+    started = time.monotonic()
+    try:
+        with Stack(
+            node_count=arguments.nodes,
+            gpus=arguments.gpus,
+            with_product=not arguments.bare,
+            state=arguments.dir,
+            # A person uploads as the owner and makes no grants: what they upload must be readable.
+            as_reader=False,
+            report=_say,
+        ) as stack:
+            env_file.write(env, stack.user_environment())
+            try:
+                _say(_banner(stack, env))
+                _watch(stack)
+            except (KeyboardInterrupt, _Stop):
+                _say("stack: stopping")
+            finally:
+                env_file.remove(env)
+        _say(f"stack: stopped after {time.monotonic() - started:.0f} s; logs stay in {stack.logs}")
+        return 0
+    except (KeyboardInterrupt, _Stop):
+        return 130
+    except (StackError, ServerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _watch(stack: Stack) -> None:
+    """Say so when a part dies; a stack that limps silently costs an hour."""
+    expected = {process.name: process for process in stack.processes.running}
+    idle = threading.Event()
+    while True:
+        for name, process in list(expected.items()):
+            if not process.running:
+                del expected[name]
+                _say(f"stack: {name} ended with {process.code}; {process.log}:\n{process.tail()}")
+        idle.wait(_LOOK_S)
+
+
+def _banner(stack: Stack, env: Path) -> str:
+    parts = "operator and agents" if stack.agents else "no operator or agents"
+    return (
+        f"stack: {stack.node_count} nodes of {stack.gpus} GPUs, {parts}\n"
+        f"  Temporal UI  {stack.temporal_ui}/namespaces/{stack.temporal_namespace}/workflows\n"
+        f"  logs         {stack.logs}\n"
+        f"  use it       set -a; . {env}; set +a\n"
+        f"  stop it      Ctrl-C"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.stack", description="Real servers, operator and agents on this machine."
+    )
+    parser.add_argument("--nodes", type=int, default=3, help="fake GPU nodes, one agent each (default 3)")
+    parser.add_argument("--gpus", type=int, default=8, help="GPUs a node (default 8)")
+    parser.add_argument("--bare", action="store_true", help="servers and nodes only, no operator and no agents")
+    parser.add_argument("--dir", type=Path, default=Path(".stack"), help="folder for state and logs (default .stack)")
+    return parser.parse_args()
+
+
+def _stop(*_: object) -> None:
+    raise _Stop
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _exit(run: Callable[[], int]) -> None:
+    code = run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Temporal's SDK core was loaded to probe the server, and crashes at interpreter exit now and then.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _exit(main)

@@ -1,0 +1,205 @@
+"""Starting, watching and ending the stack's processes, through the supervisor that outlives us by a moment.
+
+`Processes` is the owner's end. A `Process` is one server with its log; when it dies before it is ready, the error carries
+the end of that log, because the reason is almost always there. Nothing here knows what a process is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_TAIL_LINES = 15
+_POLL_S = 0.02
+
+
+class StackError(Exception):
+    """The stack cannot start or do what was asked; the message names the process and shows the end of its log."""
+
+
+@dataclass
+class Process:
+    name: str
+    pid: int
+    log: Path
+    argv: list[str]
+    started: float = field(default_factory=time.monotonic)
+    log_offset: int = 0
+    """Where this start's output begins in a log that several starts share."""
+    _owner: Processes | None = field(default=None, repr=False)
+    _ended: threading.Event = field(default_factory=threading.Event, repr=False)
+    code: int | None = None
+
+    @property
+    def running(self) -> bool:
+        return not self._ended.is_set()
+
+    def signal(self, number: int) -> None:
+        assert self._owner is not None
+        self._owner.send_signal(self.pid, number)
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._ended.wait(timeout_s)
+
+    def kill(self, timeout_s: float = 10) -> None:
+        """SIGKILL, and return only once the kernel says it is gone."""
+        self.signal(signal.SIGKILL)
+        if not self.wait(timeout_s):
+            raise StackError(f"{self.name} (pid {self.pid}) did not die of SIGKILL within {timeout_s} s")
+
+    def stop(self, grace_s: float) -> None:
+        """SIGTERM, and SIGKILL when it has not ended after the grace."""
+        self.signal(signal.SIGTERM)
+        if not self.wait(grace_s):
+            self.kill()
+
+    def mark_ended(self, code: int) -> None:
+        self.code = code
+        self._ended.set()
+
+    def output(self) -> str:
+        """What this start has written so far."""
+        with self.log.open("rb") as log:
+            log.seek(self.log_offset)
+            return log.read().decode(errors="replace")
+
+    def tail(self) -> str:
+        return "\n".join(f"    {line}" for line in self.output().splitlines()[-_TAIL_LINES:])
+
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Poll until ready; a process that ends first, or takes too long, is an error that shows its log."""
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if not self.running:
+                raise StackError(f"{self.name} ended with {self.code} before {what}; {self.log}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise StackError(f"{self.name}: no {what} within {timeout_s:.0f} s; {self.log}:\n{self.tail()}")
+            time.sleep(_POLL_S)
+
+
+class Processes:
+    """Spawns through one supervisor process. Thread-safe: parts of a stack start side by side."""
+
+    def __init__(self, logs: Path) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        self._logs = logs
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        """Apart from `_lock`: a full socket must not keep the reader from emptying the other direction."""
+        self._replies: dict[int, dict[str, object]] = {}
+        self._replied = threading.Condition(self._lock)
+        self._by_pid: dict[int, Process] = {}
+        self._ended_early: dict[int, int] = {}
+        self._closed = False
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.supervisor = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("supervisor.py")), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._socket = ours
+        self._reader = threading.Thread(target=self._read, name="stack-supervisor", daemon=True)
+        self._reader.start()
+
+    def spawn(
+        self, name: str, argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> Process:
+        log = self._logs / f"{name}.log"
+        offset = log.stat().st_size if log.exists() else 0
+        number = next(self._numbers)
+        words = [str(word) for word in argv]
+        self._send(
+            {
+                "spawn": {
+                    "number": number,
+                    "argv": words,
+                    "env": dict(os.environ if env is None else env),
+                    "cwd": str(cwd or Path.cwd()),
+                    "log": str(log),
+                }
+            }
+        )
+        with self._lock:
+            while number not in self._replies:
+                if self._closed:
+                    raise StackError(f"{name} cannot start: the supervisor has ended")
+                self._replied.wait()
+            reply = self._replies.pop(number)
+            if "error" in reply:
+                raise StackError(f"{name} cannot start: {reply['error']}")
+            pid = int(str(reply["pid"]))
+            process = Process(name=name, pid=pid, log=log, argv=words, log_offset=offset, _owner=self)
+            self._by_pid[pid] = process
+            if pid in self._ended_early:
+                process.mark_ended(self._ended_early.pop(pid))
+            return process
+
+    def send_signal(self, pid: int, number: int) -> None:
+        self._send({"signal": pid, "number": number})
+
+    @property
+    def running(self) -> list[Process]:
+        with self._lock:
+            return [process for process in self._by_pid.values() if process.running]
+
+    def close(self) -> None:
+        """End everything and wait for it. Safe to call twice."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self.supervisor.wait(15)
+        except subprocess.TimeoutExpired:
+            self.supervisor.kill()
+            self.supervisor.wait()
+        self._reader.join(5)
+        self._socket.close()
+
+    def _send(self, message: dict[str, object]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        with self._sending:
+            try:
+                self._socket.sendall(data)
+            except OSError as error:
+                if not self._closed:
+                    raise StackError(f"the stack's supervisor has ended: {error}") from error
+
+    def _read(self) -> None:
+        with self._socket.makefile("rb") as lines:
+            try:
+                for line in lines:
+                    self._take(json.loads(line))
+            except OSError:
+                pass  # closed under us: the same as the end
+        with self._lock:
+            self._closed = True
+            for process in self._by_pid.values():
+                if process.running:
+                    process.mark_ended(-signal.SIGKILL)
+            self._replied.notify_all()
+
+    def _take(self, message: dict[str, object]) -> None:
+        with self._lock:
+            if "exited" in message:
+                pid, code = int(str(message["exited"])), int(str(message["code"]))
+                process = self._by_pid.pop(pid, None)
+                if process is None:
+                    self._ended_early[pid] = code
+                else:
+                    process.mark_ended(code)
+            else:
+                self._replies[int(str(message["number"]))] = message
+                self._replied.notify_all()
