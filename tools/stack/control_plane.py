@@ -7,13 +7,12 @@ kubeconfig carries the very user name that its ServiceAccount has in a cluster, 
 from __future__ import annotations
 
 import ssl
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tools.stack import api, environment, ports
-from tools.stack.pki import Authority, Pair
+from tools.stack import api, environment, ports, probe
+from tools.stack.pki import Authority
 from tools.stack.processes import Process, Processes
 
 MANIFESTS = Path(__file__).parents[2] / "deploy" / "manifests"
@@ -31,58 +30,14 @@ class ControlPlane:
     server: str
     admin_kubeconfig: Path
     operator_kubeconfig: Path
-    processes: tuple[Process, ...]
+    etcd: Process
+    apiserver: Process
+    controller_manager: Process
+    scheduler: Process
 
 
 def start(processes: Processes, binaries: dict[str, Path], state: Path, authority: Authority) -> ControlPlane:
-    tls = authority.server("kube-apiserver")
-    tokens = authority.signing_key("service-account")
-    etcd, etcd_url = ports.binding(2, lambda picked: _etcd(processes, binaries["etcd"], state, picked))
-    apiserver, server = ports.binding(
-        1,
-        lambda picked: _apiserver(
-            processes, binaries["kube-apiserver"], state, authority, tls, tokens, etcd_url, picked[0]
-        ),
-    )
-    admin = authority.kubeconfig(
-        state / "kubeconfig", server, "kube-cache-admin", "system:masters", namespace=USER_NAMESPACE
-    )
-    operator = authority.kubeconfig(state / "operator.kubeconfig", server, OPERATOR_USER, namespace=OPERATOR_NAMESPACE)
-    others = []
-    for name, arguments in (
-        (
-            "kube-controller-manager",
-            [
-                f"--service-account-private-key-file={tokens.key}",
-                f"--root-ca-file={authority.certificate}",
-                "--use-service-account-credentials",
-                "--concurrent-namespace-syncs=20",
-            ],
-        ),
-        ("kube-scheduler", []),
-    ):
-        config = authority.kubeconfig(state / f"{name}.kubeconfig", server, f"system:{name}")
-        common = [
-            f"--kubeconfig={config}",
-            f"--authentication-kubeconfig={config}",
-            f"--authorization-kubeconfig={config}",
-            f"--tls-cert-file={tls.certificate}",
-            f"--tls-private-key-file={tls.key}",
-            f"--bind-address={ports.LOOPBACK}",
-            "--leader-elect=false",
-            # The defaults protect an API server that others need too; here they would be what a bench measures.
-            "--kube-api-qps=500",
-            "--kube-api-burst=1000",
-        ]
-        others.append(
-            ports.binding(
-                1,
-                lambda picked, n=name, a=[*common, *arguments]: _healthy(
-                    processes, binaries[n], n, a, state, authority, picked[0]
-                ),
-            )  # type: ignore[misc]
-        )
-    return ControlPlane(server, admin, operator, (etcd, apiserver, *others))
+    return _Start(processes, binaries, state, authority).everything()
 
 
 def install(client: api.KubeApi) -> None:
@@ -92,14 +47,49 @@ def install(client: api.KubeApi) -> None:
     client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": USER_NAMESPACE}})
 
 
-def _etcd(processes: Processes, binary: Path, state: Path, picked: list[int]) -> tuple[Process, str]:
-    client, peer = (f"http://{ports.LOOPBACK}:{port}" for port in picked)
-    process = processes.spawn(
-        "etcd",
-        [
-            binary,
+class _Start:
+    """What the starts of the four have in common."""
+
+    def __init__(self, processes: Processes, binaries: dict[str, Path], state: Path, authority: Authority) -> None:
+        self._processes = processes
+        self._binaries = binaries
+        self._state = state
+        self._authority = authority
+        self._tls = authority.server("kube-apiserver")
+        self._tokens = authority.signing_key("service-account")
+        self._context = ssl.create_default_context(cafile=str(authority.certificate))
+
+    def everything(self) -> ControlPlane:
+        etcd, etcd_url = ports.binding(2, self._etcd)
+        apiserver, server = ports.binding(1, partial(self._apiserver, etcd_url))
+        state, authority = self._state, self._authority
+        return ControlPlane(
+            server=server,
+            admin_kubeconfig=authority.kubeconfig(
+                state / "kubeconfig", server, "kube-cache-admin", "system:masters", namespace=USER_NAMESPACE
+            ),
+            operator_kubeconfig=authority.kubeconfig(
+                state / "operator.kubeconfig", server, OPERATOR_USER, namespace=OPERATOR_NAMESPACE
+            ),
+            etcd=etcd,
+            apiserver=apiserver,
+            controller_manager=self._component(
+                "kube-controller-manager",
+                server,
+                f"--service-account-private-key-file={self._tokens.key}",
+                f"--root-ca-file={authority.certificate}",
+                "--use-service-account-credentials",
+                "--concurrent-namespace-syncs=20",
+            ),
+            scheduler=self._component("kube-scheduler", server),
+        )
+
+    def _etcd(self, picked: list[int]) -> tuple[Process, str]:
+        client, peer = (f"http://{ports.LOOPBACK}:{port}" for port in picked)
+        process = self._spawn(
+            "etcd",
             "--name=kube-cache",
-            f"--data-dir={state / 'etcd'}",
+            f"--data-dir={self._state / 'etcd'}",
             f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}",
@@ -107,60 +97,61 @@ def _etcd(processes: Processes, binary: Path, state: Path, picked: list[int]) ->
             f"--initial-cluster=kube-cache={peer}",
             "--unsafe-no-fsync",
             "--log-level=warn",
-        ],
-        environment.clean(state),
-    )
-    process.wait_until(lambda: _ok(f"{client}/health"), "healthy member", _READY_S)
-    return process, client
+        )
+        process.wait_until(lambda: probe.answers(f"{client}/health"), "healthy member", _READY_S)
+        return process, client
 
-
-def _apiserver(
-    processes: Processes, binary: Path, state: Path, authority: Authority, tls: Pair, tokens: Pair, etcd: str, port: int
-) -> tuple[Process, str]:
-    server = f"https://{ports.LOOPBACK}:{port}"
-    process = processes.spawn(
-        "kube-apiserver",
-        [
-            binary,
-            f"--etcd-servers={etcd}",
+    def _apiserver(self, etcd_url: str, picked: list[int]) -> tuple[Process, str]:
+        server = f"https://{ports.LOOPBACK}:{picked[0]}"
+        process = self._spawn(
+            "kube-apiserver",
+            f"--etcd-servers={etcd_url}",
             f"--bind-address={ports.LOOPBACK}",
-            f"--secure-port={port}",
-            f"--cert-dir={state / 'apiserver'}",
-            f"--tls-cert-file={tls.certificate}",
-            f"--tls-private-key-file={tls.key}",
-            f"--client-ca-file={authority.certificate}",
+            f"--secure-port={picked[0]}",
+            f"--cert-dir={self._state / 'apiserver'}",
+            f"--tls-cert-file={self._tls.certificate}",
+            f"--tls-private-key-file={self._tls.key}",
+            f"--client-ca-file={self._authority.certificate}",
             "--authorization-mode=RBAC",
             "--anonymous-auth=true",  # for /readyz, as on most clusters; RBAC keeps it to that
             "--allow-privileged=true",
             "--service-cluster-ip-range=10.0.0.0/24",
             f"--service-account-issuer={server}/",
-            f"--service-account-key-file={tokens.certificate}",
-            f"--service-account-signing-key-file={tokens.key}",
+            f"--service-account-key-file={self._tokens.certificate}",
+            f"--service-account-signing-key-file={self._tokens.key}",
             # Without these a machine with no default route cannot start it: it looks for an address of its own.
             f"--advertise-address={ports.LOOPBACK}",
             "--endpoint-reconciler-type=none",
             "--profiling=false",
-        ],
-        environment.clean(state),
-    )
-    context = ssl.create_default_context(cafile=str(authority.certificate))
-    process.wait_until(lambda: _ok(f"{server}/readyz", context), "/readyz", _READY_S)
-    return process, server
+        )
+        process.wait_until(lambda: probe.answers(f"{server}/readyz", self._context), "/readyz", _READY_S)
+        return process, server
 
+    def _component(self, name: str, server: str, *own: str) -> Process:
+        """Controller manager or scheduler."""
+        config = self._authority.kubeconfig(self._state / f"{name}.kubeconfig", server, f"system:{name}")
 
-def _healthy(
-    processes: Processes, binary: Path, name: str, arguments: list[str], state: Path, authority: Authority, port: int
-) -> Process:
-    process = processes.spawn(name, [binary, *arguments, f"--secure-port={port}"], environment.clean(state))
-    context = ssl.create_default_context(cafile=str(authority.certificate))
-    process.wait_until(lambda: _ok(f"https://{ports.LOOPBACK}:{port}/healthz", context), "/healthz", _READY_S)
-    return process
+        def begin(picked: list[int]) -> Process:
+            process = self._spawn(
+                name,
+                f"--kubeconfig={config}",
+                f"--authentication-kubeconfig={config}",
+                f"--authorization-kubeconfig={config}",
+                f"--tls-cert-file={self._tls.certificate}",
+                f"--tls-private-key-file={self._tls.key}",
+                f"--bind-address={ports.LOOPBACK}",
+                f"--secure-port={picked[0]}",
+                "--leader-elect=false",
+                # The defaults protect an API server that others need too; here they would be what a bench measures.
+                "--kube-api-qps=500",
+                "--kube-api-burst=1000",
+                *own,
+            )
+            url = f"https://{ports.LOOPBACK}:{picked[0]}/healthz"
+            process.wait_until(lambda: probe.answers(url, self._context), "/healthz", _READY_S)
+            return process
 
+        return ports.binding(1, begin)
 
-def _ok(url: str, context: ssl.SSLContext | None = None) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
-    try:
-        with opener.open(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
+    def _spawn(self, name: str, *arguments: str) -> Process:
+        return self._processes.spawn(name, [self._binaries[name], *arguments], environment.clean(self._state))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,4 +21,4 @@ def remove(path: Path) -> None:
 
 
 def under(folder: Path) -> Path:
-    return Path(os.path.abspath(folder)) / "env"
+    return folder.resolve() / "env"

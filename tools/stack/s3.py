@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.stack import environment, ports
+from tools.stack import environment, ports, probe
 from tools.stack.processes import Process, Processes, StackError
 
 if TYPE_CHECKING:
@@ -124,7 +122,7 @@ class S3Server:
             ],
             environment.clean(self._state, ROOT_ACCESS_KEY=OWNER.access_key, ROOT_SECRET_KEY=OWNER.secret_key),
         )
-        process.wait_until(lambda: _healthy(f"http://{ports.LOOPBACK}:{port}/health"), "health answer", _READY_S)
+        process.wait_until(lambda: probe.answers(f"http://{ports.LOOPBACK}:{port}/health"), "health answer", _READY_S)
         return process
 
     def _create_reader(self) -> None:
@@ -174,11 +172,3 @@ def _policy(bucket: str) -> dict[str, object]:
             {"Effect": "Allow", "Principal": who, "Action": _OBJECT_ACTIONS, "Resource": f"{arn}/*"},
         ],
     }
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,7 +45,8 @@ class Stack:
     ) -> None:
         """`as_reader`: the product gets the S3 identity that needs a grant for each bucket, else the owner's.
         `count_s3`: the product reaches S3 through `s3_proxy`, which counts and can disturb.
-        `state`: a folder to use (emptied first) and to leave behind; without one, a temporary folder."""
+        `state`: a folder to use (emptied first) and to leave behind; without one, a temporary folder.
+        """
         self.gpus = gpus
         self._node_count = node_count
         self._with_product = with_product
@@ -219,17 +221,15 @@ class Stack:
         for number in range(1, self._node_count + 1):
             self.api.create(nodes.document(nodes.name(number), self.gpus))
         for number in range(1, self._node_count + 1):
-            kwok.wait_until(
-                lambda n=nodes.name(number): nodes.ready(self.api, n), f"Ready node {nodes.name(number)}", _SETTLE_S
-            )  # type: ignore[misc]
+            ready = partial(nodes.ready, self.api, nodes.name(number))
+            kwok.wait_until(ready, f"Ready node {nodes.name(number)}", _SETTLE_S)
         for namespace in (control_plane.USER_NAMESPACE, control_plane.OPERATOR_NAMESPACE):
             self.wait_namespace(namespace)
 
     def wait_namespace(self, namespace: str) -> None:
         """A namespace takes Pods once the controller manager has made its default service account."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
-        manager = self.kubernetes.processes[-2]
-        manager.wait_until(
+        self.kubernetes.controller_manager.wait_until(
             lambda: self.api.find(path) is not None, f"default service account in {namespace}", _SETTLE_S
         )
 

@@ -12,6 +12,7 @@ Out: {"number": n, "pid": p} or {"number": n, "error": text}, and {"exited": pid
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -21,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -71,7 +73,7 @@ class Supervisor:
 
     def _spawn(self, wanted: dict[str, Any]) -> None:
         try:
-            with open(wanted["log"], "ab") as log:
+            with Path(wanted["log"]).open("ab") as log:
                 child = subprocess.Popen(
                     wanted["argv"],
                     env=wanted["env"],
@@ -80,7 +82,7 @@ class Supervisor:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=_die_with_parent,  # noqa: PLW1509 -- this program has one thread
                 )
         except (OSError, subprocess.SubprocessError) as error:
             self._say({"number": wanted["number"], "error": f"{wanted['argv'][0]}: {error}"})
@@ -103,10 +105,9 @@ class Supervisor:
         self._say({"exited": pid, "code": code})
 
     def _say(self, message: dict[str, Any]) -> None:
-        try:
+        # An owner that is gone reads nothing; the loop sees the end of file next and ends everything.
+        with contextlib.suppress(OSError):
             self._control.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            pass  # the owner is gone; the loop sees the end of file next and ends everything
 
     def _kill_everything(self) -> None:
         deadline = time.monotonic() + _KILL_PATIENCE_S
@@ -127,8 +128,7 @@ class Supervisor:
 
 def _own_children() -> list[int]:
     pid = os.getpid()
-    with open(f"/proc/{pid}/task/{pid}/children") as listing:
-        return [int(child) for child in listing.read().split()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _signal_group(pid: int, number: int) -> None:
