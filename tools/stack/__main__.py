@@ -73,8 +73,8 @@ def _watch(stack: Stack) -> None:
 def _banner(stack: Stack, env: Path) -> str:
     parts = "operator and agents" if stack.agents else "no operator or agents"
     return (
-        f"stack: {stack.node_count} nodes of {stack.gpus} GPUs, {parts}\n"
-        f"  Temporal UI  {stack.temporal_ui}/namespaces/{stack.temporal_namespace}/workflows\n"
+        f"stack: {len(stack.nodes)} nodes of {stack.gpus} GPUs, {parts}\n"
+        f"  Temporal UI  {stack.temporal.ui}/namespaces/{stack.temporal_namespace}/workflows\n"
         f"  logs         {stack.logs}\n"
         f"  use it       set -a; . {env}; set +a\n"
         f"  stop it      Ctrl-C"

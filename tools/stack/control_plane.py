@@ -25,7 +25,7 @@ _READY_S = 90
 """Ten times what is usual on two idle cores: a build may run beside."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ControlPlane:
     server: str
     admin_kubeconfig: Path
@@ -34,6 +34,16 @@ class ControlPlane:
     apiserver: Process
     controller_manager: Process
     scheduler: Process
+    _context: ssl.SSLContext
+
+    def stop_apiserver(self) -> None:
+        """SIGKILL: every watch breaks and requests are refused."""
+        self.apiserver.kill()
+
+    def start_apiserver(self) -> None:
+        """Again on the same port, over the same etcd."""
+        self.apiserver = self.apiserver.again()
+        self.apiserver.wait_until(lambda: probe.answers(f"{self.server}/readyz", self._context), "/readyz", _READY_S)
 
 
 def start(processes: Processes, binaries: dict[str, Path], state: Path, authority: Authority) -> ControlPlane:
@@ -82,6 +92,7 @@ class _Start:
                 "--concurrent-namespace-syncs=20",
             ),
             scheduler=self._component("kube-scheduler", server),
+            _context=self._context,
         )
 
     def _etcd(self, picked: list[int]) -> tuple[Process, str]:

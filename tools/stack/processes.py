@@ -34,7 +34,8 @@ class Process:
     pid: int
     log: Path
     argv: list[str]
-    started: float = field(default_factory=time.monotonic)
+    env: dict[str, str] = field(repr=False)
+    cwd: Path
     log_offset: int = 0
     """Where this start's output begins in a log that several starts share."""
     _owner: Processes | None = field(default=None, repr=False)
@@ -63,6 +64,13 @@ class Process:
         self.signal(signal.SIGTERM)
         if not self.wait(grace_s):
             self.kill()
+
+    def again(self) -> Process:
+        """The same command once more, after this one has ended; its output goes on in the same log."""
+        if self.running:
+            raise StackError(f"{self.name} (pid {self.pid}) still runs")
+        assert self._owner is not None
+        return self._owner.spawn(self.name, self.argv, self.env, self.cwd)
 
     def mark_ended(self, code: int) -> None:
         self.code = code
@@ -122,17 +130,10 @@ class Processes:
         offset = log.stat().st_size if log.exists() else 0
         number = next(self._numbers)
         words = [str(word) for word in argv]
-        self._send(
-            {
-                "spawn": {
-                    "number": number,
-                    "argv": words,
-                    "env": dict(os.environ if env is None else env),
-                    "cwd": str(cwd or Path.cwd()),
-                    "log": str(log),
-                }
-            }
-        )
+        environment = dict(os.environ if env is None else env)
+        where = cwd or Path.cwd()
+        wanted = {"number": number, "argv": words, "env": environment, "cwd": str(where), "log": str(log)}
+        self._send({"spawn": wanted})
         with self._lock:
             while number not in self._replies:
                 if self._closed:
@@ -142,7 +143,9 @@ class Processes:
             if "error" in reply:
                 raise StackError(f"{name} cannot start: {reply['error']}")
             pid = int(str(reply["pid"]))
-            process = Process(name=name, pid=pid, log=log, argv=words, log_offset=offset, _owner=self)
+            process = Process(
+                name=name, pid=pid, log=log, argv=words, env=environment, cwd=where, log_offset=offset, _owner=self
+            )
             self._by_pid[pid] = process
             if pid in self._ended_early:
                 process.mark_ended(self._ended_early.pop(pid))

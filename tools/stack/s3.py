@@ -89,14 +89,22 @@ class S3Server:
                 s3.delete_object(Bucket=bucket, Key=found["Key"])
         s3.delete_bucket(Bucket=bucket)
 
+    def damage(self, bucket: str, key: str, offset: int = 0) -> None:
+        """Flip one byte behind the server's back: it goes on serving the old checksum and ETag, as a bad disk would."""
+        with (self._data / bucket / key).open("r+b") as handle:
+            handle.seek(offset)
+            byte = handle.read(1)
+            handle.seek(offset)
+            handle.write(bytes([byte[0] ^ 0xFF]))
+
     def stop(self) -> None:
         """SIGKILL: open connections break, new ones are refused."""
         self.process.kill()
 
     def start(self) -> None:
         """Again on the same port, over the same data."""
-        if not self.process.running:
-            self.process = self._spawn(self._port)
+        self.process = self.process.again()
+        self._wait_ready(self.process, self._port)
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing comes, the harder kind of failure."""
@@ -122,8 +130,11 @@ class S3Server:
             ],
             environment.clean(self._state, ROOT_ACCESS_KEY=OWNER.access_key, ROOT_SECRET_KEY=OWNER.secret_key),
         )
-        process.wait_until(lambda: probe.answers(f"http://{ports.LOOPBACK}:{port}/health"), "health answer", _READY_S)
+        self._wait_ready(process, port)
         return process
+
+    def _wait_ready(self, process: Process, port: int) -> None:
+        process.wait_until(lambda: probe.answers(f"http://{ports.LOOPBACK}:{port}/health"), "health answer", _READY_S)
 
     def _create_reader(self) -> None:
         done = subprocess.run(

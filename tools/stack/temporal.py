@@ -26,11 +26,20 @@ DYNAMIC_CONFIG = {
 _READY_S = 90
 
 
-@dataclass(frozen=True)
+@dataclass
 class Temporal:
     address: str
     ui: str
     process: Process
+
+    def stop(self) -> None:
+        """SIGKILL. What it had acknowledged is in the file."""
+        self.process.kill()
+
+    def start(self) -> None:
+        """Again on the same ports, over the same file."""
+        self.process = self.process.again()
+        wait_ready(self.process, self.address)
 
 
 def arguments(*, ip: str, port: int, ui_port: int, database: str) -> list[str]:

@@ -1,0 +1,135 @@
+"""Fixtures over the real servers, shared by every test that needs them.
+
+Session fixtures start what they say and nothing more, on first use: `kube` (Kubernetes and fake nodes), `temporal_server`,
+`s3_server`, and `stack` (all of it with operator, agents and a counting S3 proxy). Function fixtures give a test a place of
+its own in the shared `stack`: `namespace`, `pods`, `bucket`. A test that kills a part of the stack need not start it again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.servers import build
+from tools.stack import Stack
+from tools.stack.buckets import Bucket
+from tools.stack.pods import Pods
+from tools.stack.s3 import S3Server
+from tools.stack.stack import KUBERNETES, S3, TEMPORAL
+from tools.stack.temporal import Temporal
+
+_SERVERS_OF = {
+    "kube": (KUBERNETES,),
+    "temporal_server": (TEMPORAL,),
+    "s3_server": (S3,),
+    "stack": (KUBERNETES, TEMPORAL, S3),
+}
+_LOGS = Path(__file__).parents[1] / "build" / "test-logs"
+_LOG_LINES = 40
+_failed = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs the servers, so that `-m "not stack"` is the fast half."""
+    for item in items:
+        if _SERVERS_OF.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker("stack")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build before the first test: a first build takes minutes, and a test's time limit is not meant for it."""
+    if session.config.option.collectonly:
+        return
+    if any(item.get_closest_marker("stack") for item in session.items):
+        build.ensure()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.failed:
+        item.session.config.stash[_failed] = True
+        stack = getattr(item, "funcargs", {}).get("stack")
+        if isinstance(stack, Stack):
+            for part in [stack.operator, *stack.agents.values()]:
+                lines = part.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+                report.sections.append((f"end of {part.name}'s log", "\n".join(lines)))
+    return report
+
+
+@pytest.fixture(scope="session")
+def kube(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """Kubernetes with three fake GPU nodes; no operator, so that nothing but the test touches its Pods."""
+    with _running(request, "kube", Stack(servers=[KUBERNETES], with_product=False)) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def temporal_server(request: pytest.FixtureRequest) -> Iterator[Temporal]:
+    """Temporal alone, with our namespace, search attributes and settings."""
+    with _running(request, "temporal", Stack(servers=[TEMPORAL], with_product=False)) as stack:
+        yield stack.temporal
+
+
+@pytest.fixture(scope="session")
+def s3_server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
+    with _running(request, "s3", Stack(servers=[S3], with_product=False)) as stack:
+        yield stack.s3
+
+
+@pytest.fixture(scope="session")
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """Everything: servers, operator, three nodes with an agent each, S3 behind the counting proxy."""
+    with _running(request, "stack", Stack(count_s3=True)) as stack:
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def _whole(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The next test finds every part running, whatever this one did to them."""
+    yield
+    if "stack" in request.fixturenames:
+        request.getfixturevalue("stack").mend()
+
+
+@pytest.fixture
+def namespace(stack: Stack) -> Iterator[str]:
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    stack.cluster.create_namespace(name)
+    yield name
+    stack.api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def pods(stack: Stack, namespace: str) -> Pods:
+    return Pods(stack.api, namespace)
+
+
+@pytest.fixture
+def bucket(stack: Stack) -> Iterator[Bucket]:
+    """A bucket that the product may read."""
+    made = Bucket(stack.s3, f"test-{uuid.uuid4().hex[:10]}")
+    yield made
+    stack.mend()  # a test may have stopped the server
+    made.delete()
+
+
+def _running(request: pytest.FixtureRequest, name: str, stack: Stack) -> Any:
+    """The stack as a context that keeps its logs when a test of the session has failed."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def context() -> Iterator[Stack]:
+        with stack:
+            yield stack
+            kept = _LOGS / name
+            shutil.rmtree(kept, ignore_errors=True)
+            if request.config.stash.get(_failed, False):
+                shutil.copytree(stack.logs, kept)
+
+    return context()

@@ -1,0 +1,86 @@
+"""The Kubernetes half of a stack: a real control plane and fake nodes, with the shipped manifests applied."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+from tools.stack import api, control_plane, nodes
+from tools.stack.pki import Authority
+from tools.stack.processes import Processes, StackError
+
+SERVERS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
+_SETTLE_S = 60
+
+
+class Cluster:
+    def __init__(
+        self, processes: Processes, binaries: dict[str, Path], state: Path, *, node_count: int, gpus: int
+    ) -> None:
+        self._gpus = gpus
+        self._authority = Authority(state / "pki")
+        self._state = state
+        self.control_plane = control_plane.start(processes, binaries, state, self._authority)
+        self.api = api.KubeApi(self.kubeconfig)
+        control_plane.install(self.api)
+        self.kwok = nodes.start_kwok(processes, binaries["kwok"], state, self.kubeconfig)
+        self.nodes: list[str] = []
+        self._made = 0
+        for _ in range(node_count):
+            self._create_node()
+        for node in self.nodes:
+            self._wait_ready(node)
+        for namespace in (control_plane.USER_NAMESPACE, control_plane.OPERATOR_NAMESPACE):
+            self.wait_namespace(namespace)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Admin."""
+        return self.control_plane.admin_kubeconfig
+
+    @property
+    def operator_kubeconfig(self) -> Path:
+        """The operator's own rights, no more."""
+        return self.control_plane.operator_kubeconfig
+
+    def user_kubeconfig(self, user: str) -> Path:
+        """For a user with no rights but those that a test binds to the name."""
+        return self._authority.kubeconfig(self._state / f"{user}.kubeconfig", self.control_plane.server, user)
+
+    def create_namespace(self, namespace: str) -> None:
+        self.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        self.wait_namespace(namespace)
+
+    def wait_namespace(self, namespace: str) -> None:
+        """A namespace takes Pods once the controller manager has made its default service account."""
+        account = partial(self.api.find, f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
+        self.control_plane.controller_manager.wait_until(
+            lambda: account() is not None, f"default service account in {namespace}", _SETTLE_S
+        )
+
+    def add_node(self) -> str:
+        node = self._create_node()
+        self._wait_ready(node)
+        return node
+
+    def delete_node(self, node: str) -> None:
+        self.nodes.remove(node)
+        self.api.delete(f"/api/v1/nodes/{node}")
+
+    def close(self) -> None:
+        self.api.close()
+
+    def _create_node(self) -> str:
+        self._made += 1
+        node = nodes.name(self._made)
+        self.api.create(nodes.document(node, self._gpus))
+        self.nodes.append(node)
+        return node
+
+    def _wait_ready(self, node: str) -> None:
+        deadline = time.monotonic() + _SETTLE_S
+        while not nodes.ready(self.api, node):
+            if not self.kwok.running or time.monotonic() > deadline:
+                raise StackError(f"node {node} does not become Ready; {self.kwok.log}:\n{self.kwok.tail()}")
+            time.sleep(0.02)

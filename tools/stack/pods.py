@@ -1,0 +1,121 @@
+"""Pods as users write them, and looking at what becomes of them. For tests, demo and benches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kube_cache import names
+from tools.stack import nodes, waiting
+from tools.stack.api import Document, KubeApi
+
+CONTAINER = {"name": "train", "image": "registry.example/train:1"}
+"""No image is ever pulled: fake nodes run nothing."""
+
+
+def gated(
+    name: str,
+    dataset: str,
+    *,
+    gpus: int = 1,
+    annotations: Mapping[str, str] | None = None,
+    gates: Sequence[str] = (names.GATE,),
+    spec: Mapping[str, Any] | None = None,
+) -> Document:
+    """A Pod that asks for a dataset: annotation, gate, toleration of the GPU taint, one container."""
+    limits = {"cpu": "1", "memory": "1Gi", **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "annotations": {names.DATASET_ANNOTATION: dataset, **(annotations or {})}},
+        "spec": {
+            "schedulingGates": [{"name": gate} for gate in gates],
+            "tolerations": [nodes.TOLERATION],
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{**CONTAINER, "resources": {"limits": limits}}],
+            **(spec or {}),
+        },
+    }
+
+
+class Pods:
+    """The Pods of one namespace."""
+
+    def __init__(self, api: KubeApi, namespace: str) -> None:
+        self.api = api
+        self.namespace = namespace
+        self._path = f"/api/v1/namespaces/{namespace}/pods"
+
+    def create(self, pod: Document) -> Document:
+        return self.api.request("POST", self._path, pod)
+
+    def create_gated(self, name: str, dataset: str, **how: Any) -> Document:
+        return self.create(gated(name, dataset, **how))
+
+    def get(self, name: str) -> Document:
+        return self.api.get(f"{self._path}/{name}")
+
+    def find(self, name: str) -> Document | None:
+        return self.api.find(f"{self._path}/{name}")
+
+    def all(self, **query: str) -> list[Document]:
+        return list(self.api.get(self._path, **query)["items"])
+
+    def annotate(self, name: str, **annotations: str) -> None:
+        """`annotate("a", action="retry")` writes kube-cache.openai.com/action."""
+        written = {f"{names.DOMAIN}/{key.replace('_', '-')}": value for key, value in annotations.items()}
+        self.api.request(
+            "PATCH",
+            f"{self._path}/{name}",
+            {"metadata": {"annotations": written}},
+            content_type="application/merge-patch+json",
+        )
+
+    def remove_gate(self, name: str, gate: str) -> None:
+        """As the owner of a foreign gate does."""
+        self.api.request(
+            "PATCH",
+            f"{self._path}/{name}",
+            {"spec": {"schedulingGates": [{"$patch": "delete", "name": gate}]}},
+            content_type="application/strategic-merge-patch+json",
+        )
+
+    def delete(self, name: str) -> None:
+        self.api.delete(f"{self._path}/{name}", grace_s=0)
+
+    def events(self, name: str) -> list[Document]:
+        """Events about one Pod, oldest first."""
+        found = self.api.get(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")["items"]
+        mine = [event for event in found if event.get("regarding", {}).get("name") == name]
+        return sorted(mine, key=lambda event: event.get("eventTime") or event["metadata"]["creationTimestamp"])
+
+    def wait(self, name: str, good: Callable[[Document], Any], what: str, timeout_s: float = 60) -> Document:
+        return waiting.until(lambda: self.get(name), good, f"Pod {self.namespace}/{name} {what}", timeout_s)
+
+    def wait_bound(self, name: str, timeout_s: float = 60) -> Document:
+        return self.wait(name, node, "bound to a node", timeout_s)
+
+    def wait_reason(self, name: str, reason: str, timeout_s: float = 60) -> Document:
+        """Until DatasetReady has this reason; the reason is the phase."""
+        return self.wait(name, lambda pod: condition(pod).get("reason") == reason, f"with reason {reason}", timeout_s)
+
+    def wait_gone(self, name: str, timeout_s: float = 30) -> None:
+        waiting.until(lambda: self.find(name), lambda pod: pod is None, f"Pod {self.namespace}/{name} gone", timeout_s)
+
+
+def node(pod: Document) -> str:
+    """Where it is bound; empty while it is not."""
+    return str(pod["spec"].get("nodeName", ""))
+
+
+def gates(pod: Document) -> list[str]:
+    return [gate["name"] for gate in pod["spec"].get("schedulingGates", [])]
+
+
+def condition(pod: Document) -> Document:
+    """Our condition; empty while there is none."""
+    for each in pod.get("status", {}).get("conditions", []):
+        if each["type"] == names.CONDITION:
+            return dict(each)
+    return {}
