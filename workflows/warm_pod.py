@@ -11,6 +11,7 @@ Signals are hints, not truth: each wait also looks again after a while, so that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 from temporalio import workflow
@@ -302,13 +303,20 @@ class WarmPod(PodSignals):
             event="ReleasedCold",
             warning=True,
         )
-        self._stop = COLD
+        # Not straight to the end: a completion that crosses with the watcher's signals is refused by the server, and the
+        # local activities of that workflow task would run again.
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: bool(self._bound_node) or self._stop == GONE,
+                timeout=timedelta(seconds=self._inp.policy.bind_grace_s),
+            )
+        self._request_stop(COLD)
 
     async def _end(self) -> WarmPodResult:
         await self._withdraw()
         if self._stop == COLD:
             self._enter(Phase.DONE, save=True)
-            return WarmPodResult("released_cold", seconds=self._age_s())
+            return WarmPodResult("released_cold", self._bound_node, seconds=self._age_s())
         if self._stop == UNGATED:
             await self._report(
                 Phase.DONE,

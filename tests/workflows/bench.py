@@ -1,0 +1,104 @@
+"""One test's workers and Pods around a real Temporal server."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+
+from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import Worker
+
+from kube_cache import contracts, names
+from tests.workflows.fakes import DIGEST, World
+from workflows.dataset_on_node import DatasetOnNode
+from workflows.warm_pod import WarmPod
+
+
+def policy(**changes: float) -> contracts.Policy:
+    """Short limits, so that a test of a limit is short."""
+    return contracts.Policy(
+        **{
+            "check_schedule_to_start_s": 2.0,
+            "stream_schedule_to_start_s": 2.0,
+            "stream_heartbeat_s": 2.0,
+            "linger_s": 0.3,
+            "bind_grace_s": 1.0,
+            **changes,
+        }  # type: ignore[arg-type]
+    )
+
+
+class Bench:
+    """One test's workers and Pods. Node names are its own, so that tests never share a queue or an entity."""
+
+    def __init__(self, client: Client, **limits: float) -> None:
+        self.client = client
+        self.world = World(client)
+        self.policy = policy(**limits)
+        tag = uuid.uuid4().hex[:8]
+        self.world.nodes = [f"{tag}-1", f"{tag}-2"]
+        self._tag = tag
+        self._pods = 0
+
+    async def start(self, **view: object) -> WorkflowHandle[WarmPod, contracts.WarmPodResult]:
+        self._pods += 1
+        pod = contracts.PodRef("ml", f"pod-{self._tag}-{self._pods}", uuid.uuid4().hex)
+        return await self.client.start_workflow(
+            WarmPod.run,
+            contracts.WarmPodInput(pod, self.view(**view), self.policy),
+            id=names.warm_pod_id(pod.namespace, pod.name, pod.uid),
+            task_queue=names.OPERATOR_QUEUE,
+        )
+
+    def view(self, **changes: object) -> contracts.PodView:
+        return contracts.PodView(**{"dataset": f"s3://bucket/{self._tag}", **changes})  # type: ignore[arg-type]
+
+    def entity(self, node: int = 0) -> WorkflowHandle[DatasetOnNode, contracts.DatasetOnNodeStatus]:
+        return self.client.get_workflow_handle_for(
+            DatasetOnNode.run, names.dataset_on_node_id(self.world.nodes[node], "disk-1", DIGEST)
+        )
+
+
+@asynccontextmanager
+async def bench(address: str, *, living_nodes: tuple[int, ...] = (0, 1), **limits: float) -> AsyncIterator[Bench]:
+    """The workflows run inside Temporal's sandbox here, though not in production: what breaks determinism fails a test."""
+    made = Bench(await Client.connect(address, namespace=names.TEMPORAL_NAMESPACE), **limits)
+    brisk = {
+        "max_heartbeat_throttle_interval": timedelta(seconds=0.2),
+        "default_heartbeat_throttle_interval": timedelta(seconds=0.2),
+    }
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            Worker(
+                made.client,
+                task_queue=names.OPERATOR_QUEUE,
+                workflows=[WarmPod, DatasetOnNode],
+                activities=made.world.operator_activities(),
+                **brisk,
+            )  # type: ignore[arg-type]
+        )
+        for number in living_nodes:
+            queue = names.node_queue(made.world.nodes[number])
+            await stack.enter_async_context(
+                Worker(made.client, task_queue=queue, activities=made.world.node_activities(), **brisk)
+            )  # type: ignore[arg-type]
+        yield made
+
+
+async def until(condition: Callable[[], object], *, seconds: float = 20) -> None:
+    """Wait for a condition that may be a coroutine function; fails with its source line when time is up."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        found = condition()
+        if inspect.isawaitable(found):
+            found = await found
+        if found:
+            return
+        assert asyncio.get_running_loop().time() < deadline, (
+            f"not within {seconds} s: {inspect.getsource(condition).strip()}"
+        )
+        await asyncio.sleep(0.05)

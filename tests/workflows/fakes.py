@@ -1,0 +1,130 @@
+"""Activities under the real names, scripted: what the workflows call, without a cluster, a disk or a network.
+
+Each records its calls; a test changes what one answers by setting an attribute. The watcher's part (seat_bound,
+pod_bound) is played as the real one would, by signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+
+from activities.join_dataset import JoinDataset
+from kube_cache import contracts, names
+
+DIGEST = "d" * 64
+
+
+class World:
+    """The outside as a workflow sees it. `nodes` are offered to seats in turn, the excluded left out."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.calls: list[tuple[str, Any]] = []
+        self.nodes = ["node-1", "node-2"]
+        self.complete: set[str] = set()
+        self.error: dict[str, list[Exception]] = {}
+        self.bind_pod = True
+        self.seat_binds = True
+        self.streaming = asyncio.Event()
+        self.finish_stream = asyncio.Event()
+        self.finish_stream.set()
+
+    def count(self, name: str) -> int:
+        return sum(called == name for called, _ in self.calls)
+
+    def args(self, name: str) -> list[Any]:
+        return [arg for called, arg in self.calls if called == name]
+
+    def phases(self) -> list[str]:
+        return [arg.phase for arg in self.args(names.REPORT_PHASE)]
+
+    def _enter(self, name: str, arg: Any) -> None:
+        self.calls.append((name, arg))
+        failures = self.error.get(name)
+        if failures:
+            raise failures.pop(0)
+
+    def operator_activities(self) -> list[Any]:
+        join = JoinDataset(self.client)
+
+        @activity.defn(name=names.RESOLVE_DATASET)
+        async def resolve(arg: contracts.ResolveInput) -> contracts.ResolveResult:
+            self._enter(names.RESOLVE_DATASET, arg)
+            return contracts.ResolveResult([contracts.Snapshot(arg.dataset, DIGEST, 3, 3000)])
+
+        @activity.defn(name=names.CREATE_SEAT)
+        async def create_seat(arg: contracts.CreateSeatInput) -> contracts.CreateSeatResult:
+            self._enter(names.CREATE_SEAT, arg)
+            name = names.seat_name(arg.pod.uid, arg.number)
+            if self.seat_binds:
+                node = next(node for node in self.nodes if node not in arg.exclude_nodes)
+                await self.client.get_workflow_handle(arg.workflow_id).signal(
+                    "seat_bound", contracts.SeatBound(name, node)
+                )
+            return contracts.CreateSeatResult(name, gpus=8)
+
+        @activity.defn(name=names.DELETE_SEAT)
+        async def delete_seat(arg: contracts.DeleteSeatInput) -> None:
+            self._enter(names.DELETE_SEAT, arg)
+
+        @activity.defn(name=names.PATCH_GATE)
+        async def patch_gate(arg: contracts.PatchGateInput) -> contracts.PatchGateResult:
+            self._enter(names.PATCH_GATE, arg)
+            if self.bind_pod:
+                workflow_id = names.warm_pod_id(arg.pod.namespace, arg.pod.name, arg.pod.uid)
+                await self.client.get_workflow_handle(workflow_id).signal(
+                    "pod_bound", contracts.PodBound(arg.node or "node-9")
+                )
+            return contracts.PatchGateResult("released")
+
+        @activity.defn(name=names.REPORT_PHASE)
+        async def report_phase(arg: contracts.ReportInput) -> None:
+            self._enter(names.REPORT_PHASE, arg)
+
+        @activity.defn(name=names.PUBLISH_PROGRESS)
+        async def publish_progress(arg: contracts.PublishProgressInput) -> None:
+            self._enter(names.PUBLISH_PROGRESS, arg)
+            while True:
+                activity.heartbeat()
+                await asyncio.sleep(0.1)
+
+        @activity.defn(name=names.JOIN_DATASET)
+        async def join_dataset(arg: contracts.JoinInput) -> None:
+            self._enter(names.JOIN_DATASET, arg)
+            await join.join_dataset(arg)
+
+        return [resolve, create_seat, delete_seat, patch_gate, report_phase, publish_progress, join_dataset]
+
+    def node_activities(self) -> list[Any]:
+        @activity.defn(name=names.CHECK_DISK)
+        async def check_disk(arg: contracts.CheckDiskInput) -> contracts.CheckDiskResult:
+            self._enter(names.CHECK_DISK, arg)
+            found = [contracts.DiskSnapshot(s.digest, s.digest in self.complete, 0) for s in arg.snapshots]
+            return contracts.CheckDiskResult("disk-1", found)
+
+        @activity.defn(name=names.STREAM_DATASET)
+        async def stream_dataset(arg: contracts.StreamInput) -> contracts.StreamResult:
+            self._enter(names.STREAM_DATASET, arg)
+            self.streaming.set()
+            while not self.finish_stream.is_set():
+                activity.heartbeat(contracts.StreamProgress("fetching", 10, 3000))
+                await asyncio.sleep(0.05)
+            self.complete.add(arg.snapshot.digest)
+            return contracts.StreamResult(
+                arg.snapshot.digest, arg.snapshot.bytes, arg.snapshot.bytes, 0.5, "full-object"
+            )
+
+        @activity.defn(name=names.UNPIN)
+        async def unpin(arg: contracts.UnpinInput) -> None:
+            self._enter(names.UNPIN, arg)
+
+        return [check_disk, stream_dataset, unpin]
+
+
+def refused(kind: str, message: str = "scripted") -> ApplicationError:
+    return ApplicationError(message, type=kind, non_retryable=True)

@@ -1,0 +1,294 @@
+"""What a Pod's workflow does in each situation, on a real Temporal server with scripted activities."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kube_cache import contracts, names
+from tests.workflows.bench import bench, until
+from tests.workflows.fakes import DIGEST, refused
+
+
+def test_a_hit_is_released_without_a_download(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.complete.add(DIGEST)
+            result = await (await made.start()).result()
+            assert (result.outcome, result.hit, result.fetched_bytes, result.bytes) == ("released", True, 0, 3000)
+            assert result.node == made.world.nodes[0]
+            assert made.world.count(names.STREAM_DATASET) == 0
+            assert made.world.count(names.PATCH_GATE) == 1
+            assert made.world.count(names.DELETE_SEAT) == 1
+            assert made.world.args(names.REPORT_PHASE)[-1].ready
+            status = await made.entity().query("status", result_type=contracts.DatasetOnNodeStatus)
+            assert status.phase == "Ready"
+
+    asyncio.run(scenario())
+
+
+def test_a_miss_is_fetched_before_the_gate_is_removed(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            result = await (await made.start()).result()
+            assert (result.outcome, result.hit, result.fetched_bytes) == ("released", False, 3000)
+            order = [name for name, _ in made.world.calls if name in (names.STREAM_DATASET, names.PATCH_GATE)]
+            assert order == [names.STREAM_DATASET, names.PATCH_GATE]
+
+    asyncio.run(scenario())
+
+
+def test_twenty_pods_share_one_download(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handles = [await made.start() for _ in range(20)]
+            await until(lambda: made.world.count(names.JOIN_DATASET) >= 20)
+            made.world.finish_stream.set()
+            results = [await handle.result() for handle in handles]
+            assert {result.outcome for result in results} == {"released"}
+            assert made.world.count(names.STREAM_DATASET) == 1
+            assert made.world.count(names.PATCH_GATE) == 20
+
+    asyncio.run(scenario())
+
+
+def test_a_node_without_an_agent_is_left_for_another(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address, living_nodes=(1,)) as made:
+            result = await (await made.start()).result()
+            assert (result.outcome, result.node) == ("released", made.world.nodes[1])
+            assert made.world.args(names.CREATE_SEAT)[-1].exclude_nodes == [made.world.nodes[0]]
+            assert "NodeLost" in [arg.event_reason for arg in made.world.args(names.REPORT_PHASE)]
+
+    asyncio.run(scenario())
+
+
+def test_gates_of_others_are_waited_for(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            handle = await made.start(foreign_gates=["kueue.x-k8s.io/topology", "example.com/other"])
+            await until(lambda: "WaitingForGates" in made.world.phases())
+            await handle.signal("pod_changed", made.view(foreign_gates=["example.com/other"]))
+            await until(lambda: made.world.phases().count("WaitingForGates") == 2)
+            assert made.world.count(names.CREATE_SEAT) == 0
+            await handle.signal("pod_changed", made.view())
+            assert (await handle.result()).outcome == "released"
+
+    asyncio.run(scenario())
+
+
+def test_an_error_keeps_the_gate_until_retry(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.error[names.RESOLVE_DATASET] = [refused("AccessDenied", "s3://bucket refused the credentials")]
+            handle = await made.start()
+            await until(lambda: "AwaitingOperator" in made.world.phases())
+            report = made.world.args(names.REPORT_PHASE)[-1]
+            assert report.event_reason == "AccessDenied"
+            assert "s3://bucket refused the credentials" in report.message
+            assert "--name retry" in report.message
+            status = await handle.query("status", result_type=contracts.WarmPodStatus)
+            assert status.error == contracts.ErrorInfo("AccessDenied", "s3://bucket refused the credentials")
+            assert made.world.count(names.PATCH_GATE) == 0
+            await handle.signal("retry")
+            assert (await handle.result()).outcome == "released"
+
+    asyncio.run(scenario())
+
+
+def test_a_mended_annotation_needs_no_signal(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            handle = await made.start(max_gate_time="soon")
+            await until(lambda: "AwaitingOperator" in made.world.phases())
+            assert "'soon' is not a duration" in made.world.args(names.REPORT_PHASE)[-1].message
+            await handle.signal("pod_changed", made.view(max_gate_time="30m"))
+            assert (await handle.result()).outcome == "released"
+
+    asyncio.run(scenario())
+
+
+def test_cancel_gives_the_seat_back_and_retry_starts_again(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handle = await made.start()
+            await made.world.streaming.wait()
+            await handle.signal("cancel")
+            await until(lambda: "Cancelled" in made.world.phases())
+            assert made.world.count(names.DELETE_SEAT) == 1
+            assert made.world.count(names.PATCH_GATE) == 0
+            made.world.finish_stream.set()
+            await handle.signal("retry")
+            assert (await handle.result()).outcome == "released"
+
+    asyncio.run(scenario())
+
+
+def test_the_cancel_button_means_cancel_and_leaves_the_workflow_open(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handle = await made.start()
+            await made.world.streaming.wait()
+            await handle.cancel()
+            await until(lambda: "Cancelled" in made.world.phases())
+            made.world.finish_stream.set()
+            await handle.signal("retry")
+            assert (await handle.result()).outcome == "released"
+
+    asyncio.run(scenario())
+
+
+def test_a_paused_pod_goes_on_after_resume(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handle = await made.start()
+            await made.world.streaming.wait()
+            await handle.signal("pod_changed", made.view(action="pause"))
+            await until(lambda: "Paused" in made.world.phases())
+            made.world.finish_stream.set()
+            await handle.signal("pod_changed", made.view(action="resume"))
+            assert (await handle.result()).outcome == "released"
+
+    asyncio.run(scenario())
+
+
+def test_a_deleted_pod_ends_the_workflow_and_the_download(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handle = await made.start()
+            await made.world.streaming.wait()
+            await handle.signal("pod_gone")
+            result = await asyncio.wait_for(handle.result(), 5)
+            assert result.outcome == "pod_gone"
+            assert made.world.count(names.DELETE_SEAT) == 1
+            ended = await asyncio.wait_for(
+                made.entity().result(), 10
+            )  # after the linger the entity has nothing to hold
+            assert ended.users == []
+            assert made.world.count(names.UNPIN) == 1
+            assert made.world.count(names.PATCH_GATE) == 0
+
+    asyncio.run(scenario())
+
+
+def test_gate_time_that_is_over_keeps_the_gate_by_default(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handle = await made.start(max_gate_time="1s")
+            await until(lambda: "AwaitingOperator" in made.world.phases())
+            assert made.world.args(names.REPORT_PHASE)[-1].event_reason == "GateTimeOver"
+            assert made.world.count(names.PATCH_GATE) == 0
+            made.world.finish_stream.set()
+            await handle.signal("pod_changed", made.view(max_gate_time="10m"))
+            assert (await handle.result()).outcome == "released"
+
+    asyncio.run(scenario())
+
+
+def test_gate_time_that_is_over_releases_cold_where_the_owner_asked(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handle = await made.start(max_gate_time="1s", on_timeout="release")
+            assert (await handle.result()).outcome == "released_cold"
+            (patch,) = made.world.args(names.PATCH_GATE)
+            assert not patch.pin
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_seat_is_taken_again(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handle = await made.start()
+            await made.world.streaming.wait()
+            first = made.world.args(names.CREATE_SEAT)[0]
+            made.world.nodes.reverse()
+            await handle.signal("seat_lost", contracts.SeatLost(names.seat_name(first.pod.uid, 1), "preempted"))
+            made.world.finish_stream.set()
+            result = await handle.result()
+            assert (result.outcome, result.node) == ("released", made.world.nodes[0])
+            assert [arg.number for arg in made.world.args(names.CREATE_SEAT)] == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_a_source_that_changes_is_resolved_afresh(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.error[names.STREAM_DATASET] = [refused("SourceChanged", "another ETag")]
+            result = await (await made.start()).result()
+            assert result.outcome == "released"
+            assert made.world.count(names.RESOLVE_DATASET) == 2
+            assert "SourceChanged" in [arg.event_reason for arg in made.world.args(names.REPORT_PHASE)]
+
+    asyncio.run(scenario())
+
+
+def test_a_gate_removed_by_others_ends_the_warm(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handle = await made.start()
+            await made.world.streaming.wait()
+            await handle.signal("pod_changed", made.view(gated=False))
+            assert (await handle.result()).outcome == "released_elsewhere"
+            assert made.world.count(names.PATCH_GATE) == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_released_pod_that_finds_no_place_says_so(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.complete.add(DIGEST)
+            made.world.bind_pod = False
+            handle = await made.start()
+            await until(lambda: "NotScheduled" in [arg.event_reason for arg in made.world.args(names.REPORT_PHASE)])
+            await handle.signal("pod_bound", contracts.PodBound(made.world.nodes[0]))
+            assert (await handle.result()).outcome == "released"
+
+    asyncio.run(scenario())
+
+
+def test_pausing_the_download_keeps_the_pods_waiting(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            handle = await made.start()
+            await made.world.streaming.wait()
+            await made.entity().signal("pause")
+
+            async def paused() -> bool:
+                return (
+                    await made.entity().query("status", result_type=contracts.DatasetOnNodeStatus)
+                ).phase == "Paused"
+
+            await until(paused)
+            made.world.finish_stream.set()
+            await made.entity().signal("resume")
+            assert (await handle.result()).outcome == "released"
+            assert made.world.count(names.STREAM_DATASET) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_more_urgent_pod_raises_the_priority_of_a_running_download(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.finish_stream.clear()
+            first = await made.start()
+            await made.world.streaming.wait()
+            second = await made.start(priority="50")
+            await until(lambda: made.world.count(names.STREAM_DATASET) == 2)
+            assert [arg.priority for arg in made.world.args(names.STREAM_DATASET)] == [0, 50]
+            made.world.finish_stream.set()
+            assert [(await handle.result()).outcome for handle in (first, second)] == ["released", "released"]
+
+    asyncio.run(scenario())
