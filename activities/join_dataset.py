@@ -12,6 +12,7 @@ from activities.edge import translated
 from kube_cache import names
 from kube_cache.contracts import JoinInput, Phase
 from kube_cache.search import initial
+from kube_cache.temporal import TASK_TIMEOUT
 
 
 class JoinDataset:
@@ -38,5 +39,6 @@ class JoinDataset:
                 phase=Phase.CHECKING, dataset=dataset.snapshot.uri, node=dataset.node, size=dataset.snapshot.bytes
             ),
             static_summary=f"{dataset.snapshot.uri} on {dataset.node}"[:200],
+            task_timeout=TASK_TIMEOUT,
             rpc_timeout=timedelta(seconds=10),
         )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from datetime import timedelta
 
 import structlog
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 
 from kube_cache import names
+
+# How long a workflow task of a dead operator stays lost (10 s by default). Local activities run inside a task; the SDK
+# renews it while they do.
+TASK_TIMEOUT = timedelta(seconds=5)
 
 _log = structlog.get_logger("kube_cache.temporal")
 

@@ -21,6 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from kube_cache import names, search
 from kube_cache.contracts import Phase, Policy, WarmPodInput
+from kube_cache.temporal import TASK_TIMEOUT
 from watcher.facts import PodFacts
 
 _log = structlog.get_logger("kube_cache.watcher")
@@ -64,6 +65,7 @@ class Starter:
                 static_summary=f"{ref.namespace}/{ref.name} <- {dataset}"[:200],
                 # The worker shares this client, so the first workflow task comes back with the answer.
                 request_eager_start=True,
+                task_timeout=TASK_TIMEOUT,
                 rpc_timeout=_RPC_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:

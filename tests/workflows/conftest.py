@@ -1,21 +1,12 @@
-"""A real Temporal server for the session."""
+"""The session's Temporal server, by its address."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tools.servers import build
-from tools.stack import temporal
-from tools.stack.processes import Processes
+from tools.stack.temporal import Temporal
 
 
 @pytest.fixture(scope="session")
-def temporal_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    state = tmp_path_factory.mktemp("temporal")
-    processes = Processes(state)
-    try:
-        yield temporal.start(processes, build.ensure(["temporal"])["temporal"], state).address
-    finally:
-        processes.close()
+def temporal_address(temporal_server: Temporal) -> str:
+    return temporal_server.address
