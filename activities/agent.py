@@ -16,6 +16,8 @@ from kube_cache.storage.store import NodeStore
 from temporalio.worker import Worker
 
 from activities.check_disk import CheckDisk
+from activities.evict import Evict
+from activities.reconcile_disk import ReconcileDisk
 from activities.stream_dataset import StreamDataset
 from activities.unpin import Unpin
 from kube_cache import names
@@ -49,6 +51,8 @@ async def _run(settings: Settings) -> int:
             CheckDisk(store).check_disk,
             StreamDataset(settings, store, engine).stream_dataset,
             Unpin(store).unpin,
+            Evict(store).evict,
+            ReconcileDisk(store).reconcile_disk,
         ],
         activity_executor=ThreadPoolExecutor(slots, thread_name_prefix="activity"),
         max_concurrent_activities=slots,

@@ -268,6 +268,62 @@ class StreamResult:
     """The weakest verification among the objects: `full-object`, `composite`, `md5` or `transport-only`."""
 
 
+@dataclass(frozen=True)
+class EvictInput:
+    digest: str
+
+
+@dataclass(frozen=True)
+class EvictResult:
+    freed_bytes: int
+
+
+# Reconcile.
+
+
+@dataclass(frozen=True)
+class Entity:
+    """An open `DatasetOnNode`, as its workflow id tells."""
+
+    workflow_id: str
+    node: str
+    cache_id: str
+    digest: str
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is open in Temporal and what lives in Kubernetes; the entities were read first."""
+
+    entities: list[Entity]
+    living: list[str]
+    """UIDs of Pods that are gated on a dataset, or bound with one and not ended."""
+    nodes: list[str]
+    """Nodes that the cluster has."""
+
+
+@dataclass(frozen=True)
+class ReconcileDiskInput:
+    living: list[str]
+
+
+@dataclass(frozen=True)
+class ReconcileDiskResult:
+    cache_id: str
+    complete: list[str]
+    """Digests of the snapshots that are whole on this disk."""
+    unpinned: int = 0
+
+
+@dataclass(frozen=True)
+class ReconcileResult:
+    nodes_seen: int = 0
+    nodes_silent: int = 0
+    vanished: int = 0
+    unpinned: int = 0
+
+
 # DatasetOnNode.
 
 
@@ -302,6 +358,7 @@ class DatasetOnNodeStatus:
     waiting: list[str] = field(default_factory=list)
     users: list[str] = field(default_factory=list)
     error: ErrorInfo | None = None
+    interests: list[Interest] = field(default_factory=list)
 
 
 # Signals.
@@ -335,6 +392,13 @@ class PodBound:
 @dataclass(frozen=True)
 class PodUnschedulable:
     message: str = ""
+
+
+@dataclass(frozen=True)
+class Vanished:
+    """What a snapshot's entity thinks to be on the disk is not."""
+
+    node_is_gone: bool = False
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,10 @@ OPERATOR_QUEUE = "kube-cache-operator"
 NODE_QUEUE_PREFIX = "kube-cache-node/"
 WARM_POD = "WarmPod"
 DATASET_ON_NODE = "DatasetOnNode"
+RECONCILE = "Reconcile"
+RECONCILE_SCHEDULE = "kube-cache-reconcile"
 
-# Activities, by queue: operator (down to publish_progress; all but the first and the last as local activities), node (the rest).
+# Activities. The first seven and the last run on the operator's queue, the others on a node's.
 RESOLVE_DATASET = "resolve_dataset"
 CREATE_SEAT = "create_seat"
 DELETE_SEAT = "delete_seat"
@@ -48,6 +50,9 @@ PUBLISH_PROGRESS = "publish_progress"
 CHECK_DISK = "check_disk"
 STREAM_DATASET = "stream_dataset"
 UNPIN = "unpin"
+EVICT = "evict"
+RECONCILE_DISK = "reconcile_disk"
+SURVEY = "survey"
 
 # Search attributes and their Temporal types. Registered by temporal-dev.yaml and by the dev stack; a test compares them.
 SEARCH_ATTRIBUTES = {

@@ -46,6 +46,7 @@ class OperatorSettings(_Group):
     bind_grace_s: float = Field(
         60, gt=0, description="seconds a released Pod may stay unscheduled before an Event says so"
     )
+    reconcile_interval_s: float = Field(300, gt=0, description="how often workflows, Pods and disks are compared")
     workflow_slots: int = Field(5000, ge=10, description="workflows kept in memory")
     seat_image: str = Field("registry.k8s.io/pause:3.10.1", description="image of the seat's only container")
 

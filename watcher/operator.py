@@ -1,14 +1,13 @@
 """The operator process: the watches, the workflows and the cluster activities, around one Temporal client.
 
 Any number of operators may run: starts are idempotent and Temporal shares the workflows out. It holds no state that a
-restart would miss: the watches list everything again, and a sweep asks Temporal which workflows wait for Pods that are
-no longer there.
+restart would miss: the watches list everything again, and the reconcile runs at once and finds
+what ended meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,17 @@ from typing import Any
 import structlog
 from kube_cache.kube.client import KubeClient
 from kube_cache.kube.reflector import Reflector
-from temporalio.client import Client
-from temporalio.service import RPCError
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+)
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.create_seat import CreateSeat
@@ -29,20 +37,21 @@ from activities.patch_gate import PatchGate
 from activities.publish_progress import PublishProgress
 from activities.report_phase import ReportPhase
 from activities.resolve_dataset import ResolveDataset
+from activities.survey import TakeSurvey
 from kube_cache import names
-from kube_cache.contracts import PodRef, Policy
+from kube_cache.contracts import Policy
 from kube_cache.settings import OperatorSettings, Settings
 from kube_cache.temporal import connect
 from watcher.facts import pod_facts, seat_facts
 from watcher.pods import PodWatcher
 from watcher.starter import Starter
 from workflows.dataset_on_node import DatasetOnNode
+from workflows.reconcile import Reconcile
 from workflows.warm_pod import WarmPod
 
 _log = structlog.get_logger("kube_cache.operator")
 # Blocking calls to the Kubernetes API at once; each is a few milliseconds, so more threads only wait for the GIL.
 _THREADS = 32
-_SWEEP_EVERY_S = 600.0
 
 
 def policy(settings: OperatorSettings) -> Policy:
@@ -69,15 +78,12 @@ async def _run(settings: Settings) -> int:
     worker = _worker(client, kube, settings)
     stopping = threading.Event()
     async with worker:
-        reflectors = _watch(kube, pods, settings.operator, stopping)
-        sweeper = asyncio.create_task(_sweep(client, pods, reflectors))
+        _watch(kube, pods, settings.operator, stopping)
+        await _schedule_reconcile(client, settings.operator)
         _log.info("operator ready", namespace=settings.operator.namespace)
         await stop.wait()
         _log.info("operator stopping")
         stopping.set()
-        sweeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sweeper
     return 0
 
 
@@ -85,7 +91,7 @@ def _worker(client: Client, kube: KubeClient, settings: Settings) -> Worker:
     return Worker(
         client,
         task_queue=names.OPERATOR_QUEUE,
-        workflows=[WarmPod, DatasetOnNode],
+        workflows=[WarmPod, DatasetOnNode, Reconcile],
         activities=[
             ResolveDataset(settings.engine, kube).resolve_dataset,
             CreateSeat(kube, client, settings.operator).create_seat,
@@ -93,6 +99,7 @@ def _worker(client: Client, kube: KubeClient, settings: Settings) -> Worker:
             JoinDataset(client).join_dataset,
             PatchGate(kube).patch_gate,
             ReportPhase(kube).report_phase,
+            TakeSurvey(kube, client, settings.operator).survey,
             PublishProgress(kube, client, settings.operator).publish_progress,
         ],
         activity_executor=ThreadPoolExecutor(_THREADS, thread_name_prefix="activity"),
@@ -110,9 +117,7 @@ def _worker(client: Client, kube: KubeClient, settings: Settings) -> Worker:
     )
 
 
-def _watch(
-    kube: KubeClient, pods: PodWatcher, settings: OperatorSettings, stopping: threading.Event
-) -> list[Reflector[Any]]:
+def _watch(kube: KubeClient, pods: PodWatcher, settings: OperatorSettings, stopping: threading.Event) -> None:
     loop = asyncio.get_running_loop()
 
     def on_loop(handle: Any) -> Any:
@@ -134,23 +139,18 @@ def _watch(
     ]
     for reflector in reflectors:
         threading.Thread(target=reflector.run, args=(stopping,), name="reflector", daemon=True).start()
-    return reflectors
 
 
-async def _sweep(client: Client, pods: PodWatcher, reflectors: list[Reflector[Any]]) -> None:
-    """Find workflows whose Pod went away while nobody watched, and have each looked at."""
-    for reflector in reflectors:
-        await asyncio.to_thread(reflector.synced.wait)
-    while True:
-        try:
-            async for found in client.list_workflows(
-                f"WorkflowType = '{names.WARM_POD}' AND ExecutionStatus = 'Running'"
-            ):
-                _, namespace, name, uid = found.id.split("/", 3)
-                if uid not in pods.known_uids():
-                    pods.check(PodRef(namespace, name, uid))
-        except RPCError as error:
-            _log.warning("sweep failed; it comes again", error=str(error))
-            await asyncio.sleep(10)
-            continue
-        await asyncio.sleep(_SWEEP_EVERY_S)
+async def _schedule_reconcile(client: Client, settings: OperatorSettings) -> None:
+    """One schedule for all operators; running it now finds what happened while none was up."""
+    schedule = Schedule(
+        action=ScheduleActionStartWorkflow(Reconcile.run, id="reconcile", task_queue=names.OPERATOR_QUEUE),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=settings.reconcile_interval_s))]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    )
+    handle = client.get_schedule_handle(names.RECONCILE_SCHEDULE)
+    try:
+        await client.create_schedule(names.RECONCILE_SCHEDULE, schedule)
+    except ScheduleAlreadyRunningError:
+        await handle.update(lambda _: ScheduleUpdate(schedule=schedule))
+    await handle.trigger()

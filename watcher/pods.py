@@ -28,9 +28,6 @@ class PodWatcher:
         self._seats: dict[str, SeatFacts] = {}
         self._confirming: set[asyncio.Task[None]] = set()
 
-    def known_uids(self) -> set[str]:
-        return set(self._pods)
-
     def on_pod(self, event: str, pod: PodFacts) -> None:
         """ADDED or MODIFIED: how the Pod is. DELETED: it left one of the two selections."""
         before = self._pods.get(pod.ref.uid)
@@ -70,18 +67,13 @@ class PodWatcher:
                 seat.workflow_id, "seat_unschedulable", contracts.SeatPending(seat.name, seat.unschedulable)
             )
 
-    def check(self, ref: contracts.PodRef) -> None:
-        """Look whether this Pod still is: for workflows that run although no watch shows their Pod."""
-        task = asyncio.get_running_loop().create_task(self._look(ref, None))
-        self._confirming.add(task)
-        task.add_done_callback(self._confirming.discard)
-
     def _confirm(self, pod: PodFacts) -> None:
-        task = asyncio.get_running_loop().create_task(self._look(pod.ref, pod))
+        task = asyncio.get_running_loop().create_task(self._look(pod))
         self._confirming.add(task)
         task.add_done_callback(self._confirming.discard)
 
-    async def _look(self, ref: contracts.PodRef, last: PodFacts | None) -> None:
+    async def _look(self, last: PodFacts) -> None:
+        ref = last.ref
         delay = 0.2
         while True:
             try:
@@ -106,8 +98,7 @@ class PodWatcher:
             return
         self._pods.pop(ref.uid, None)
         self._starter.signal(names.warm_pod_id(ref.namespace, ref.name, ref.uid), "pod_gone")
-        if last is not None:
-            self._give_back(last)
+        self._give_back(last)
 
     def _ended(self, pod: PodFacts) -> None:
         self._starter.signal(

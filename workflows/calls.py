@@ -121,6 +121,45 @@ async def unpin(node: str, arg: contracts.UnpinInput) -> None:
     )
 
 
+async def evict(node: str, arg: contracts.EvictInput) -> contracts.EvictResult:
+    result: contracts.EvictResult = await workflow.execute_activity(
+        names.EVICT,
+        arg,
+        result_type=contracts.EvictResult,
+        task_queue=names.node_queue(node),
+        schedule_to_start_timeout=timedelta(seconds=10),
+        start_to_close_timeout=timedelta(minutes=5),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+        summary=node,
+    )
+    return result
+
+
+async def survey() -> contracts.Survey:
+    result: contracts.Survey = await workflow.execute_activity(
+        names.SURVEY,
+        result_type=contracts.Survey,
+        start_to_close_timeout=timedelta(minutes=10),
+        heartbeat_timeout=timedelta(seconds=30),
+        retry_policy=_LONG,
+    )
+    return result
+
+
+async def reconcile_disk(node: str, arg: contracts.ReconcileDiskInput) -> contracts.ReconcileDiskResult:
+    result: contracts.ReconcileDiskResult = await workflow.execute_activity(
+        names.RECONCILE_DISK,
+        arg,
+        result_type=contracts.ReconcileDiskResult,
+        task_queue=names.node_queue(node),
+        schedule_to_start_timeout=timedelta(seconds=10),
+        start_to_close_timeout=timedelta(minutes=5),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+        summary=node,
+    )
+    return result
+
+
 def publish_progress(arg: contracts.PublishProgressInput) -> ActivityHandle[None]:
     return workflow.start_activity(
         names.PUBLISH_PROGRESS,

@@ -12,7 +12,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import contracts, names
@@ -21,6 +21,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows import calls
     from workflows.attributes import upsert
     from workflows.failures import AGENT_LOST, error_info
+
+# In a message for people; more Pods than that do not make it clearer.
+_MOST_NAMED = 5
 
 
 @workflow.defn(name=names.DATASET_ON_NODE)
@@ -47,8 +50,10 @@ class DatasetOnNode:
                     await self._release_pins()
                 elif self._waiting and not self._paused:
                     await self._fetch()
-                elif not self._ready and not self._users and not self._paused:
-                    return self.status()  # nothing on the disk, and nobody asks for it
+                elif self._idle():
+                    await workflow.wait_condition(workflow.all_handlers_finished)
+                    if self._idle():
+                        return self.status()  # nothing on the disk, and nobody asks for it
                 elif workflow.info().is_continue_as_new_suggested() and not self._waiting:
                     self._continue_as_new()
                 else:
@@ -224,6 +229,33 @@ class DatasetOnNode:
     def cancel(self) -> None:
         self._cancel = bool(self._waiting)
 
+    @workflow.signal(description="From the reconcile: the disk no longer holds it whole, or the node is no more.")
+    def vanished(self, gone: contracts.Vanished) -> None:
+        self._ready = False
+        if gone.node_is_gone:
+            self._users.clear()
+            self._waiting.clear()
+            self._unpin.clear()
+        else:
+            self._waiting.update(self._users)  # Pods that mount it: fetch what is missing again
+
+    @workflow.update(description="Remove it from the disk. Refused while a Pod waits for it or uses it.")
+    async def evict(self) -> contracts.EvictResult:
+        evicted = await calls.evict(self._inp.node, contracts.EvictInput(self._inp.snapshot.digest))
+        self._ready = False
+        return evicted
+
+    @evict.validator
+    def refuse_while_in_use(self) -> None:
+        if self._users:
+            pods = sorted(f"{user.pod.namespace}/{user.pod.name}" for user in self._users.values())
+            shown = ", ".join(pods[:_MOST_NAMED]) + (
+                f" and {len(pods) - _MOST_NAMED} more" if len(pods) > _MOST_NAMED else ""
+            )
+            raise ApplicationError(f"in use by {shown}: evict it when they have ended", type="SnapshotInUse")
+
     @workflow.query(description="Phase, waiting and holding Pod workflows, last error.")
     def status(self) -> DatasetOnNodeStatus:
-        return DatasetOnNodeStatus(self._phase, list(self._waiting), list(self._users), self._error)
+        return DatasetOnNodeStatus(
+            self._phase, list(self._waiting), list(self._users), self._error, list(self._users.values())
+        )

@@ -1,0 +1,57 @@
+"""`Reconcile`: what Temporal, Kubernetes and the disks think of each other, brought together on a schedule.
+
+Signals may be lost, an operator may be down while Pods are deleted, a node may come back with another disk. Nothing of
+that is handled where it happens; it is found here, level-triggered: ended Pods give back what they held, and an entity whose
+snapshot is not on the disk any more is told so. It never removes data: that is the store's decision, when room is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, FailureError
+
+with workflow.unsafe.imports_passed_through():
+    from kube_cache import contracts, names
+    from kube_cache.contracts import Entity, ReconcileResult
+    from workflows import calls
+
+
+@workflow.defn(name=names.RECONCILE)
+class Reconcile:
+    @workflow.run
+    async def run(self) -> ReconcileResult:
+        survey = await calls.survey()
+        nodes = sorted({entity.node for entity in survey.entities})
+        found = await asyncio.gather(*(self._node(node, survey) for node in nodes))
+        return ReconcileResult(
+            nodes_seen=sum(result.nodes_seen for result in found),
+            nodes_silent=sum(result.nodes_silent for result in found),
+            vanished=sum(result.vanished for result in found),
+            unpinned=sum(result.unpinned for result in found),
+        )
+
+    async def _node(self, node: str, survey: contracts.Survey) -> ReconcileResult:
+        entities = [entity for entity in survey.entities if entity.node == node]
+        if node not in survey.nodes:
+            await asyncio.gather(*(self._tell(entity, node_is_gone=True) for entity in entities))
+            return ReconcileResult(vanished=len(entities))
+        try:
+            disk = await calls.reconcile_disk(node, contracts.ReconcileDiskInput(survey.living))
+        except ActivityError:
+            return ReconcileResult(nodes_silent=1)  # rebooting, or its agent is away: the next run looks again
+        lost = [
+            entity
+            for entity in entities
+            if entity.cache_id != disk.cache_id or (entity.ready and entity.digest not in disk.complete)
+        ]
+        await asyncio.gather(*(self._tell(entity, node_is_gone=entity.cache_id != disk.cache_id) for entity in lost))
+        return ReconcileResult(nodes_seen=1, vanished=len(lost), unpinned=disk.unpinned)
+
+    async def _tell(self, entity: Entity, *, node_is_gone: bool) -> None:
+        try:
+            handle = workflow.get_external_workflow_handle(entity.workflow_id)
+            await handle.signal("vanished", contracts.Vanished(node_is_gone))
+        except FailureError:
+            workflow.logger.info("entity has ended", extra={"entity": entity.workflow_id})
