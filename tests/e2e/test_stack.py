@@ -138,8 +138,8 @@ def test_a_folder_that_is_no_stack_is_not_emptied(tmp_path: Path) -> None:
 
 def test_pods_run_on_gpu_nodes_only_if_they_tolerate_them(kube: Stack) -> None:
     ml = pods.Pods(kube.api, control_plane.USER_NAMESPACE)
-    ml.create(pods.gated("tolerant", "s3://a/b", gates=[]))
-    ml.create(pods.gated("intolerant", "s3://a/b", gates=[], spec={"tolerations": []}))
+    ml.create(pods.gated("tolerant", "s3://a/b", gates=[], gpus=0))
+    ml.create(pods.gated("intolerant", "s3://a/b", gates=[], gpus=0, spec={"tolerations": []}))
     bound = ml.wait("tolerant", lambda pod: pod["status"]["phase"] == "Running", "running")
     assert pods.node(bound) in kube.nodes
     refused = ml.wait("intolerant", lambda pod: pod["status"].get("conditions"), "looked at by the scheduler")
@@ -147,6 +147,15 @@ def test_pods_run_on_gpu_nodes_only_if_they_tolerate_them(kube: Stack) -> None:
     for name in ("tolerant", "intolerant"):
         ml.delete(name)
         ml.wait_gone(name)
+
+
+def test_a_pod_that_asks_for_gpus_tolerates_gpu_nodes_without_saying_so(kube: Stack) -> None:
+    """As the README's Pod, which names no toleration."""
+    ml = pods.Pods(kube.api, control_plane.USER_NAMESPACE)
+    ml.create(pods.gated("readme", "s3://a/b", gates=[], spec={"tolerations": []}))
+    assert pods.node(ml.wait_bound("readme")) in kube.nodes
+    ml.delete("readme")
+    ml.wait_gone("readme")
 
 
 def test_a_node_takes_as_many_gpu_pods_as_it_has_gpus(kube: Stack) -> None:
@@ -224,6 +233,27 @@ def test_the_operator_has_its_rights_and_no_more(
         }
     )
     assert review["status"]["allowed"] is allowed
+
+
+def test_the_audit_log_tells_a_release_from_other_writes(kube: Stack) -> None:
+    namespace = control_plane.USER_NAMESPACE
+    operator = pods.Pods(KubeApi(kube.operator_kubeconfig), namespace)
+    ml = pods.Pods(kube.api, namespace)
+    ml.create_gated("audited", "s3://a/b", gates=[names.GATE, "example.com/held"])
+    operator.remove_gate("audited", "example.com/held")
+    assert kube.audit.releases(namespace, "audited") == []
+    stale = {
+        "metadata": {"resourceVersion": "1"},
+        "spec": {"schedulingGates": [{"$patch": "delete", "name": names.GATE}]},
+    }
+    path = f"/api/v1/namespaces/{namespace}/pods/audited"
+    with pytest.raises(ApiError, match="409"):
+        operator.api.request("PATCH", path, stale, content_type="application/strategic-merge-patch+json")
+    assert kube.audit.releases(namespace, "audited") == []
+    operator.remove_gate("audited", names.GATE)
+    assert [write.user for write in kube.audit.releases(namespace, "audited")] == [control_plane.OPERATOR_USER]
+    ml.delete("audited")
+    ml.wait_gone("audited")
 
 
 def test_a_stranger_is_refused(kube: Stack) -> None:

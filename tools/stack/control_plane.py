@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tools.stack import api, environment, ports, probe
+from tools.stack.audit import Audit
 from tools.stack.pki import Authority
 from tools.stack.processes import Process, Processes
 
@@ -34,6 +35,7 @@ class ControlPlane:
     apiserver: Process
     controller_manager: Process
     scheduler: Process
+    audit: Audit
     _context: ssl.SSLContext
 
     def stop_apiserver(self) -> None:
@@ -66,6 +68,7 @@ class _Start:
         self._state = state
         self._authority = authority
         self._tls = authority.server("kube-apiserver")
+        self._audit = Audit(state)
         self._tokens = authority.signing_key("service-account")
         self._context = ssl.create_default_context(cafile=str(authority.certificate))
 
@@ -92,6 +95,7 @@ class _Start:
                 "--concurrent-namespace-syncs=20",
             ),
             scheduler=self._component("kube-scheduler", server),
+            audit=self._audit,
             _context=self._context,
         )
 
@@ -134,6 +138,9 @@ class _Start:
             f"--advertise-address={ports.LOOPBACK}",
             "--endpoint-reconciler-type=none",
             "--profiling=false",
+            # As on the large providers: a Pod that asks for GPUs tolerates the taint of GPU nodes without saying so.
+            "--enable-admission-plugins=ExtendedResourceToleration",
+            *self._audit.arguments,
         )
         process.wait_until(lambda: probe.answers(f"{server}/readyz", self._context), "/readyz", _READY_S)
         return process, server

@@ -205,8 +205,8 @@ class S3Proxy:
                     client.sendall(piece)
             else:
                 while piece := answer.some():
-                    client.sendall(piece)
                     exchange.body += len(piece)
+                    client.sendall(piece)
                 return False
         return headers.get("connection", "").lower() != "close"
 
@@ -215,8 +215,8 @@ class S3Proxy:
     ) -> None:
         early = answer.take(left)
         if early:
-            client.sendall(early)
             exchange.body += len(early)
+            client.sendall(early)
             left -= len(early)
         reading, writing = pipe
         while left:
@@ -225,10 +225,14 @@ class S3Proxy:
             if not arrived:
                 raise _Hangup
             left -= arrived
-            while arrived:
-                passed = os.splice(reading, client.fileno(), arrived)
-                arrived -= passed
-                exchange.body += passed
+            # Counted before it is passed: who has read the last byte and then asks must find it counted.
+            exchange.body += arrived
+            try:
+                while arrived:
+                    arrived -= os.splice(reading, client.fileno(), arrived)
+            except OSError:
+                exchange.body -= arrived
+                raise
 
     def _allowance(self) -> int:
         """How many bytes may be moved now; sleeps first when a rate is set."""

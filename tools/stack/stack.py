@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 from tools.servers import build
 from tools.stack import api, control_plane, environment, s3, temporal
 from tools.stack import cluster as kubernetes
+from tools.stack.audit import Audit
 from tools.stack.processes import Processes, StackError
 from tools.stack.product import Part
 from tools.stack.s3_proxy import S3Proxy
@@ -127,6 +128,11 @@ class Stack:
     def api(self) -> api.KubeApi:
         """Kubernetes as admin."""
         return self.cluster.api
+
+    @property
+    def audit(self) -> Audit:
+        """Who wrote which Pod, by the API server's own account."""
+        return self.cluster.control_plane.audit
 
     @property
     def nodes(self) -> list[str]:

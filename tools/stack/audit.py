@@ -1,0 +1,90 @@
+"""The API server's own account of who changed which Pod.
+
+"Released exactly once" is a claim about requests, and the object afterwards cannot prove it. The audit log can: it holds
+each write to a Pod with its user, body and answer. Only writes of Pods are recorded; reads would be most of the log.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kube_cache import names
+
+_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "omitManagedFields": True,
+    "rules": [
+        # Of the control plane's own writes (bindings, statuses) the fact is enough.
+        {
+            "level": "Request",
+            "verbs": ["patch", "create", "delete", "update"],
+            "resources": [{"resources": ["pods", "pods/status"]}],
+        },
+        {"level": "Metadata", "verbs": ["create"], "resources": [{"resources": ["pods/binding"]}]},
+        {"level": "None"},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write that reached the API server, whatever it answered."""
+
+    user: str
+    verb: str
+    namespace: str
+    name: str
+    subresource: str
+    status: int
+    body: Any
+
+    @property
+    def removes_our_gate(self) -> bool:
+        """A patch that takes our gate off, as the product writes it; a retry that was answered 409 removed nothing."""
+        if self.verb != "patch" or self.subresource or not 200 <= self.status < 300:
+            return False
+        return any(
+            gate.get("$patch") == "delete" and gate.get("name") == names.GATE
+            for gate in (self.body or {}).get("spec", {}).get("schedulingGates") or []
+        )
+
+
+class Audit:
+    def __init__(self, folder: Path) -> None:
+        self._policy = folder / "audit-policy.json"
+        self._log = folder / "audit.log"
+        self._policy.write_text(json.dumps(_POLICY))
+        self._log.touch()
+
+    @property
+    def arguments(self) -> list[str]:
+        """For the API server. Blocking mode: what a client was answered is in the log already."""
+        return [f"--audit-policy-file={self._policy}", f"--audit-log-path={self._log}", "--audit-log-mode=blocking"]
+
+    def writes(self, namespace: str, name: str = "") -> Iterator[Write]:
+        """Writes to the Pods of a namespace, in the order in which they were answered."""
+        for line in self._log.read_text().splitlines():
+            if f'"namespace":"{namespace}"' not in line:
+                continue
+            event = json.loads(line)
+            about = event["objectRef"]
+            if about.get("namespace") == namespace and (not name or about.get("name") == name):
+                yield Write(
+                    user=event["user"]["username"],
+                    verb=event["verb"],
+                    namespace=namespace,
+                    name=about.get("name", ""),
+                    subresource=about.get("subresource", ""),
+                    status=event.get("responseStatus", {}).get("code", 0),
+                    body=event.get("requestObject"),
+                )
+
+    def releases(self, namespace: str, name: str) -> list[Write]:
+        """The patches that took our gate off this Pod."""
+        return [write for write in self.writes(namespace, name) if write.removes_our_gate]
