@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from kube_cache.kube.client import KubeClient, is_not_found
 from temporalio import activity
 from temporalio.client import Client
 
 from activities.edge import translated
 from kube_cache import names
-from kube_cache.contracts import CreateSeatInput, CreateSeatResult, Phase, PodRef, Snapshot
-from kube_cache.errors import KubeCacheError, PodGone
-from kube_cache.kube import seats
+from kube_cache.contracts import CreateSeatInput, CreateSeatResult, Phase, Snapshot
+from kube_cache.kube import gate, seats
+from kube_cache.kube.client import KubeClient
 from kube_cache.settings import OperatorSettings
 
 # A node that is fetching the data already is worth half of one that holds it: waiting beats fetching twice.
@@ -37,7 +36,7 @@ class CreateSeat:
         return await asyncio.to_thread(self._create, arg, preferred)
 
     def _create(self, arg: CreateSeatInput, preferred: list[str]) -> CreateSeatResult:
-        pod = read_pod(self._kube, arg.pod)
+        pod = gate.read_pod(self._kube, arg.pod)
         seat = seats.build_seat(
             pod,
             name=names.seat_name(arg.pod.uid, arg.number),
@@ -63,22 +62,3 @@ class CreateSeat:
                     held[node] += _WORTH.get(str(phase), 0) * (snapshot.bytes + 1)
         most = max(held.values(), default=0)
         return sorted(node for node, worth in held.items() if worth == most and worth > 0)
-
-
-def read_pod(kube: KubeClient, ref: PodRef) -> dict[str, object]:
-    """Raises PodGone when the Pod, or this incarnation of it, does not exist."""
-    try:
-        pod = kube.get_pod(ref.namespace, ref.name)
-    except KubeCacheError as error:
-        if is_not_found(error):
-            raise PodGone(
-                f"Pod {ref.namespace}/{ref.name} was deleted", namespace=ref.namespace, pod=ref.name
-            ) from error
-        raise
-    if pod["metadata"]["uid"] != ref.uid:
-        raise PodGone(
-            f"Pod {ref.namespace}/{ref.name} was replaced by another of that name",
-            namespace=ref.namespace,
-            pod=ref.name,
-        )
-    return pod

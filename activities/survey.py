@@ -10,7 +10,6 @@ import asyncio
 from typing import Any
 
 import structlog
-from kube_cache.kube.client import KubeClient
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -19,6 +18,7 @@ from activities.edge import translated
 from kube_cache import contracts, names
 from kube_cache.contracts import Entity, Interest, Phase, Survey
 from kube_cache.kube import seats
+from kube_cache.kube.client import KubeClient
 from kube_cache.settings import OperatorSettings
 
 _log = structlog.get_logger("kube_cache.survey")
@@ -43,7 +43,7 @@ class TakeSurvey:
         entities = [_entity(found) for found in await self._running(names.DATASET_ON_NODE)]
         users = [(entity, await self._users(entity)) for entity in entities]
         standing = await asyncio.to_thread(
-            self._kube.list, "pods", namespace=self._namespace, label_selector=names.SEAT_LABEL
+            self._kube.list_items, "pods", namespace=self._namespace, label_selector=names.SEAT_LABEL
         )
         living = await asyncio.to_thread(self._living)
         activity.heartbeat()
@@ -60,7 +60,7 @@ class TakeSurvey:
             if owner and owner not in open_ids and await self._has_ended(owner):
                 _log.warning("deleting a seat whose workflow has ended", seat=seat["metadata"]["name"], workflow=owner)
                 await asyncio.to_thread(seats.delete, self._kube, self._namespace, seat["metadata"]["name"])
-        nodes = await asyncio.to_thread(self._kube.list, "nodes")
+        nodes = await asyncio.to_thread(self._kube.list_items, "nodes")
         return Survey(entities, sorted(living), [node["metadata"]["name"] for node in nodes])
 
     async def _running(self, kind: str) -> list[Any]:
@@ -85,7 +85,7 @@ class TakeSurvey:
     def _living(self) -> set[str]:
         return {
             pod["metadata"]["uid"]
-            for pod in self._kube.list("pods")
+            for pod in self._kube.list_items("pods")
             if names.DATASET_ANNOTATION in (pod["metadata"].get("annotations") or {})
             and (pod.get("status") or {}).get("phase") not in _ENDED
         }

@@ -1,0 +1,192 @@
+"""A thin, thread-safe Kubernetes API client: JSON in, JSON out, over the `kubernetes` package's own configuration.
+
+The package knows where the cluster is and who we are (kubeconfig, in-cluster, exec plugins, token refresh); its models are
+not used: one Pod costs 0.8 ms and 44 KiB as a model and a tenth of that as a dict. It does no retries: whoever calls
+is an activity or a reflector, and they know when to try again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+
+from kube_cache import names
+from kube_cache.errors import InvalidRequest, KubeCacheError
+
+Json = dict[str, Any]
+
+STRATEGIC_MERGE = "application/strategic-merge-patch+json"
+_CONNECT_S = 5.0
+_READ_S = 15.0
+# A worker runs at most some 64 blocking calls at once; each holds one connection.
+_CONNECTIONS = 64
+_PAGE = 500
+
+
+class ApiError(KubeCacheError):
+    """The API server refused or did not answer; `status` is 0 when nothing came back."""
+
+    def __init__(self, status: int, reason: str, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message, status=status, reason=reason)
+        self.status = status
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+def is_not_found(error: Exception) -> bool:
+    return isinstance(error, ApiError) and error.status == 404
+
+
+class KubeClient:
+    def __init__(self, configuration: kubernetes_client.Configuration) -> None:
+        self._configuration = configuration
+        self._host = configuration.host.rstrip("/")
+        self._pool = urllib3.PoolManager(
+            maxsize=_CONNECTIONS,
+            block=False,
+            retries=False,
+            timeout=urllib3.Timeout(connect=_CONNECT_S, read=_READ_S),
+            ca_certs=configuration.ssl_ca_cert,
+            cert_file=configuration.cert_file,
+            key_file=configuration.key_file,
+            cert_reqs="CERT_REQUIRED" if configuration.verify_ssl else "CERT_NONE",
+        )
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_environment(cls) -> KubeClient:
+        """KUBECONFIG (or ~/.kube/config), else the Pod's service account. Raises InvalidRequest, naming both."""
+        configuration = kubernetes_client.Configuration()
+        try:
+            kubernetes_config.load_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except kubernetes_config.ConfigException as error:
+            raise InvalidRequest(
+                f"no way to reach Kubernetes: {error}; set KUBECONFIG, or run in a Pod with a service account"
+            ) from error
+        return cls(configuration)
+
+    # Verbs.
+
+    def get_pod(self, namespace: str, name: str) -> Json:
+        return self.request("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
+
+    def list_items(
+        self, resource: str, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
+    ) -> list[Json]:
+        return list(self.list_pages(resource, namespace, label_selector, field_selector)[0])
+
+    def list_pages(
+        self, resource: str, namespace: str, label_selector: str, field_selector: str
+    ) -> tuple[list[Json], str]:
+        """All items, page by page, and the resource version to watch from. Raises ApiError (410: begin again)."""
+        items: list[Json] = []
+        query = {"limit": str(_PAGE), "labelSelector": label_selector, "fieldSelector": field_selector}
+        while True:
+            page = self.request("GET", resource_path(resource, namespace), query=query)
+            items += page["items"]
+            meta = page["metadata"]
+            if not meta.get("continue"):
+                return items, str(meta["resourceVersion"])
+            query["continue"] = meta["continue"]
+
+    def create(self, path: str, body: Json) -> Json:
+        return self.request("POST", path, body, query={"fieldManager": names.FIELD_MANAGER})
+
+    def patch(self, path: str, body: Json, *, content_type: str = STRATEGIC_MERGE) -> Json:
+        return self.request("PATCH", path, body, content_type=content_type, query={"fieldManager": names.FIELD_MANAGER})
+
+    def delete(self, path: str, body: Json | None = None) -> Json:
+        return self.request("DELETE", path, body)
+
+    def watch_lines(self, path: str, query: dict[str, str], *, read_timeout_s: float) -> Iterator[bytes]:
+        """Raw watch events, a line each, until the server ends the stream. Raises ApiError.
+
+        read_timeout_s: silence after which the connection is taken for dead (a half-open one is silent for ever).
+        """
+        response = self._send(
+            "GET", path, None, "", query, urllib3.Timeout(connect=_CONNECT_S, read=read_timeout_s), stream=True
+        )
+        try:
+            if response.status != 200:
+                raise _error(response.status, response.headers, response.read(), "GET", path)
+            rest = b""
+            while chunk := response.read1():
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from lines
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiError(0, "Disconnected", f"the watch of {path} broke: {error}") from error
+        finally:
+            response.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        content_type: str = "application/json",
+        query: dict[str, str] | None = None,
+    ) -> Json:
+        """Raises ApiError."""
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        response = self._send(method, path, data, content_type, query or {}, None, stream=False)
+        if response.status >= 400:
+            raise _error(response.status, response.headers, response.data, method, path)
+        parsed: Json = json.loads(response.data)
+        return parsed
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        content_type: str,
+        query: dict[str, str],
+        timeout: urllib3.Timeout | None,
+        *,
+        stream: bool,
+    ) -> urllib3.BaseHTTPResponse:
+        given = {key: value for key, value in query.items() if value}
+        url = f"{self._host}{path}" + (f"?{urlencode(given)}" if given else "")
+        headers = {"Accept": "application/json", "User-Agent": "kube-cache"}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        with self._lock:  # a token that is due is refreshed by the hook inside, once
+            token = self._configuration.get_api_key_with_prefix("authorization")
+        if token:
+            headers["Authorization"] = token
+        try:
+            extra = {} if timeout is None else {"timeout": timeout}
+            return self._pool.request(method, url, body=data, headers=headers, preload_content=not stream, **extra)  # type: ignore[arg-type]
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiError(0, "Unreachable", f"the Kubernetes API at {self._host} does not answer: {error}") from error
+
+
+def resource_path(resource: str, namespace: str = "") -> str:
+    return f"/api/v1/namespaces/{namespace}/{resource}" if namespace else f"/api/v1/{resource}"
+
+
+def pod_path(namespace: str, name: str, subresource: str = "") -> str:
+    return f"/api/v1/namespaces/{namespace}/pods/{name}" + (f"/{subresource}" if subresource else "")
+
+
+def _error(status: int, headers: Any, data: bytes, method: str, path: str) -> ApiError:
+    try:
+        body = json.loads(data)
+    except ValueError:
+        body = {}
+    words = body.get("message") or data[:200].decode(errors="replace")
+    try:
+        retry_after = float(headers.get("Retry-After", 0))
+    except ValueError:
+        retry_after = 0.0
+    return ApiError(
+        status, body.get("reason") or "Unknown", f"{method} {path}: {status} {words}", retry_after_s=retry_after
+    )

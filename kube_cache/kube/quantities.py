@@ -1,0 +1,77 @@
+"""What a Pod asks the scheduler for, as Kubernetes counts it, in Kubernetes' quantities.
+
+Effective request of a resource: the larger of (sum over containers and sidecars) and (each init container with the
+sidecars started before it); a Pod-level request, where there is one, replaces it. Overhead is not added here: the runtime
+class brings it along. Source: the scheduler's `PodRequests` (component-helpers/resource).
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+_SUFFIXES = {
+    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1),
+    "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12), "P": Decimal(10**15),
+    "E": Decimal(10**18), "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50), "Ei": Decimal(2**60),
+}  # fmt: skip
+
+_QUANTITY = re.compile(r"(?P<number>[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)(?P<suffix>[numkMGTPE]|[KMGTPE]i|)")
+
+
+def parse(quantity: str) -> Decimal:
+    """'500m' -> 0.5, '2Gi' -> 2147483648. The API server admits nothing that is not a quantity."""
+    match = _QUANTITY.fullmatch(quantity.strip())
+    if match is None:
+        raise ValueError(f"{quantity!r} is not a quantity")
+    return Decimal(match["number"]) * _SUFFIXES[match["suffix"]]
+
+
+def render(value: Decimal) -> str:
+    """Whole numbers as they are, others in milli, rounded up as the scheduler does."""
+    if value == value.to_integral_value():
+        return str(int(value))
+    milli = value * 1000
+    return f"{int(milli.to_integral_value(rounding='ROUND_CEILING'))}m"
+
+
+def effective_requests(spec: dict[str, Any]) -> dict[str, str]:
+    total: dict[str, Decimal] = {}
+    for container in spec.get("containers") or []:
+        _add(total, _asked(container))
+    sidecars: dict[str, Decimal] = {}
+    peak: dict[str, Decimal] = {}
+    for container in spec.get("initContainers") or []:
+        asked = _asked(container)
+        if container.get("restartPolicy") == "Always":
+            _add(total, asked)
+            _add(sidecars, asked)
+            _most(peak, sidecars)
+        else:
+            running = dict(sidecars)
+            _add(running, asked)
+            _most(peak, running)
+    _most(total, peak)
+    total.update(_asked(spec))  # Pod-level resources, where given
+    return {name: render(value) for name, value in sorted(total.items()) if value > 0}
+
+
+def _asked(container: dict[str, Any]) -> dict[str, Decimal]:
+    """Requests; a limit stands in where no request is given, as the API server defaults it."""
+    resources = container.get("resources") or {}
+    return {
+        name: parse(str(value))
+        for name, value in {**(resources.get("limits") or {}), **(resources.get("requests") or {})}.items()
+    }
+
+
+def _add(total: dict[str, Decimal], more: dict[str, Decimal]) -> None:
+    for name, value in more.items():
+        total[name] = total.get(name, Decimal(0)) + value
+
+
+def _most(total: dict[str, Decimal], other: dict[str, Decimal]) -> None:
+    for name, value in other.items():
+        total[name] = max(total.get(name, Decimal(0)), value)
