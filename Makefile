@@ -47,7 +47,7 @@ demo: setup servers ## the main path, live, checking its own promises (KEEP=1, D
 	@$(RUN) -m tools.demo
 
 stack: setup servers ## servers, operator and agents until Ctrl-C; .stack/env tells where
-	@$(RUN) -m tools.stack $(STACK_ARGS)
+	@$(RUN) -m tools.stack --end-with-parent $(STACK_ARGS)
 
 bench: bench-engine bench-store bench-release ## all benches; tables here, figures in build/bench
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -87,7 +88,13 @@ def test_nothing_outlives_the_supervisor() -> None:
 def test_make_stack_writes_its_env_and_cleans_up_after_ctrl_c(tmp_path: Path) -> None:
     folder = tmp_path / "stack"
     command = [sys.executable, "-m", "tools.stack", "--bare", "--nodes", "1", "--dir", str(folder)]
-    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        # As a shell starts a background job: with SIGINT ignored.
+        ["/bin/sh", "-c", f"trap '' INT; exec {shlex.join(command)}"],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as running:
         waiting.true((folder / "env").exists, "the env file", 60)
         env = dict(line.split("=", 1) for line in (folder / "env").read_text().splitlines())
         assert set(env) == {
@@ -113,6 +120,23 @@ def test_make_stack_writes_its_env_and_cleans_up_after_ctrl_c(tmp_path: Path) ->
     assert not (folder / "env").exists()
     assert survivors(children) == []
     assert (folder / "logs" / "kube-apiserver.log").exists()
+
+
+@pytest.mark.stack
+def test_make_stack_ends_with_a_make_that_is_killed(tmp_path: Path) -> None:
+    """The stack is a child of make there, and SIGKILL does not spread by itself."""
+    folder = tmp_path / "stack"
+    command = [sys.executable, "-m", "tools.stack", "--bare", "--nodes", "1", "--end-with-parent", "--dir", str(folder)]
+    # The trailing command keeps the shell from replacing itself.
+    with subprocess.Popen(
+        ["/bin/sh", "-c", f"{shlex.join(command)}; true"], cwd=CHECKOUT, stdout=subprocess.DEVNULL
+    ) as make:
+        waiting.true((folder / "env").exists, "the env file", 60)
+        left = descendants(make.pid)
+        assert len(left) == 9  # the stack, its supervisor and seven servers
+        make.kill()
+    waiting.until(lambda: survivors(left), lambda there: not there, "every process gone", 15)
+    assert not (folder / "env").exists()
 
 
 def descendants(pid: int) -> list[int]:

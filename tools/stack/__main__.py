@@ -7,6 +7,7 @@ while everything is up, so a script may wait for it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
@@ -19,19 +20,23 @@ from tools.servers.errors import ServerError
 from tools.stack import Stack, StackError, env_file
 
 _LOOK_S = 1.0
+_PR_SET_PDEATHSIG = 1
 
 
 class _Stop(Exception):
-    """SIGTERM or SIGHUP; Ctrl-C has an exception of its own."""
+    """Ctrl-C, SIGTERM or SIGHUP."""
 
 
 def main() -> int:
     arguments = _arguments()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell starts its background jobs with it ignored, and a script that sends it means it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     env = env_file.under(arguments.dir)
     started = time.monotonic()
     try:
+        if arguments.end_with_parent:
+            _end_with_parent()
         with Stack(
             node_count=arguments.nodes,
             gpus=arguments.gpus,
@@ -45,13 +50,13 @@ def main() -> int:
             try:
                 _say(_banner(stack, env))
                 _watch(stack)
-            except (KeyboardInterrupt, _Stop):
+            except _Stop:
                 _say("stack: stopping")
             finally:
                 env_file.remove(env)
         _say(f"stack: stopped after {time.monotonic() - started:.0f} s; logs stay in {stack.logs}")
         return 0
-    except (KeyboardInterrupt, _Stop):
+    except _Stop:
         return 130
     except (StackError, ServerError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -89,7 +94,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=8, help="GPUs a node (default 8)")
     parser.add_argument("--bare", action="store_true", help="servers and nodes only, no operator and no agents")
     parser.add_argument("--dir", type=Path, default=Path(".stack"), help="folder for state and logs (default .stack)")
+    parser.add_argument(
+        "--end-with-parent", action="store_true", help="stop when the calling process dies, even of SIGKILL"
+    )
     return parser.parse_args()
+
+
+def _end_with_parent() -> None:
+    """For `make stack`: a make that is killed cannot pass anything on."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        raise _Stop  # it died a moment ago
 
 
 def _stop(*_: object) -> None:
