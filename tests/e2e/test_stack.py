@@ -294,6 +294,14 @@ def test_the_api_server_comes_back_with_everything(kube: Stack) -> None:
     assert kube.api.get("/api/v1/namespaces/ml")["metadata"]["uid"] == before
 
 
+def test_what_a_test_breaks_is_mended_for_the_next(kube: Stack) -> None:
+    kube.remove_node("gpu-2")
+    kube.cluster.control_plane.stop_apiserver()
+    kube.mend()
+    found = {node["metadata"]["name"] for node in kube.api.get("/api/v1/nodes")["items"]}
+    assert found == set(kube.nodes) == {"gpu-1", "gpu-2", "gpu-3"}
+
+
 # S3
 
 
@@ -335,6 +343,20 @@ def test_objects_survive_a_stop_and_come_back_on_the_same_address(s3_server: S3S
         s3_server.start()
     assert s3_server.endpoint == endpoint
     assert s3.client(endpoint, s3.READER).get_object(Bucket=place.name, Key="a")["Body"].read() == b"still here"
+
+
+def test_a_paused_server_holds_its_connections_and_answers_later(s3_server: S3Server, place: Bucket) -> None:
+    place.put("a", b"late")
+    reader = s3.client(s3_server.endpoint, s3.READER)
+    got: list[bytes] = []
+    reading = threading.Thread(target=lambda: got.append(reader.get_object(Bucket=place.name, Key="a")["Body"].read()))
+    s3_server.pause()
+    reading.start()
+    reading.join(0.3)
+    assert reading.is_alive()
+    s3_server.mend()
+    reading.join(10)
+    assert got == [b"late"]
 
 
 def test_a_damaged_object_keeps_its_old_checksum(s3_server: S3Server, place: Bucket) -> None:

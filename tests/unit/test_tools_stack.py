@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -127,15 +128,31 @@ threading.Event().wait()
 """
 
 
-def test_children_die_with_an_owner_that_is_killed_and_not_before(tmp_path: Path) -> None:
+FORKING = """
+import os, time
+if os.fork() == 0:
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("more", ["", FORKING], ids=["alone", "its-fork-lives-on"])
+def test_children_die_with_an_owner_that_is_killed_and_not_before(tmp_path: Path, more: str) -> None:
+    program = OWNER.replace("threading.Event().wait()", f"{more}\nthreading.Event().wait()")
     with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(tmp_path)], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as owner:
         assert owner.stdout is not None
         child, supervisor = map(int, owner.stdout.readline().split())
         assert alive(child)
         owner.kill()
-    waiting.until(lambda: [p for p in (child, supervisor) if alive(p)], lambda left: not left, "all gone", 5)
+        owner.wait()
+        waiting.until(lambda: [p for p in (child, supervisor) if alive(p)], lambda left: not left, "all gone", 5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(owner.pid, signal.SIGKILL)  # the fork, which is the test's own
 
 
 def test_children_die_with_a_supervisor_that_is_killed(processes: Processes) -> None:
@@ -183,6 +200,14 @@ def test_a_part_is_ready_when_its_log_says_so(processes: Processes, tmp_path: Pa
     assert part.environment["MORE"] == "1"
     part.stop(grace_s=5)
     assert not part.running
+    part.mend()
+    assert part.running
+    assert "MORE" not in part.environment
+    mended = part.pid
+    part.pause()
+    part.mend()
+    assert part.pid == mended
+    assert "T" not in Path(f"/proc/{mended}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 # Ports

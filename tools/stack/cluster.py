@@ -59,8 +59,9 @@ class Cluster:
             lambda: account() is not None, f"default service account in {namespace}", _SETTLE_S
         )
 
-    def add_node(self) -> str:
-        node = self._create_node()
+    def add_node(self, name: str = "") -> str:
+        """One more node; by name, one that was deleted comes back."""
+        node = self._create_node(name)
         self._wait_ready(node)
         return node
 
@@ -71,9 +72,10 @@ class Cluster:
     def close(self) -> None:
         self.api.close()
 
-    def _create_node(self) -> str:
-        self._made += 1
-        node = nodes.name(self._made)
+    def _create_node(self, name: str = "") -> str:
+        if not name:
+            self._made += 1
+        node = name or nodes.name(self._made)
         self.api.create(nodes.document(node, self._gpus))
         self.nodes.append(node)
         return node

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,18 +128,11 @@ class Processes:
     ) -> Process:
         log = self._logs / f"{name}.log"
         offset = log.stat().st_size if log.exists() else 0
-        number = next(self._numbers)
         words = [str(word) for word in argv]
         environment = dict(os.environ if env is None else env)
         where = cwd or Path.cwd()
-        wanted = {"number": number, "argv": words, "env": environment, "cwd": str(where), "log": str(log)}
-        self._send({"spawn": wanted})
-        with self._lock:
-            while number not in self._replies:
-                if self._closed:
-                    raise StackError(f"{name} cannot start: the supervisor has ended")
-                self._replied.wait()
-            reply = self._replies.pop(number)
+        wanted = {"argv": words, "env": environment, "cwd": str(where), "log": str(log)}
+        with self._asking("spawn", wanted) as reply:
             if "error" in reply:
                 raise StackError(f"{name} cannot start: {reply['error']}")
             pid = int(str(reply["pid"]))
@@ -152,7 +145,9 @@ class Processes:
             return process
 
     def send_signal(self, pid: int, number: int) -> None:
-        self._send({"signal": pid, "number": number})
+        """Returns once it is sent; to a process that has ended it goes nowhere."""
+        with self._asking("signal", {"pid": pid, "signal": number}):
+            pass
 
     @property
     def running(self) -> list[Process]:
@@ -171,14 +166,19 @@ class Processes:
         self._reader.join(5)
         self._socket.close()
 
-    def _send(self, message: dict[str, object]) -> None:
-        data = json.dumps(message).encode() + b"\n"
-        with self._sending:
-            try:
-                self._socket.sendall(data)
-            except OSError as error:
-                if not self._closed:
-                    raise StackError(f"the stack's supervisor has ended: {error}") from error
+    @contextlib.contextmanager
+    def _asking(self, what: str, wanted: Mapping[str, object]) -> Iterator[dict[str, object]]:
+        """Ask the supervisor, and hold what it answers still (under the lock) while the block uses it."""
+        number = next(self._numbers)
+        data = json.dumps({"number": number, what: wanted}).encode() + b"\n"
+        with self._sending, contextlib.suppress(OSError):  # an end that is gone is noticed below
+            self._socket.sendall(data)
+        with self._lock:
+            while number not in self._replies:
+                if self._closed:
+                    raise StackError(f"cannot {what}: the stack's supervisor has ended")
+                self._replied.wait()
+            yield self._replies.pop(number)
 
     def _read(self) -> None:
         with self._socket.makefile("rb") as lines:

@@ -7,6 +7,7 @@ is an error with the end of its log.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ class Part:
         self._processes = processes
         self._command = command
         self._env = dict(env)
+        self._original = dict(env)
         self._cwd = cwd
         self._process: Process | None = None
 
@@ -71,6 +73,24 @@ class Part:
     def stop(self, grace_s: float = _GRACE_S) -> None:
         """SIGTERM, as the kubelet does it."""
         self.process.stop(grace_s)
+
+    def pause(self) -> None:
+        """SIGSTOP: alive for the kernel, silent for everybody else."""
+        self.process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.signal(signal.SIGCONT)
+
+    def mend(self) -> None:
+        """Running, with the environment that it was made with, whatever was done to it."""
+        changed = self._env != self._original
+        self._env = dict(self._original)
+        if not self.running:
+            self.start()
+        elif changed:
+            self.restart()
+        else:
+            self.resume()
 
     def restart(self, *, kill: bool = True, env: Mapping[str, str] | None = None, wait: bool = True) -> None:
         """End it if it runs and start it again, with more environment if given."""

@@ -113,6 +113,13 @@ class S3Server:
     def resume(self) -> None:
         self.process.signal(signal.SIGCONT)
 
+    def mend(self) -> None:
+        """Running and not paused."""
+        if self.process.running:
+            self.resume()
+        else:
+            self.start()
+
     def _spawn(self, port: int) -> Process:
         process = self._processes.spawn(
             "s3",

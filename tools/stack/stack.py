@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from tools.servers import build
-from tools.stack import api, control_plane, environment, s3, temporal
+from tools.stack import api, control_plane, environment, nodes, s3, temporal
 from tools.stack import cluster as kubernetes
 from tools.stack.audit import Audit
 from tools.stack.processes import Processes, StackError
@@ -136,6 +136,7 @@ class Stack:
 
     @property
     def nodes(self) -> list[str]:
+        """Names, in the order in which they were made."""
         return list(self.cluster.nodes)
 
     @property
@@ -174,16 +175,22 @@ class Stack:
             part.wait_ready()
 
     def mend(self) -> None:
-        """Start whatever a test has stopped and left so."""
-        if self._s3 and not self._s3.process.running:
-            self._s3.start()
+        """Undo what a test did: start what it stopped, resume what it paused, bring back the nodes it removed."""
+        if self._s3:
+            self._s3.mend()
         if self._temporal and not self._temporal.process.running:
             self._temporal.start()
-        if self._cluster and not self._cluster.control_plane.apiserver.running:
-            self._cluster.control_plane.start_apiserver()
-        for part in [*([self._operator] if self._operator else []), *self.agents.values()]:
-            if not part.running:
-                part.start()
+        if self._cluster:
+            if not self._cluster.control_plane.apiserver.running:
+                self._cluster.control_plane.start_apiserver()
+            for node in (nodes.name(k) for k in range(1, self._node_count + 1)):
+                if node not in self._cluster.nodes:
+                    self._cluster.add_node(node)
+                    if self._operator is not None:
+                        self._new_agent(node).start()
+        if self._operator is not None:
+            for part in (self._operator, *self.agents.values()):
+                part.mend()
 
     def add_node(self, *, with_agent: bool | None = None) -> str:
         """One more fake node, with an agent if the stack has any."""

@@ -6,7 +6,7 @@ SIGKILL, everything here is killed: each child leads a session of its own, and t
 children's children come back to it and are killed too. Should this process itself be killed, the kernel kills its children
 (PDEATHSIG, reliable here because the only thread that forks is the one that lives as long as the process).
 
-Protocol, one JSON object a line. In: {"spawn": {argv, env, cwd, log, number}}, {"signal": pid, "number": n}.
+Protocol, one JSON object a line. In: {"number": n, "spawn": {argv, env, cwd, log}} and {"number": n, "signal": {pid, signal}}.
 Out: {"number": n, "pid": p} or {"number": n, "error": text}, and {"exited": pid, "code": c} (negative: killed by a signal).
 """
 
@@ -30,6 +30,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 """Loaded before any fork: loading a library in a forked child is not safe."""
 
+_LOOK_S = 0.5
+"""Only for the rare case that the socket does not tell of the owner's end."""
+
 _KILL_PATIENCE_S = 10
 """A killed process that is still there after this is stuck in the kernel; nothing more can be done about it."""
 
@@ -44,9 +47,11 @@ class Supervisor:
 
     def run(self) -> None:
         self._selector.register(self._control, selectors.EVENT_READ)
+        owner = os.getppid()
         try:
-            while True:
-                for key, _ in self._selector.select():
+            # A fork of the owner may hold the socket open after its death: then we have another parent.
+            while os.getppid() == owner:
+                for key, _ in self._selector.select(_LOOK_S):
                     if key.fileobj is self._control:
                         if not self._read_commands():
                             return
@@ -66,12 +71,12 @@ class Supervisor:
         for line in lines:
             command = json.loads(line)
             if "spawn" in command:
-                self._spawn(command["spawn"])
+                self._spawn(command["number"], command["spawn"])
             else:
-                self._signal(command["signal"], command["number"])
+                self._signal(command["number"], command["signal"])
         return True
 
-    def _spawn(self, wanted: dict[str, Any]) -> None:
+    def _spawn(self, number: int, wanted: dict[str, Any]) -> None:
         try:
             with Path(wanted["log"]).open("ab") as log:
                 child = subprocess.Popen(
@@ -85,17 +90,18 @@ class Supervisor:
                     preexec_fn=_die_with_parent,  # noqa: PLW1509 -- this program has one thread
                 )
         except (OSError, subprocess.SubprocessError) as error:
-            self._say({"number": wanted["number"], "error": f"{wanted['argv'][0]}: {error}"})
+            self._say({"number": number, "error": f"{wanted['argv'][0]}: {error}"})
             return
         self._children[child.pid] = child
         self._pidfds[child.pid] = pidfd = os.pidfd_open(child.pid)
         self._selector.register(pidfd, selectors.EVENT_READ, child.pid)
-        self._say({"number": wanted["number"], "pid": child.pid})
+        self._say({"number": number, "pid": child.pid})
 
-    def _signal(self, pid: int, number: int) -> None:
+    def _signal(self, number: int, wanted: dict[str, int]) -> None:
         # Only what is not reaped yet: its number cannot have been given to somebody else's process.
-        if pid in self._children:
-            _signal_group(pid, number)
+        if wanted["pid"] in self._children:
+            _signal_group(wanted["pid"], wanted["signal"])
+        self._say({"number": number, "pid": wanted["pid"]})
 
     def _reap(self, pid: int) -> None:
         code = self._children.pop(pid).wait()
