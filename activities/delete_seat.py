@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kube_cache.kube.client import KubeClient
 from temporalio import activity
 
 from activities.edge import translated
 from kube_cache import names
 from kube_cache.contracts import DeleteSeatInput
 from kube_cache.kube import seats
+from kube_cache.kube.client import KubeClient
 
 
 class DeleteSeat:

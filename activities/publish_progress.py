@@ -11,7 +11,6 @@ import asyncio
 from dataclasses import dataclass, replace
 
 import structlog
-from kube_cache.kube.client import KubeClient
 from temporalio import activity
 from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.client import Client
@@ -22,6 +21,7 @@ from kube_cache import names
 from kube_cache.contracts import Phase, PublishProgressInput, StreamProgress
 from kube_cache.errors import PodGone
 from kube_cache.kube import reports
+from kube_cache.kube.client import KubeClient
 from kube_cache.settings import OperatorSettings
 from kube_cache.text import format_bytes, format_seconds
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import structlog
-from kube_cache.kube.client import KubeClient
 from temporalio import activity
 
 from activities.edge import translated
@@ -11,6 +10,7 @@ from kube_cache import names
 from kube_cache.contracts import ReportInput
 from kube_cache.errors import PodGone
 from kube_cache.kube import reports
+from kube_cache.kube.client import KubeClient
 
 _log = structlog.get_logger("kube_cache.report")
 

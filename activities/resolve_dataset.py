@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kube_cache.kube.client import KubeClient
 from kube_cache.storage.datasets import DatasetUri, parse_datasets
 from kube_cache.storage.listing import list_dataset
 from kube_cache.storage.s3 import ObjectStores
@@ -13,6 +12,7 @@ from kube_cache import names
 from kube_cache.contracts import Phase, ResolveInput, ResolveResult, Snapshot
 from kube_cache.errors import KubeCacheError
 from kube_cache.kube import reports
+from kube_cache.kube.client import KubeClient
 from kube_cache.settings import EngineSettings
 
 

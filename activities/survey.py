@@ -75,7 +75,9 @@ class TakeSurvey:
         activity.heartbeat()
         try:
             handle = self._client.get_workflow_handle(entity.workflow_id)
-            status = await handle.query("status", result_type=contracts.DatasetOnNodeStatus)
+            status: contracts.DatasetOnNodeStatus = await handle.query(
+                "status", result_type=contracts.DatasetOnNodeStatus
+            )
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 return []
