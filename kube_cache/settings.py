@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1 << 20
@@ -19,11 +19,27 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ObjectStoreSettings(_Group):
+    """The source of the data, beyond what AWS_* says: KUBE_CACHE_ENGINE__SOURCE__*"""
+
+    addressing: str = Field(
+        "auto", pattern="^(auto|path|virtual)$", description="bucket in the path or in the host name"
+    )
+    anonymous: bool = Field(default=False, description="do not sign requests: public buckets")
+    requester_pays: bool = Field(default=False, description="accept that the reader pays (x-amz-request-payer)")
+    sse_c_key: SecretStr = Field(SecretStr(""), description="customer key (SSE-C), base64; empty = none")
+    gs_endpoint: str = Field("https://storage.googleapis.com", description="XML API of Google Cloud Storage")
+    gs_access_key: str = Field("", description="HMAC access id for gs://; empty = the AWS credentials")
+    gs_secret_key: SecretStr = Field(SecretStr(""), description="HMAC secret for gs://")
+
+
 class EngineSettings(_Group):
     """The transfer engine: KUBE_CACHE_ENGINE__*"""
 
     connections: int = Field(8, ge=1, le=256, description="connections to start with, for the whole node")
+    stall_timeout_s: float = Field(5, gt=0, description="seconds without a byte after which a connection is given up")
     max_bytes_per_s: int = Field(0, ge=0, description="bandwidth cap for the whole node; 0 = none")
+    source: ObjectStoreSettings = ObjectStoreSettings()
 
 
 class StoreSettings(_Group):

@@ -38,6 +38,8 @@ def configure_logging(settings: TelemetrySettings) -> None:
     root.setLevel(settings.log_level)
     # The SDK repeats as a traceback what the activity edge has already said in one line.
     logging.getLogger("temporalio.activity").setLevel(logging.ERROR)
+    # botocore tells where it found what on every client it makes.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             *shared,

@@ -1,0 +1,106 @@
+"""What users write as a dataset, understood or refused with a reason: `s3://bucket/prefix`, `gs://bucket/prefix`.
+
+Strict on purpose: the bucket and the prefix become directories on the node and parts of a request line, so whatever could
+mean two things there is refused here, by name. Nothing is percent-decoded: a URI holds the key as S3 knows it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from kube_cache.errors import InvalidRequest
+
+SCHEMES: Final = ("s3", "gs")
+CURRENT: Final = "@current"
+"""The store's name for the link to the newest snapshot; a prefix may not contain it as a folder."""
+
+_EXAMPLE: Final = "write it like s3://bucket/prefix"
+_BUCKET: Final = {
+    "s3": re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]"),
+    "gs": re.compile(r"[a-z0-9](?:[a-z0-9._-]{1,220})[a-z0-9]"),
+}
+_IPV4: Final = re.compile(r"\d+\.\d+\.\d+\.\d+")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_MAX_KEY_BYTES: Final = 1024  # S3's and GCS's own limit for a key
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetUri:
+    """prefix: no leading slash. A trailing slash is kept: it says "the folder, not an object of that name"."""
+
+    scheme: str
+    bucket: str
+    prefix: str
+
+    @property
+    def uri(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.prefix}"
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+def parse_datasets(annotation: str) -> tuple[DatasetUri, ...]:
+    """The URIs of an annotation, in its order. Raises InvalidRequest that names the value, the reason and the remedy."""
+    if not annotation.strip():
+        raise InvalidRequest(f"the dataset is empty; {_EXAMPLE}")
+    found: dict[tuple[str, str, str], DatasetUri] = {}
+    for item in annotation.split(","):
+        dataset = _parse(item, annotation)
+        where = (dataset.scheme, dataset.bucket, dataset.prefix.rstrip("/"))
+        if where in found:
+            raise InvalidRequest(f"dataset {dataset.uri!r} is named twice in {annotation!r}; name it once")
+        found[where] = dataset
+    return tuple(found.values())
+
+
+def _parse(item: str, annotation: str) -> DatasetUri:
+    text = item.strip(" \t\r\n")
+    if not text:
+        raise InvalidRequest(f"an empty dataset between the commas of {annotation!r}; remove the extra comma")
+    if _CONTROL.search(text):
+        raise InvalidRequest(f"dataset {text!r} holds a control character; remove it")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        hint = "; a comma separates datasets and cannot be part of one" if "," in annotation else ""
+        raise InvalidRequest(f"dataset {text!r} has no scheme; {_EXAMPLE}{hint}")
+    scheme = scheme.lower()
+    if scheme not in SCHEMES:
+        raise InvalidRequest(f"dataset {text!r} has the unknown scheme {scheme!r}; known are s3:// and gs://")
+    bucket, _, prefix = rest.partition("/")
+    if not bucket:
+        raise InvalidRequest(f"dataset {text!r} names no bucket; {_EXAMPLE.replace('s3', scheme)}")
+    _check_bucket(scheme, bucket, text)
+    _check_prefix(prefix, text)
+    return DatasetUri(scheme, bucket, prefix)
+
+
+def _check_bucket(scheme: str, bucket: str, text: str) -> None:
+    if not _BUCKET[scheme].fullmatch(bucket) or ".." in bucket or _IPV4.fullmatch(bucket):
+        raise InvalidRequest(
+            f"dataset {text!r}: {bucket!r} cannot be a bucket's name; names are 3 to 63 lower-case letters, digits,"
+            " dots and hyphens, and no address"
+        )
+
+
+def _check_prefix(prefix: str, text: str) -> None:
+    try:
+        encoded = prefix.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"dataset {text!r} holds a lone surrogate; write the key as valid UTF-8") from None
+    if len(encoded) > _MAX_KEY_BYTES:
+        raise InvalidRequest(f"dataset {text[:80]!r}…: the prefix has {len(encoded)} bytes; a key has at most 1024")
+    segments = prefix.split("/")
+    if segments[-1] == "":
+        segments.pop()
+    for segment in segments:
+        if segment == "":
+            raise InvalidRequest(f"dataset {text!r} has an empty folder name ('//'); write single slashes")
+        if segment in {".", ".."}:
+            raise InvalidRequest(f"dataset {text!r} has the folder {segment!r}; write the key without it")
+        if segment == CURRENT:
+            raise InvalidRequest(f"dataset {text!r} has a folder {CURRENT!r}, a name that the cache uses; rename it")
+        if len(segment.encode()) > 255:
+            raise InvalidRequest(f"dataset {text!r} has a folder name longer than 255 bytes; no disk can hold it")
