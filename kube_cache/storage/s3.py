@@ -322,8 +322,9 @@ def _client(session: botocore.session.Session, scheme: str, settings: ObjectStor
     addressing = settings.addressing
     if addressing == "auto" and endpoint and ".amazonaws." not in endpoint:
         addressing = "path"
+    options: dict[str, Any] = {"signature_version": UNSIGNED} if settings.anonymous else {}
+    options["s3"] = {"addressing_style": addressing}
     config = Config(
-        s3={"addressing_style": addressing},
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
@@ -331,7 +332,7 @@ def _client(session: botocore.session.Session, scheme: str, settings: ObjectStor
         # GCS refuses the headers, and what the engine fetches it checks itself.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        **({"signature_version": UNSIGNED} if settings.anonymous else {}),
+        **options,
     )
     return session.create_client("s3", config=config, **arguments)
 
