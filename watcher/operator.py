@@ -15,8 +15,6 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from kube_cache.kube.client import KubeClient
-from kube_cache.kube.reflector import Reflector
 from temporalio.client import (
     Client,
     Schedule,
@@ -40,6 +38,8 @@ from activities.resolve_dataset import ResolveDataset
 from activities.survey import TakeSurvey
 from kube_cache import names
 from kube_cache.contracts import Policy
+from kube_cache.kube.client import KubeClient
+from kube_cache.kube.reflector import Reflector
 from kube_cache.settings import OperatorSettings, Settings
 from kube_cache.temporal import connect
 from watcher.facts import pod_facts, seat_facts
@@ -50,8 +50,10 @@ from workflows.reconcile import Reconcile
 from workflows.warm_pod import WarmPod
 
 _log = structlog.get_logger("kube_cache.operator")
-# Blocking calls to the Kubernetes API at once; each is a few milliseconds, so more threads only wait for the GIL.
-_THREADS = 32
+# Local activities at once: calls of the Kubernetes API, a few milliseconds each, so more of them only wait for the GIL.
+_LOCAL = 32
+# Normal activities at once: a resolve holds a thread (many, while the object store is away), a progress costs none.
+_NORMAL = 1000
 
 
 def policy(settings: OperatorSettings) -> Policy:
@@ -102,13 +104,12 @@ def _worker(client: Client, kube: KubeClient, settings: Settings) -> Worker:
             TakeSurvey(kube, client, settings.operator).survey,
             PublishProgress(kube, client, settings.operator).publish_progress,
         ],
-        activity_executor=ThreadPoolExecutor(_THREADS, thread_name_prefix="activity"),
+        activity_executor=ThreadPoolExecutor(_LOCAL + _NORMAL, thread_name_prefix="activity"),
         # The sandbox costs half as much CPU again per workflow; the replay tests run inside it and keep the code honest.
         workflow_runner=UnsandboxedWorkflowRunner(),
         max_cached_workflows=settings.operator.workflow_slots,
-        # One long progress activity per Pod that warms; they are coroutines and cost no thread.
-        max_concurrent_activities=1000,
-        max_concurrent_local_activities=_THREADS,
+        max_concurrent_activities=_NORMAL,
+        max_concurrent_local_activities=_LOCAL,
         # 10 s by default, and that long does a workflow of a dead operator wait for another one.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
         max_heartbeat_throttle_interval=timedelta(seconds=1),

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from kube_cache.kube.client import KubeClient, is_not_found
 
 from kube_cache import contracts, names
 from kube_cache.errors import KubeCacheError
+from kube_cache.kube.client import KubeClient, is_not_found
 from watcher.facts import PodFacts, SeatFacts, pod_facts
 from watcher.starter import Starter
 

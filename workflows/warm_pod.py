@@ -31,6 +31,8 @@ with workflow.unsafe.imports_passed_through():
 # A source that changes faster than it can be read is a person's problem; five tries is arbitrary, but says so in minutes.
 _MOST_RERESOLVES = 5
 _LOOK_AGAIN = timedelta(seconds=60)
+# Shorter than anybody's patience, longer than a hit on a busy cluster.
+_SILENCE_S = 2.0
 
 
 class _NodeLost(Exception):
@@ -93,6 +95,19 @@ class WarmPod(PodSignals):
     # The main path.
 
     async def _warm(self) -> WarmPodResult:
+        speaker = asyncio.create_task(self._speak_when_slow())
+        try:
+            return await self._resolve_and_place()
+        finally:
+            speaker.cancel()
+
+    async def _speak_when_slow(self) -> None:
+        """A hit goes by in silence; whoever waits longer for a list, a seat or an agent is told for what."""
+        await asyncio.sleep(_SILENCE_S)
+        if (words := wording.WAITING.get(self._phase)) is not None:
+            await self._report(self._phase, words.format(node=self._node, dataset=self._view.dataset))
+
+    async def _resolve_and_place(self) -> WarmPodResult:
         for attempt in range(_MOST_RERESOLVES + 1):
             try:
                 self._enter(Phase.RESOLVING)

@@ -8,6 +8,13 @@ from kube_cache import names
 from kube_cache.contracts import ErrorInfo, Phase
 from kube_cache.text import format_bytes, format_seconds
 
+# Of the phases that are silent while they are short.
+WAITING = {
+    Phase.RESOLVING: "listing {dataset}",
+    Phase.PLACING: "waiting for the scheduler to find a node for the seat",
+    Phase.CHECKING: "asking the agent on node {node} what is on its disk",
+}
+
 
 @dataclass(frozen=True)
 class Stopped:

@@ -1,0 +1,142 @@
+"""Record the histories that `test_replay` replays: `python -m tests.workflows.record`.
+
+Run it when a workflow is new or deliberately incompatible, never to make a red replay green: a red replay means that
+workflows in flight would break at the next upgrade. Existing files are kept; delete one to record it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from temporalio.client import WorkflowHandle
+
+from kube_cache import contracts, names
+from tests.workflows.bench import Bench, bench, until
+from tests.workflows.fakes import DIGEST, refused
+from tools.stack import Stack
+from tools.stack.stack import TEMPORAL
+
+HISTORIES = Path(__file__).with_name("histories")
+
+Scenario = Callable[[Bench], Awaitable[dict[str, "WorkflowHandle[object, object]"]]]
+
+
+async def hit(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.complete.add(DIGEST)
+    pod = await made.start()
+    await pod.result()
+    return {"pod": pod, "entity": made.entity()}
+
+
+async def miss(made: Bench) -> dict[str, WorkflowHandle]:
+    pods = [await made.start() for _ in range(3)]
+    for pod in pods:
+        await pod.result()
+    return {"pod": pods[0], "entity": made.entity()}
+
+
+async def error_and_retry(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.error[names.RESOLVE_DATASET] = [refused("AccessDenied")]
+    pod = await made.start(foreign_gates=["example.com/other"], max_gate_time="10m")
+    await until(lambda: "AwaitingOperator" in made.world.phases())
+    await pod.signal("retry")
+    await until(lambda: "WaitingForGates" in made.world.phases())
+    await pod.signal("pod_changed", made.view(max_gate_time="10m"))
+    await pod.result()
+    return {"pod": pod}
+
+
+async def cancel_and_retry(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.finish_stream.clear()
+    pod = await made.start()
+    await made.world.streaming.wait()
+    await pod.signal("cancel")
+    await until(lambda: "Cancelled" in made.world.phases())
+    await until(lambda: made.world.count(names.UNPIN) == 1)
+    made.world.finish_stream.set()
+    await pod.signal("retry")
+    await pod.result()
+    return {"pod": pod, "entity": made.entity()}
+
+
+async def pod_gone(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.finish_stream.clear()
+    pod = await made.start()
+    await made.world.streaming.wait()
+    await pod.signal("pod_gone")
+    await pod.result()
+    await made.entity().result()
+    return {"pod": pod, "entity": made.entity()}
+
+
+async def source_changed(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.error[names.STREAM_DATASET] = [refused("SourceChanged")]
+    pod = await made.start()
+    await pod.result()
+    return {"pod": pod, "entity": made.entity()}
+
+
+async def seat_lost(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.finish_stream.clear()
+    pod = await made.start()
+    await made.world.streaming.wait()
+    first = made.world.args(names.CREATE_SEAT)[0]
+    made.world.nodes.reverse()
+    await pod.signal("seat_lost", contracts.SeatLost(names.seat_name(first.pod.uid, 1), "preempted"))
+    made.world.finish_stream.set()
+    await pod.result()
+    return {"pod": pod}
+
+
+async def gate_time_over(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.finish_stream.clear()
+    pod = await made.start(max_gate_time="1s", on_timeout="release")
+    await pod.result()
+    return {"pod": pod}
+
+
+async def dead_node(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.nodes[0] = f"{made.world.nodes[0]}-dead"
+    pod = await made.start()
+    await pod.result()
+    return {"pod": pod}
+
+
+SCENARIOS = [
+    hit,
+    miss,
+    error_and_retry,
+    cancel_and_retry,
+    pod_gone,
+    source_changed,
+    seat_lost,
+    gate_time_over,
+    dead_node,
+]
+
+
+async def record(address: str) -> None:
+    HISTORIES.mkdir(exist_ok=True)
+    for scenario in SCENARIOS:
+        async with bench(address) as made:
+            for part, handle in (await scenario(made)).items():
+                target = HISTORIES / f"{scenario.__name__}.{part}.json"
+                if target.exists():
+                    continue
+                target.write_text((await handle.fetch_history()).to_json() + "\n")
+                print(target)
+
+
+def main() -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Stack(servers=[TEMPORAL], with_product=False, state=Path(folder) / "stack") as stack,
+    ):
+        asyncio.run(record(stack.temporal_address))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Today's workflows replay yesterday's histories: what is in flight survives an upgrade."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from temporalio.client import WorkflowHistory
+from temporalio.worker import Replayer
+
+from tests.workflows.record import HISTORIES, SCENARIOS
+from workflows.dataset_on_node import DatasetOnNode
+from workflows.warm_pod import WarmPod
+
+_FILES = sorted(HISTORIES.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in _FILES])
+def test_a_recorded_history_replays(path: object) -> None:
+    history = WorkflowHistory.from_json(path.stem, path.read_text())
+    asyncio.run(Replayer(workflows=[WarmPod, DatasetOnNode]).replay_workflow(history))
+
+
+def test_every_scenario_was_recorded() -> None:
+    assert {path.stem.split(".")[0] for path in _FILES} == {scenario.__name__ for scenario in SCENARIOS}
