@@ -1,0 +1,142 @@
+"""Where the time of a release goes: the history of each Pod's workflow, laid over what the watch saw.
+
+All clocks are one machine's. A stage is the time between two milestones that follow each other, so the stages of a Pod add up
+to its whole; a stage may be negative where two sides see one thing (a seat is bound before its creator has the answer).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from statistics import mean, median
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client
+
+from kube_cache import names
+from tests.bench.release_clock import Times
+
+# In the order in which they come. Those before `bound` are on the way; the others are what is cleaned up behind it.
+MILESTONES = (
+    ("sent", "Pod is sent to the API server"),
+    ("seen", "API server stores it, watch delivers it"),
+    ("started", "operator starts the workflow"),
+    ("resolve_scheduled", "first workflow task"),
+    ("resolve_started", "task queue hands out resolve_dataset"),
+    ("resolve_done", "resolve_dataset: LIST"),
+    ("create_seat", "workflow task, create_seat"),
+    ("seat_bound", "scheduler binds the seat"),
+    ("seat_signalled", "watch and signal seat_bound"),
+    ("check_scheduled", "workflow task"),
+    ("check_started", "task queue hands out check_disk"),
+    ("check_done", "check_disk on the node"),
+    ("patch_gate", "workflow task, patch_gate"),
+    ("bound", "scheduler binds the Pod"),
+    ("bound_signalled", "after: watch and signal pod_bound"),
+    ("closed", "after: seat, condition, Event, entity; workflow ends"),
+)
+_LAST = "bound"
+_FETCHES = 8
+
+
+@dataclass(frozen=True)
+class History:
+    milestones: dict[str, float]
+    events: int
+    workflow_tasks: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    p50_ms: float
+    p90_ms: float
+    mean_ms: float
+    counted: bool
+    """On the way to bound, not after it."""
+
+
+async def histories(client: Client, workflow_ids: list[str]) -> dict[str, History]:
+    slots = asyncio.Semaphore(_FETCHES)
+
+    async def one(workflow_id: str) -> History:
+        async with slots:
+            return read((await client.get_workflow_handle(workflow_id).fetch_history()).events)
+
+    return dict(zip(workflow_ids, await asyncio.gather(*map(one, workflow_ids)), strict=True))
+
+
+def read(events: list[HistoryEvent]) -> History:
+    """The first time of each milestone that a history knows."""
+    found: dict[str, float] = {}
+    scheduled: dict[int, str] = {}
+    tasks = 0
+
+    def note(name: str, event: HistoryEvent) -> None:
+        found.setdefault(name, event.event_time.ToNanoseconds() / 1e9)
+
+    for event in events:
+        match event.event_type:
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
+                note("started", event)
+            case EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
+                tasks += 1
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+                short = event.activity_task_scheduled_event_attributes.activity_type.name.partition("_")[0]
+                scheduled[event.event_id] = short
+                note(f"{short}_scheduled", event)
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+                note(f"{scheduled[event.activity_task_started_event_attributes.scheduled_event_id]}_started", event)
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+                note(f"{scheduled[event.activity_task_completed_event_attributes.scheduled_event_id]}_done", event)
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+                signal = event.workflow_execution_signaled_event_attributes.signal_name
+                note({"seat_bound": "seat_signalled", "pod_bound": "bound_signalled"}.get(signal, signal), event)
+            case EventType.EVENT_TYPE_MARKER_RECORDED:
+                name, done = _local_activity(event)
+                found.setdefault(name, done)
+            case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
+                note("closed", event)
+    return History(found, len(events), tasks)
+
+
+def merge(times: Times, history: History) -> dict[str, float]:
+    """A Pod's milestones; what did not happen (a signal that came too late to be needed) is left out."""
+    seen = {"sent": times.sent, "seen": times.seen, "seat_bound": times.seat_bound, "bound": times.bound}
+    return {**history.milestones, **{name: when for name, when in seen.items() if when}}
+
+
+def stages(pods: list[dict[str, float]]) -> list[Stage]:
+    found = []
+    counted = True
+    for position, (name, words) in enumerate(MILESTONES):
+        if position:
+            spans = [span for pod in pods if (span := _since_the_one_before(pod, position)) is not None]
+            if spans:
+                spans.sort()
+                p90 = spans[int(len(spans) * 0.9)]
+                found.append(Stage(words, median(spans) * 1e3, p90 * 1e3, mean(spans) * 1e3, counted))
+        counted = counted and name != _LAST
+    return found
+
+
+def _since_the_one_before(pod: dict[str, float], position: int) -> float | None:
+    name = MILESTONES[position][0]
+    if name not in pod:
+        return None
+    for before, _ in reversed(MILESTONES[:position]):
+        if before in pod:
+            return pod[name] - pod[before]
+    return None
+
+
+def _local_activity(event: HistoryEvent) -> tuple[str, float]:
+    """Name and end of the local activity that a marker records; the marker's own time is that of the task's end."""
+    details = event.marker_recorded_event_attributes.details
+    data = json.loads(details["data"].payloads[0].data)
+    done = data.get("complete_time") or {}
+    seconds = float(done.get("seconds", 0)) + float(done.get("nanos", 0)) / 1e9
+    kind = str(data.get("activity_type", "?"))
+    return (kind if kind in (names.CREATE_SEAT, names.PATCH_GATE) else f"local/{kind}"), seconds

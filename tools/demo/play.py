@@ -1,0 +1,196 @@
+"""The play itself: stack up, data in, Pods applied, watched until nothing more happens, and then every promise checked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from kube_cache import names
+from kube_cache.contracts import Phase
+from kube_cache.text import format_bytes
+from tools.demo import checks, source, summary
+from tools.demo.checks import Actor, Check
+from tools.demo.inside import Inside
+from tools.demo.plan import BUCKET, GPUS, MIB, Plan, Role
+from tools.demo.rows import Row, row
+from tools.demo.view import View
+from tools.stack import Stack, control_plane, env_file
+from tools.stack.api import Document
+from tools.stack.pods import Pods
+
+_LOOK_S = 0.2
+_PATIENCE_S = 120
+"""Beyond the time that the downloads take at their cap: then what has not happened does not happen."""
+
+
+def run(plan: Plan, console: Console, *, keep: bool) -> int:
+    """The exit code: 0 when every promise was kept."""
+    agent = {"KUBE_CACHE_ENGINE__MAX_BYTES_PER_S": str(plan.max_bytes_per_s)} if plan.max_bytes_per_s else {}
+    # Every second: on loopback a download is over before the default of five would have said anything twice.
+    operator = {"KUBE_CACHE_OPERATOR__PROGRESS_INTERVAL_S": "1"}
+
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)
+
+    with (
+        Stack(
+            node_count=plan.nodes, gpus=GPUS, count_s3=True, agent_env=agent, operator_env=operator, report=say
+        ) as stack,
+        Inside(stack.temporal_address, stack.temporal_namespace) as inside,
+    ):
+        play = _Play(plan, stack, inside, console)
+        actors = play.perform()
+        found = play.judge(actors)
+        console.print(summary.table(actors))
+        for check in found:
+            say_check(console, check)
+        broken = [check for check in found if not check.passed]
+        say(f"{len(found) - len(broken)} of {len(found)} checks passed" + ("" if not broken else "; see the red ones"))
+        if keep:
+            _stay(stack, say)
+        return 1 if broken else 0
+
+
+def say_check(console: Console, check: Check) -> None:
+    mark = Text("  ok  ", "green") if check.passed else Text("FAILED", "bold red")
+    console.print(Text.assemble(mark, f" {check.promise}: ", Text(check.compared, "dim")), soft_wrap=True)
+
+
+class _Play:
+    def __init__(self, plan: Plan, stack: Stack, inside: Inside, console: Console) -> None:
+        assert stack.s3_proxy is not None
+        self._plan = plan
+        self._stack = stack
+        self._proxy = stack.s3_proxy
+        self._inside = inside
+        self._view = View(console)
+        self._console = console
+        self._pods = Pods(stack.api, control_plane.USER_NAMESPACE)
+        self._cast: list[tuple[Role, Document]] = []
+        self._sources: dict[str, dict[str, str]] = {}
+        self._before_late: tuple[int, set[str]] = (0, set())
+
+    def perform(self) -> list[Actor]:
+        self._upload()
+        early = [role for role in self._plan.roles if not role.late]
+        with self._view.open():
+            # The README's Pod asks for a whole node: it comes first, or the others might leave none whole.
+            self._enter(early[:1])
+            self._watch(lambda rows: rows[0].phase not in _ON_THE_WAY)
+            self._enter(early[1:])
+            self._watch(lambda rows: all(each.settled for each in rows))
+            late = [role for role in self._plan.roles if role.late]
+            if late:
+                nodes = {self._pods.get(role.name)["spec"].get("nodeName", "") for role in early if role.dataset}
+                self._before_late = self._proxy.bytes_served(BUCKET), nodes - {""}
+                self._enter(late)
+                self._watch(lambda rows: all(each.settled for each in rows))
+        return [self._at_the_end(role, created) for role, created in self._cast]
+
+    def judge(self, actors: list[Actor]) -> list[Check]:
+        @cache
+        def on_disk(folder: Path) -> dict[str, str]:
+            return checks.hashes(folder)
+
+        found = []
+        for actor in actors:
+            releases = self._stack.audit.releases(self._pods.namespace, actor.name)
+            if actor.role.dataset is None:
+                found.append(checks.held_with_reason(actor, self._pods.events(actor.name)))
+                continue
+            folder = checks.current(self._stack.cache_root(actor.node), actor.role.dataset)
+            has = on_disk(folder) if actor.node else {}
+            found.append(checks.bound_where_the_data_is(actor, has, self._sources[actor.role.dataset.uri]))
+            found.append(checks.receipt_is_true(actor))
+            found.append(checks.released_once(actor, releases, control_plane.OPERATOR_USER))
+        found += [checks.spec_untouched(actor) for actor in actors]
+        for dataset in (self._plan.large, self._plan.small):
+            nodes = {actor.node for actor in actors if actor.role.dataset == dataset and actor.node}
+            served = self._proxy.bytes_served(BUCKET, f"{dataset.prefix}/")
+            if nodes or served:
+                found.append(checks.one_copy_a_node(dataset, nodes, served))
+        served, nodes = self._before_late
+        for actor in actors:
+            if actor.role.late:
+                meanwhile = self._proxy.bytes_served(BUCKET) - served
+                found.append(checks.late_was_a_hit(actor, meanwhile, had_it=actor.node in nodes))
+        return [*found, checks.nothing_left(self._seats(), self._unfinished())]
+
+    def _upload(self) -> None:
+        self._stack.s3.create_bucket(BUCKET)
+        for dataset in (self._plan.large, self._plan.small):
+            started = time.monotonic()
+            self._sources[dataset.uri] = source.upload(self._stack.s3, dataset)
+            self._say(
+                f"data: {dataset.uri}, {len(dataset.sizes)} objects, {format_bytes(dataset.bytes)},"
+                f" uploaded in {time.monotonic() - started:.1f} s"
+            )
+        if cap := self._plan.max_bytes_per_s:
+            self._say(
+                f"note: each agent is held to {format_bytes(cap)}/s, or loopback is too quick to watch (DEMO_MIB_PER_S=0: no cap)"
+            )
+
+    def _say(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)
+
+    def _enter(self, roles: list[Role]) -> None:
+        for role in roles:
+            created = self._pods.create(role.document)
+            self._cast.append((role, created))
+            self._inside.watch(_workflow_id(created))
+
+    def _watch(self, good: Callable[[list[Row]], bool]) -> None:
+        """Until it is good, or too late: then the checks say what is missing."""
+        copies = self._plan.large.bytes + self._plan.small.bytes
+        limit = _PATIENCE_S + 2 * copies / (self._plan.max_bytes_per_s or 50 * MIB)
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            rows = self._rows()
+            self._view.show(rows)
+            if good(rows):
+                return
+            time.sleep(_LOOK_S)
+
+    def _rows(self) -> list[Row]:
+        documents = {each["metadata"]["uid"]: each for each in self._pods.all()}
+        picture = self._inside.picture
+        return [
+            row(role, documents[created["metadata"]["uid"]], _workflow_id(created), picture)
+            for role, created in self._cast
+        ]
+
+    def _at_the_end(self, role: Role, created: Document) -> Actor:
+        result = self._inside.result(_workflow_id(created)) if role.dataset else None
+        return Actor(role, created, self._pods.get(role.name), result)
+
+    def _seats(self) -> list[str]:
+        return [each["metadata"]["name"] for each in Pods(self._stack.api, control_plane.OPERATOR_NAMESPACE).all()]
+
+    def _unfinished(self) -> list[str]:
+        incoming = [self._stack.cache_root(node) / "incoming" for node in self._stack.nodes]
+        return [str(path) for folder in incoming if folder.exists() for path in folder.iterdir() if path.is_file()]
+
+
+_ON_THE_WAY = ("Seen", Phase.RESOLVING, Phase.PLACING, Phase.CHECKING)
+
+
+def _workflow_id(pod: Document) -> str:
+    meta = pod["metadata"]
+    return names.warm_pod_id(meta["namespace"], meta["name"], meta["uid"])
+
+
+def _stay(stack: Stack, say: Callable[[str], None]) -> None:
+    env = env_file.under(stack.state)
+    env_file.write(env, stack.user_environment())
+    say(
+        f"KEEP: everything stays up until Ctrl-C\n"
+        f"  Temporal UI  {stack.temporal.ui}/namespaces/{stack.temporal_namespace}/workflows\n"
+        f"  a shell      set -a; . {env}; set +a; kubectl get pods; kubectl describe pod typo"
+    )
+    threading.Event().wait()

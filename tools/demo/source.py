@@ -1,0 +1,55 @@
+"""Putting the datasets into S3, and remembering what each object must read like afterwards.
+
+The SHA-256 is taken of the bytes on their way out: it owes nothing to S3, to the engine or to the checksums they exchange.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+from boto3.s3.transfer import TransferConfig
+
+from tools.demo.plan import BUCKET, MIB, Dataset
+from tools.stack.s3 import S3Server
+
+_CHUNK = 16 * MIB
+
+
+def upload(server: S3Server, dataset: Dataset, *, seed: int = 1) -> dict[str, str]:
+    """Object name → SHA-256 of the random bytes that were uploaded; seeded, so that a failure is the same again."""
+
+    def one(name: str) -> str:
+        source = _Random(f"{seed}/{dataset.prefix}/{name}", dataset.sizes[name])
+        server.client().upload_fileobj(
+            source,  # type: ignore[arg-type]
+            BUCKET,
+            f"{dataset.prefix}/{name}",
+            ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
+            Config=TransferConfig(multipart_chunksize=_CHUNK, multipart_threshold=_CHUNK, max_concurrency=2),
+        )
+        return source.sha256()
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(dataset.sizes, pool.map(one, dataset.sizes), strict=True))
+
+
+class _Random:
+    """So many random bytes as a file that can only be read onwards: a gigabyte is never in memory or on a second disk."""
+
+    def __init__(self, seed: str, size: int) -> None:
+        self._random = random.Random(seed)
+        self._left = size
+        self._hash = hashlib.sha256()
+
+    def read(self, wanted: int = -1) -> bytes:
+        size = self._left if wanted < 0 else min(wanted, self._left)
+        data = self._random.randbytes(size)
+        self._left -= size
+        self._hash.update(data)
+        return data
+
+    def sha256(self) -> str:
+        assert self._left == 0, "read to the end first"
+        return self._hash.hexdigest()
