@@ -78,4 +78,9 @@ def _show(rows: list[dict[str, Any]], *, as_json: bool) -> None:
         print(json.dumps(rows))
         return
     for row in rows:
-        print("  ".join(f"{key}={format_bytes(value) if key in ('bytes', 'capacity', 'usable', 'reserved', 'freed') else value}" for key, value in row.items()))
+        print(
+            "  ".join(
+                f"{key}={format_bytes(value) if key in ('bytes', 'capacity', 'usable', 'reserved', 'freed') else value}"
+                for key, value in row.items()
+            )
+        )

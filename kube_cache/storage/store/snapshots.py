@@ -156,7 +156,7 @@ def point(layout: Layout, uri: str, digest: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     target = os.path.relpath(layout.files(digest), folder)
     link = folder / CURRENT
-    if link.is_symlink() and os.readlink(link) == target:
+    if link.is_symlink() and str(link.readlink()) == target:
         return
     fresh = folder / f".{CURRENT}.{digest[:16]}"
     fresh.unlink(missing_ok=True)
@@ -182,7 +182,7 @@ def remove_tree(path: Path) -> None:
     if not path.exists():
         return
     for folder, _, _ in os.walk(path):
-        os.chmod(folder, 0o755)
+        Path(folder).chmod(0o755)  # ours alone already: only so that its entries can be removed
     shutil.rmtree(path)
 
 

@@ -251,9 +251,8 @@ class NodeStore:
     def _drop_orphans(self) -> None:
         """Objects that no snapshot links: a publish that never came, or an eviction that was cut short."""
         for path in self._layout.objects.glob("*/*"):
-            if path.suffix == ".json":
-                if not path.with_suffix("").exists():
-                    path.unlink(missing_ok=True)
+            if path.suffix == ".json" and not path.with_suffix("").exists():
+                path.unlink(missing_ok=True)
 
     # Warming.
 
@@ -333,8 +332,8 @@ class NodeStore:
         target.parent.mkdir(exist_ok=True)
         record = ObjectRecord(done.crc64nvme, str(done.verified))
         snapshots.write_durably(target.with_suffix(".json"), json.dumps([record.crc64nvme, record.verified]).encode())
-        os.chmod(done.job.part_path, 0o444)
-        os.replace(done.job.part_path, target)
+        done.job.part_path.chmod(0o444)
+        done.job.part_path.replace(target)
         snapshots.sync_folder(target.parent)
         done.job.journal_path.unlink(missing_ok=True)
         return record
