@@ -38,7 +38,9 @@ class SeatFacts:
     name: str
     workflow_id: str
     node: str
-    ending: bool
+    ended: bool
+    disrupted: bool
+    """Somebody took its place: preempted, evicted, or its node is gone. Our own deletion does not look like that."""
     unschedulable: str
 
 
@@ -85,7 +87,9 @@ def seat_facts(seat: dict[str, Any]) -> SeatFacts | None:
         name=meta["name"],
         workflow_id=workflow_id,
         node=seat["spec"].get("nodeName") or "",
-        ending="deletionTimestamp" in meta or status.get("phase") in _ENDED,
+        ended="deletionTimestamp" in meta or status.get("phase") in _ENDED,
+        disrupted=status.get("phase") in _ENDED
+        or any(one.get("type") == "DisruptionTarget" for one in status.get("conditions") or []),
         unschedulable=_unschedulable(status),
     )
 

@@ -52,12 +52,12 @@ class PodWatcher:
 
     def on_seat(self, event: str, seat: SeatFacts) -> None:
         before = self._seats.get(seat.uid)
-        if event == "DELETED" or seat.ending:
-            self._seats.pop(seat.uid, None)
-            if before is not None:
-                self._starter.signal(
-                    seat.workflow_id, "seat_lost", contracts.SeatLost(seat.name, "it was preempted or deleted")
-                )
+        if event == "DELETED" or seat.ended:
+            # One that a person deleted is missed here, at the price of a signal for each of our own deletions: the
+            # workflow looks again by itself.
+            if self._seats.pop(seat.uid, None) is not None and seat.disrupted:
+                lost = contracts.SeatLost(seat.name, "it was preempted, evicted, or its node is gone")
+                self._starter.signal(seat.workflow_id, "seat_lost", lost)
             return
         self._seats[seat.uid] = seat
         if seat.node and (before is None or not before.node):
