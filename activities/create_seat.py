@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from temporalio import activity
 from temporalio.client import Client
 
 from activities.edge import translated
+from activities.inventory import Holding, Inventory
 from kube_cache import names
-from kube_cache.contracts import CreateSeatInput, CreateSeatResult, Phase, Snapshot
+from kube_cache.contracts import CreateSeatInput, CreateSeatResult, Snapshot
 from kube_cache.kube import gate, seats
 from kube_cache.kube.client import KubeClient
 from kube_cache.settings import OperatorSettings
 
 # A node that is fetching the data already is worth half of one that holds it: waiting beats fetching twice.
-_WORTH = {str(Phase.READY): 2, str(Phase.WARMING): 1, str(Phase.PAUSED): 1}
+_WORTH_READY, _WORTH_WARMING = 2, 1
 
 
 class CreateSeat:
     def __init__(self, kube: KubeClient, client: Client, settings: OperatorSettings) -> None:
         self._kube = kube
-        self._client = client
+        self._inventory = Inventory(client)
         self._image = settings.seat_image
 
     @activity.defn(name=names.CREATE_SEAT)
@@ -32,10 +34,11 @@ class CreateSeat:
 
         Raises PodGone.
         """
-        preferred = await self._nodes_that_hold(arg.snapshots)
-        return await asyncio.to_thread(self._create, arg, preferred)
+        held = {snapshot.uri: await self._inventory.of(snapshot.uri) for snapshot in arg.snapshots}
+        return await asyncio.to_thread(self._create, arg, held)
 
-    def _create(self, arg: CreateSeatInput, preferred: list[str]) -> CreateSeatResult:
+    def _create(self, arg: CreateSeatInput, held: Mapping[str, Sequence[Holding]]) -> CreateSeatResult:
+        preferred = _with_most_bytes(arg.snapshots, held)
         pod = gate.read_pod(self._kube, arg.pod)
         seat = seats.build_seat(
             pod,
@@ -47,18 +50,21 @@ class CreateSeat:
             image=self._image,
         )
         made = seats.create(self._kube, seat)
-        return CreateSeatResult(made["metadata"]["name"], seats.gpu_count(pod), made["spec"].get("nodeName") or "")
+        holders = {
+            snapshot.digest: [one.node for one in held[snapshot.uri] if one.digest == snapshot.digest and one.ready]
+            for snapshot in arg.snapshots
+        }
+        return CreateSeatResult(
+            made["metadata"]["name"], seats.gpu_count(pod), made["spec"].get("nodeName") or "", holders
+        )
 
-    async def _nodes_that_hold(self, snapshots: list[Snapshot]) -> list[str]:
-        """Nodes with the most of these bytes. Temporal is the inventory: the open entities say what is where."""
-        held: Counter[str] = Counter()
-        for snapshot in snapshots:
-            uri = snapshot.uri.replace("'", "''")
-            query = f"WorkflowType = '{names.DATASET_ON_NODE}' AND ExecutionStatus = 'Running' AND KcDataset = '{uri}'"
-            async for found in self._client.list_workflows(query, page_size=200):
-                _, node, _, digest = found.id.split("/", 3)
-                phase = (found.search_attributes.get("KcPhase") or [""])[0]
-                if digest == snapshot.digest:
-                    held[node] += _WORTH.get(str(phase), 0) * (snapshot.bytes + 1)
-        most = max(held.values(), default=0)
-        return sorted(node for node, worth in held.items() if worth == most and worth > 0)
+
+def _with_most_bytes(snapshots: list[Snapshot], held: Mapping[str, Sequence[Holding]]) -> list[str]:
+    """Nodes with the most of these bytes, fetched or being fetched."""
+    worth: Counter[str] = Counter()
+    for snapshot in snapshots:
+        for one in held[snapshot.uri]:
+            if one.digest == snapshot.digest:
+                worth[one.node] += (_WORTH_READY if one.ready else _WORTH_WARMING) * (snapshot.bytes + 1)
+    most = max(worth.values(), default=0)
+    return sorted(node for node, value in worth.items() if value == most)

@@ -16,7 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.edge import translated
 from kube_cache import contracts, names
-from kube_cache.contracts import Entity, Interest, Phase, Survey
+from kube_cache.contracts import Entity, Interest, Phase, PodBound, Survey
 from kube_cache.kube import seats
 from kube_cache.kube.client import KubeClient
 from kube_cache.settings import OperatorSettings
@@ -45,7 +45,8 @@ class TakeSurvey:
         standing = await asyncio.to_thread(
             self._kube.list_items, "pods", namespace=self._namespace, label_selector=names.SEAT_LABEL
         )
-        living = await asyncio.to_thread(self._living)
+        pods = await asyncio.to_thread(self._pods)
+        living = set(pods)
         activity.heartbeat()
         for entity, interests in users:
             for interest in interests:
@@ -53,8 +54,13 @@ class TakeSurvey:
                     await self._signal(entity.workflow_id, "leave", interest)
         open_ids = {found.id for found in warm}
         for workflow_id in open_ids:
-            if workflow_id.rsplit("/", 1)[1] not in living:
+            uid = workflow_id.rsplit("/", 1)[1]
+            if uid not in living:
                 await self._signal(workflow_id, "pod_gone")
+            elif pods[uid]:
+                await self._signal(workflow_id, "pod_bound", PodBound(pods[uid]))
+            else:
+                await self._signal(workflow_id, "look_again")
         for seat in standing:
             owner = (seat["metadata"].get("annotations") or {}).get(names.SEAT_WORKFLOW_ANNOTATION)
             if owner and owner not in open_ids and await self._has_ended(owner):
@@ -84,9 +90,10 @@ class TakeSurvey:
             raise
         return status.interests
 
-    def _living(self) -> set[str]:
+    def _pods(self) -> dict[str, str]:
+        """UID -> node ('' while unbound) of each Pod that wants a dataset and has not ended."""
         return {
-            pod["metadata"]["uid"]
+            pod["metadata"]["uid"]: pod["spec"].get("nodeName") or ""
             for pod in self._kube.list_items("pods")
             if names.DATASET_ANNOTATION in (pod["metadata"].get("annotations") or {})
             and (pod.get("status") or {}).get("phase") not in _ENDED

@@ -12,10 +12,12 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
+from temporalio.exceptions import FailureError
 from temporalio.workflow import ActivityCancellationType, ActivityHandle
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import contracts, names
+    from workflows.failures import is_final
 
 _SHORT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=60))
 _LONG = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
@@ -26,6 +28,8 @@ _LOCAL_RETRY_THRESHOLD = timedelta(seconds=5)
 # notices a dead attempt, this bound only ends one that heartbeats without ever progressing.
 _SLOWEST_BYTES_PER_S = 4 << 20
 _LEAST_STREAM = timedelta(hours=1)
+# Well under the workflow task's timeout, so that the task is not held open for a list.
+_QUICK_RESOLVE = timedelta(seconds=2)
 
 
 async def _local(name: str, arg: object, result: type | None) -> Any:
@@ -62,7 +66,23 @@ async def report_phase(arg: contracts.ReportInput) -> None:
 
 
 async def resolve_dataset(arg: contracts.ResolveInput) -> contracts.ResolveResult:
-    result: contracts.ResolveResult = await workflow.execute_activity(
+    """Most lists take milliseconds, and a local activity costs no round trip; a long one, or one that must be tried
+    again, becomes a normal activity, which heartbeats and can be seen.
+    """
+    result: contracts.ResolveResult
+    try:
+        result = await workflow.execute_local_activity(
+            names.RESOLVE_DATASET,
+            arg,
+            result_type=contracts.ResolveResult,
+            start_to_close_timeout=_QUICK_RESOLVE,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+        )
+        return result
+    except FailureError as error:
+        if is_final(error):
+            raise
+    result = await workflow.execute_activity(
         names.RESOLVE_DATASET,
         arg,
         result_type=contracts.ResolveResult,

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, TimeoutType  # noqa: A004
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    CancelledError,
+    FailureError,
+    TimeoutError,  # noqa: A004
+    TimeoutType,
+)
 
 from kube_cache.contracts import ErrorInfo
 
 AGENT_LOST = "AgentLost"
 
 
-def error_info(error: ActivityError, *, node: str = "") -> ErrorInfo:
-    """The innermost cause that has words for people; a queue that nobody polls becomes `AgentLost`."""
-    cause = error.cause
+def error_info(error: FailureError, *, node: str = "") -> ErrorInfo:
+    """The innermost cause that has words for people; a queue that nobody polls becomes `AgentLost`.
+
+    A normal activity's failure comes wrapped in ActivityError, a local one's comes as it is.
+    """
+    cause = error.cause if isinstance(error, ActivityError) else error
+    name = error.activity_type if isinstance(error, ActivityError) else "a local activity"
     if isinstance(cause, TimeoutError):
         if cause.type == TimeoutType.SCHEDULE_TO_START:
             return ErrorInfo(AGENT_LOST, f"no living agent on node {node}; another node will be tried")
-        return ErrorInfo("Timeout", f"{error.activity_type} timed out ({cause.type.name if cause.type else 'unknown'})")
+        return ErrorInfo("Timeout", f"{name} timed out ({cause.type.name if cause.type else 'unknown'})")
     if isinstance(cause, ApplicationError):
         return ErrorInfo(cause.type or "Error", cause.message)
     return ErrorInfo(type(cause).__name__, str(cause))
+
+
+def is_final(error: FailureError) -> bool:
+    """Whether trying again is useless, as the error's own class says, or unwanted, because it was cancelled."""
+    cause = error.cause if isinstance(error, ActivityError) else error
+    return isinstance(cause, CancelledError) or (isinstance(cause, ApplicationError) and cause.non_retryable)

@@ -94,6 +94,10 @@ class PodSignals:
     def seat_unschedulable(self, why: contracts.SeatPending) -> None:
         self._seat.on_unschedulable(why)
 
+    @workflow.signal(description="From the reconcile: do not rely on signals, look how the seat stands.")
+    def look_again(self) -> None:
+        self._seat.on_look_again()
+
     @workflow.signal(description="From the entity: the snapshot is whole on the node.")
     def dataset_ready(self, ready: contracts.DatasetReady) -> None:
         self._answers[ready.digest] = ready

@@ -7,7 +7,7 @@ number, so that a late signal about the old one is recognised.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from temporalio import workflow
 
@@ -15,8 +15,6 @@ with workflow.unsafe.imports_passed_through():
     from kube_cache import contracts, names
     from kube_cache.contracts import PodRef, Snapshot
     from workflows import calls
-
-_LOOK_AGAIN = timedelta(seconds=30)
 
 
 class SeatMoved(Exception):
@@ -33,6 +31,8 @@ class Seat:
         self._snapshots: list[Snapshot] = []
         self._avoided: dict[str, datetime] = {}
         self._unschedulable = ""
+        self._look = False
+        self._holders: dict[str, list[str]] = {}
         self.node = ""
         self.lost = ""
         """Why the seat is gone; empty while it stands."""
@@ -45,22 +45,20 @@ class Seat:
         self.node, self.lost, self._unschedulable = "", "", ""
         told = ""
         while True:
+            self._look = False
             await self.look_again()
-            try:
-                while not self.node and not self.lost:
-                    await workflow.wait_condition(
-                        lambda: bool(self.node or self.lost or self._unschedulable != told),
-                        timeout=_LOOK_AGAIN,
-                    )
-                    if self._unschedulable != told and not self.node:
-                        told = self._unschedulable
-                        await tell(told)
-            except TimeoutError:
-                continue
+            while not (self.node or self.lost or self._look):
+                await workflow.wait_condition(
+                    lambda: bool(self.node or self.lost or self._look or self._unschedulable != told)
+                )
+                if self._unschedulable != told and not self.node:
+                    told = self._unschedulable
+                    await tell(told)
             if self.node:
                 return self.node
-            self._number += 1
-            self.lost = ""
+            if self.lost:
+                self._number += 1
+                self.lost = ""
 
     async def look_again(self) -> None:
         """Create the seat if it does not stand (idempotent), and learn where it is bound."""
@@ -71,10 +69,15 @@ class Seat:
             )
         )
         self.gpus = made.gpus
+        self._holders = made.holders
         if self.node and made.node != self.node:
             self.lost = "it was removed"
         elif made.node:
             self.node = made.node
+
+    def is_known_to_hold(self, snapshot: Snapshot) -> bool:
+        """Whether the inventory, when the seat was made, had an entity for this snapshot on the seat's node."""
+        return self.node in self._holders.get(snapshot.digest, [])
 
     def avoid(self, node: str, until: datetime) -> None:
         self._avoided[node] = until
@@ -98,6 +101,9 @@ class Seat:
     def on_lost(self, lost: contracts.SeatLost) -> None:
         if lost.seat == self._name() and self._created:
             self.lost = lost.reason or "it was removed"
+
+    def on_look_again(self) -> None:
+        self._look = True
 
     def on_unschedulable(self, why: contracts.SeatPending) -> None:
         if why.seat == self._name():

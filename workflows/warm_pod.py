@@ -5,7 +5,7 @@ task of its own, so that a signal can stop it at any await: the Pod is gone, its
 over. Whatever stops it, interest is withdrawn and the seat is deleted; the gate is removed by `patch_gate` alone, and once
 that has begun nothing but the Pod's end stops it.
 
-Signals are hints, not truth: each wait also looks again after a while, so that a lost signal costs time and nothing else.
+Signals are hints, not truth: the reconcile sends `look_again` and repeats them, so a lost one costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import contextlib
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import contracts, names
     from kube_cache.contracts import ErrorInfo, Phase, Snapshot, WarmPodInput, WarmPodResult, WarmPodStatus
     from kube_cache.errors import InvalidRequest
-    from kube_cache.text import format_bytes, format_seconds
+    from kube_cache.text import format_bytes
     from workflows import calls, options, wording
     from workflows.attributes import upsert
     from workflows.failures import AGENT_LOST, error_info
@@ -125,7 +125,7 @@ class WarmPod(PodSignals):
                     f"the source changed while it was fetched ({changed}); resolving it afresh",
                     event="SourceChanged",
                 )
-            except ActivityError as error:
+            except FailureError as error:
                 raise _Failed(error_info(error, node=self._node)) from error
             except InvalidRequest as error:
                 raise _Failed(ErrorInfo(type(error).__name__, error.message)) from error
@@ -175,7 +175,7 @@ class WarmPod(PodSignals):
                 contracts.CheckDiskInput(self._snapshots, self._inp.pod, verify),
                 self._inp.policy.check_schedule_to_start_s,
             )
-        except ActivityError as error:
+        except FailureError as error:
             info = error_info(error, node=node)
             if info.type in (AGENT_LOST, "Timeout"):
                 raise _NodeLost from error
@@ -251,7 +251,7 @@ class WarmPod(PodSignals):
             patched = await calls.patch_gate(
                 contracts.PatchGateInput(self._inp.pod, node, digests, cache_id=self._cache_id)
             )
-        except ActivityError as error:
+        except FailureError as error:
             self._releasing = False
             info = error_info(error, node=node)
             if info.type == "ForeignGates":
@@ -260,19 +260,21 @@ class WarmPod(PodSignals):
         size = sum(snapshot.bytes for snapshot in self._snapshots)
         elsewhere = patched.outcome == "already" and patched.bound_node not in ("", node)
         gpus = self._seat.gpus
-        self._enter(Phase.BINDING, node=node, size=size, save=True)
+        self._enter(Phase.BINDING)
+        # A node that the inventory did not know to hold it: tell the entity. One that it knew needs no telling for a hit.
+        unknown = [snapshot for snapshot in self._hits if not self._seat.is_known_to_hold(snapshot)]
         await asyncio.gather(
             self._seat.give_up(),
             self._report(
                 Phase.DONE, wording.warmed(size, node, fetched, seconds), ready=not elsewhere, event="DatasetReady"
             ),
-            *(self._join(snapshot, hit=True) for snapshot in self._hits),
+            *(self._join(snapshot, hit=True) for snapshot in unknown),
         )
         await self._wait_until_bound()
         if elsewhere or (self._bound_node and self._bound_node != node):
             await self._withdraw()
             return WarmPodResult("released_elsewhere", self._bound_node, seconds=self._age_s())
-        self._enter(Phase.DONE, save=True)
+        self._enter(Phase.DONE, node=node, size=size, save=True)
         waited = self._age_s()
         return WarmPodResult(
             "released",
@@ -286,21 +288,15 @@ class WarmPod(PodSignals):
         )
 
     async def _wait_until_bound(self) -> None:
+        await workflow.wait_condition(lambda: bool(self._bound_node or self._unschedulable))
         grace = timedelta(seconds=self._inp.policy.bind_grace_s)
-        told = False
-        while not self._bound_node:
-            try:
-                await workflow.wait_condition(lambda: bool(self._bound_node), timeout=None if told else grace)
-            except TimeoutError:
-                told = True
-                why = f": {self._unschedulable}" if self._unschedulable else ""
-                await self._report(
-                    Phase.BINDING,
-                    f"released to node {self._node}, but not scheduled for {format_seconds(grace.total_seconds())}{why}",
-                    ready=True,
-                    event="NotScheduled",
-                    warning=True,
-                )
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(lambda: bool(self._bound_node), timeout=grace)
+            return
+        self._enter(Phase.BINDING, save=True)
+        message = wording.not_scheduled(self._node, grace.total_seconds(), self._unschedulable)
+        await self._report(Phase.BINDING, message, ready=True, event="NotScheduled", warning=True)
+        await workflow.wait_condition(lambda: bool(self._bound_node))
 
     async def _release_cold(self) -> None:
         """`on-timeout: release`: the owner prefers a cold start to a longer wait."""
@@ -308,7 +304,7 @@ class WarmPod(PodSignals):
         self._releasing = True
         try:
             await calls.patch_gate(contracts.PatchGateInput(self._inp.pod, "", pin=False))
-        except ActivityError as error:
+        except FailureError as error:
             self._releasing = False
             self._error = error_info(error)
             return

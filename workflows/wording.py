@@ -57,3 +57,7 @@ def warmed(size: int, node: str, fetched: int, seconds: float) -> str:
     return (
         f"{format_bytes(size)} on node {node}, fetched {format_bytes(fetched)} in {format_seconds(seconds)}, {rate}/s"
     )
+
+
+def not_scheduled(node: str, grace_s: float, scheduler: str) -> str:
+    return f"released to node {node}, but not scheduled for {format_seconds(grace_s)}: {scheduler}"

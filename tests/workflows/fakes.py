@@ -29,6 +29,7 @@ class World:
         self.complete: set[str] = set()
         self.error: dict[str, list[Exception]] = {}
         self.bind_pod = True
+        self.holders: dict[str, list[str]] = {}
         self.seat_binds = True
         self.streaming = asyncio.Event()
         self.finish_stream = asyncio.Event()
@@ -66,7 +67,7 @@ class World:
                 await self.client.get_workflow_handle(arg.workflow_id).signal(
                     "seat_bound", contracts.SeatBound(name, node)
                 )
-            return contracts.CreateSeatResult(name, gpus=8)
+            return contracts.CreateSeatResult(name, gpus=8, holders=self.holders)
 
         @activity.defn(name=names.DELETE_SEAT)
         async def delete_seat(arg: contracts.DeleteSeatInput) -> None:

@@ -219,6 +219,45 @@ def test_a_lost_seat_is_taken_again(temporal_address: str) -> None:
     asyncio.run(scenario())
 
 
+def test_a_hit_that_the_inventory_knows_does_not_wake_the_entity(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.complete.add(DIGEST)
+            made.world.holders[DIGEST] = [made.world.nodes[0]]
+            assert (await (await made.start()).result()).hit
+            assert made.world.count(names.JOIN_DATASET) == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_signal_is_made_up_for_by_looking_again(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.complete.add(DIGEST)
+            made.world.seat_binds = False
+            handle = await made.start()
+            await until(lambda: made.world.count(names.CREATE_SEAT) == 1)
+            made.world.seat_binds = True
+            await handle.signal("look_again")
+            assert (await handle.result()).outcome == "released"
+            assert [arg.number for arg in made.world.args(names.CREATE_SEAT)] == [1, 1]
+
+    asyncio.run(scenario())
+
+
+def test_a_long_wait_is_spoken_of(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.complete.add(DIGEST)
+            made.world.seat_binds = False
+            handle = await made.start()
+            await until(lambda: "Placing" in made.world.phases())
+            await handle.signal("pod_gone")
+            assert (await handle.result()).outcome == "pod_gone"
+
+    asyncio.run(scenario())
+
+
 def test_a_source_that_changes_is_resolved_afresh(temporal_address: str) -> None:
     async def scenario() -> None:
         async with bench(temporal_address) as made:
@@ -250,6 +289,8 @@ def test_a_released_pod_that_finds_no_place_says_so(temporal_address: str) -> No
             made.world.complete.add(DIGEST)
             made.world.bind_pod = False
             handle = await made.start()
+            await until(lambda: made.world.count(names.PATCH_GATE) == 1)
+            await handle.signal("pod_unschedulable", contracts.PodUnschedulable("0/3 nodes are available"))
             await until(lambda: "NotScheduled" in [arg.event_reason for arg in made.world.args(names.REPORT_PHASE)])
             await handle.signal("pod_bound", contracts.PodBound(made.world.nodes[0]))
             assert (await handle.result()).outcome == "released"
