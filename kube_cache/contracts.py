@@ -61,6 +61,9 @@ class Policy:
     linger_s: float = 60
     bind_grace_s: float = 60
     node_exclusion_s: float = 600
+    speak_after_s: float = 10
+    """Seconds of a silent phase after which the Pod says what it waits for. Longer than a hit takes in a burst of
+    hundreds: to speak costs writes, and a busy cluster must not be made busier."""
     max_gate_time_s: float = 0
     """Applies when the Pod names none; 0 = no limit."""
 

@@ -12,9 +12,9 @@ from temporalio.envconfig import ClientConfig
 
 from kube_cache import names
 
-# How long a workflow task of a dead operator stays lost (10 s by default). Local activities run inside a task; the SDK
-# renews it while they do.
-TASK_TIMEOUT = timedelta(seconds=5)
+# How long a workflow task of a dead operator stays lost. Shorter ones time out in a burst of hundreds, and a task that
+# times out is done twice. Local activities run inside a task; the SDK renews it while they do.
+TASK_TIMEOUT = timedelta(seconds=10)
 
 _log = structlog.get_logger("kube_cache.temporal")
 

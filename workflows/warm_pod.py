@@ -31,8 +31,6 @@ with workflow.unsafe.imports_passed_through():
 # A source that changes faster than it can be read is a person's problem; five tries is arbitrary, but says so in minutes.
 _MOST_RERESOLVES = 5
 _LOOK_AGAIN = timedelta(seconds=60)
-# Shorter than anybody's patience, longer than a hit on a busy cluster.
-_SILENCE_S = 2.0
 
 
 class _NodeLost(Exception):
@@ -103,7 +101,7 @@ class WarmPod(PodSignals):
 
     async def _speak_when_slow(self) -> None:
         """A hit goes by in silence; whoever waits longer for a list, a seat or an agent is told for what."""
-        await asyncio.sleep(_SILENCE_S)
+        await asyncio.sleep(self._inp.policy.speak_after_s)
         if (words := wording.WAITING.get(self._phase)) is not None:
             await self._report(self._phase, words.format(node=self._node, dataset=self._view.dataset))
 

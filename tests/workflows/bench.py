@@ -27,6 +27,7 @@ def policy(**changes: float) -> contracts.Policy:
             "stream_heartbeat_s": 2.0,
             "linger_s": 0.3,
             "bind_grace_s": 1.0,
+            "speak_after_s": 2.0,
             **changes,
         }  # type: ignore[arg-type]
     )
