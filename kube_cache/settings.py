@@ -37,8 +37,15 @@ class EngineSettings(_Group):
     """The transfer engine: KUBE_CACHE_ENGINE__*"""
 
     connections: int = Field(8, ge=1, le=256, description="connections to start with, for the whole node")
+    max_connections: int = Field(256, ge=1, le=1024, description="the most that it may grow to while that helps")
     stall_timeout_s: float = Field(5, gt=0, description="seconds without a byte after which a connection is given up")
+    give_up_s: float = Field(
+        30, gt=0, description="seconds without any byte after which a fetch fails, to be tried anew"
+    )
     max_bytes_per_s: int = Field(0, ge=0, description="bandwidth cap for the whole node; 0 = none")
+    verify_hashes: bool = Field(
+        default=False, description="read objects again whose only checksum is SHA-1, SHA-256 or an MD5 in the ETag"
+    )
     source: ObjectStoreSettings = ObjectStoreSettings()
 
 

@@ -53,7 +53,9 @@ def of_status(status: int, code: str, message: str, *, what: str) -> KubeCacheEr
     if status in {412, 416}:
         return SourceChanged(f"{what}: changed since it was listed ({said}); it is resolved again")
     if status in {429, 503} or code in _THROTTLED:
-        return SourceUnavailable(f"{what}: the store asks to slow down ({said}); tried again with fewer requests")
+        return SourceUnavailable(
+            f"{what}: the store asks to slow down ({said}); tried again with fewer requests", throttled=1
+        )
     if status >= 500 or code in _RETRIED_400:
         return SourceUnavailable(f"{what}: the store failed ({said}); it is tried again")
     if status in {301, 302, 307, 308}:

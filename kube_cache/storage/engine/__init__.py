@@ -1,10 +1,11 @@
-"""The transfer engine: S3 to the node's NVMe, in constant memory, every byte checksummed while it is hot.
+"""The transfer engine: object storage to the node's NVMe, in constant memory, every byte checksummed while it is hot.
 
-Worker = thread = keep-alive connection = one aligned buffer, allocated once and never freed. The buffers are the limit:
-no free worker means no receive, TCP's window closes, and the object store waits. Parts of all transfers of the node are
-dealt to the same workers, by priority and then fairly, so one bound holds for everything.
+Worker = thread = keep-alive connection = one aligned buffer, allocated once. The buffers are the limit: no free worker
+means no receive, TCP's window closes, and the object store waits. Ranges of all calls of the node are dealt to the same
+workers, so one bound on connections, memory, requests and bytes holds for everything.
 
-`Engine` is the whole public surface; see `kube_cache.storage.transfer.TransferEngine` for its contract.
+`Engine` is the whole public surface; see `kube_cache.storage.transfer.TransferEngine` for its contract and
+docs/engine.md for how it is run and tuned.
 """
 
 from kube_cache.storage.engine.engine import Engine

@@ -1,46 +1,60 @@
-"""The engine's scheduler: transfers in, parts dealt to workers, progress and verdicts out."""
+"""`Engine`: calls in, tasks dealt to workers. One lock for all bookkeeping, never held during I/O.
+
+Who gets the next task: first a call that holds no connection at all (a small pull beside a huge one, or a low priority
+beside a high one, always moves), then the higher priority, then whoever holds the fewest.
+"""
 
 from __future__ import annotations
 
-import os
-import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
+from typing import Final, TypeVar
 
 import structlog
 
-from kube_cache.errors import Cancelled, KubeCacheError, SourceChanged
+from kube_cache.errors import Cancelled, KubeCacheError, SourceUnavailable
 from kube_cache.settings import EngineSettings
-from kube_cache.storage.engine.objects import ObjectState, Range
-from kube_cache.storage.engine.rates import Bucket, Meter
-from kube_cache.storage.engine.workers import Worker
-from kube_cache.storage.s3 import ObjectStore, ObjectStores
-from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress, RemoteObject
+from kube_cache.storage.engine.buffers import Buffers, buffer_size
+from kube_cache.storage.engine.call import Call, Task
+from kube_cache.storage.engine.governor import Governor
+from kube_cache.storage.engine.objects import ObjectState
+from kube_cache.storage.engine.plan import Range
+from kube_cache.storage.engine.source import Source
+from kube_cache.storage.engine.throttle import Cap, Jitter, Pace
+from kube_cache.storage.engine.worker import Worker
+from kube_cache.storage.s3 import ObjectStores
+from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress
 
 _log = structlog.get_logger("kube_cache.engine")
-# 16 MiB and more in flight is what matters, whatever the number of connections (docs/design/engine.md).
-_BUFFER_BELOW_16 = 4 << 20
-_BUFFER = 2 << 20
-_POLL_S = 0.25
-_REPORT_S = 1.0
-# Objects whose files are open at once in one transfer: enough to keep the workers busy with small ones.
-_OPEN_OBJECTS_PER_WORKER = 2
+_POLL_S: Final = 0.1
+_REPORT_S: Final = 1.0
+_IDLE_S: Final = 20.0
+"""After which an idle worker hangs up; stores close kept connections after some 20 s themselves."""
+
+T = TypeVar("T")
 
 
 class Engine:
+    """Implements `kube_cache.storage.transfer.TransferEngine`."""
+
     def __init__(self, settings: EngineSettings, stores: ObjectStores | None = None) -> None:
         self._settings = settings
-        self._stores = stores or ObjectStores(settings)
-        self._condition = threading.Condition()
-        self._transfers: list[Transfer] = []
-        self._threads: list[threading.Thread] = []
-        self._workers: list[Worker] = []
+        self._owns_stores = stores is None
+        self.source = Source(stores or ObjectStores(settings), settings.stall_timeout_s)
+        self.lock = threading.Condition()
+        self.pace = Pace()
+        self.idle = 0
+        self.received_before = 0
+        """Bytes that workers received that are gone."""
+        self._most = max(settings.connections, settings.max_connections)
+        self._cap = Cap(settings.max_bytes_per_s)
+        self._buffers = Buffers(self._most)
+        self._governor = Governor(self, settings.connections, self._most)
+        self._calls: list[Call] = []
+        self._workers: dict[int, tuple[Worker, threading.Thread]] = {}
+        self._late: list[ObjectState] = []
         self._closing = False
-        self.bucket = Bucket(settings.max_bytes_per_s)
-        self._context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
 
     def fetch(
         self,
@@ -55,222 +69,164 @@ class Engine:
         jobs = list(jobs)
         if not jobs:
             return
-        self._start_workers()
-        transfer = Transfer(self, self._stores, jobs, on_object, priority)
-        with self._condition:
-            self._transfers.append(transfer)
-            self._condition.notify_all()
-        reported = 0.0
+        call = Call(self, jobs, on_object, priority, hashes=self._settings.verify_hashes)
+        with self.lock:
+            if self._closing:
+                raise Cancelled("the engine is closed")
+            self._calls.append(call)
+            self._governor.work_begins()
+            self._staff()
+            self.lock.notify_all()
+        call.start()
         try:
-            while not transfer.wait(_POLL_S):
-                if cancelled():
-                    transfer.fail(Cancelled("cancelled; what was verified is kept"))
-                now = time.monotonic()
-                if progress is not None and now - reported >= _REPORT_S:
-                    reported = now
-                    progress(transfer.progress())
-            if progress is not None and transfer.error is None:
-                progress(transfer.progress())
+            self._attend(call, progress, cancelled)
+        except BaseException as error:
+            call.fail(error)
+            raise
         finally:
-            with self._condition:
-                self._transfers.remove(transfer)
-            transfer.close()
-        if transfer.error is not None:
-            raise transfer.error
+            call.join()
+            with self.lock:
+                self._calls.remove(call)
+                if not self._calls:
+                    self._governor.work_ends()
+        if call.error is not None:
+            raise call.error
+        if progress is not None:
+            progress(call.progress())
+
+    @staticmethod
+    def _attend(call: Call, progress: Callable[[FetchProgress], None] | None, cancelled: Callable[[], bool]) -> None:
+        reported = 0.0
+        while not call.wait(_POLL_S):
+            if cancelled():
+                call.fail(Cancelled("cancelled; what was verified is kept"))
+            now = time.monotonic()
+            if progress is not None and now - reported >= _REPORT_S:
+                reported = now
+                progress(call.progress())
 
     def close(self) -> None:
-        """Ends the workers; transfers under way end as cancelled."""
-        with self._condition:
+        """Ends workers, connections and memory; calls under way end as cancelled."""
+        with self.lock:
             self._closing = True
-            for transfer in self._transfers:
-                transfer.fail(Cancelled("the engine is closing"))
-            self._condition.notify_all()
-        for thread in self._threads:
-            thread.join(timeout=5)
+            calls = list(self._calls)
+            threads = [thread for _, thread in self._workers.values()]
+            self.lock.notify_all()
+        for call in calls:
+            call.fail(Cancelled("the engine is closing; what was verified is kept"))
+        self._governor.close()
+        for thread in threads:
+            thread.join()
+        self._buffers.close()
+        if self._owns_stores:
+            self.source.stores.close()
 
-    def _start_workers(self) -> None:
-        with self._condition:
-            if self._threads:
-                return
-            count = self._settings.connections
-            size = _BUFFER_BELOW_16 if count < 16 else _BUFFER
-            for number in range(count):
-                worker = Worker(size, self._context, self._settings.stall_timeout_s)
-                thread = threading.Thread(target=self._work, args=(worker,), name=f"engine-{number}", daemon=True)
-                self._workers.append(worker)
-                self._threads.append(thread)
-                thread.start()
+    # For the governor.
+
+    def workers(self) -> list[Worker]:
+        with self.lock:
+            return [worker for worker, _ in self._workers.values()]
+
+    def resize(self) -> None:
+        with self.lock:
+            self._staff()
+            self.lock.notify_all()
+
+    def hedge(self, call: Call, state: ObjectState, wanted: Range) -> None:
+        with self.lock:
+            if call.hedge(state, wanted):
+                self.lock.notify()
+
+    # For calls and workers.
+
+    def leave(self, loser: Worker, wanted: Range) -> None:
+        """`loser` has lost the range; wake it if it still waits for its bytes."""
+        at = loser.at
+        if at is not None and at[2] is wanted:
+            loser.line.abort()
+
+    def close_later(self, state: ObjectState) -> None:
+        """Its call has ended, a worker still waits for the disk."""
+        with self.lock:
+            self._late.append(state)
+
+    def patiently(self, call: Call, ask: Callable[[], T]) -> T:
+        """A request of the control plane, again while the store is unavailable, as long as the settings allow."""
+        jitter = Jitter()
+        give_up = time.monotonic() + self._settings.give_up_s
+        while True:
+            call.pause(self.pace.delay())
+            try:
+                return ask()
+            except SourceUnavailable as error:
+                if max(give_up, call.last_byte_at + self._settings.give_up_s) < time.monotonic():
+                    raise
+                if error.details.get("throttled"):
+                    self.pace.refused()
+            call.pause(jitter.next())
+
+    # The workers' threads.
+
+    def _staff(self) -> None:
+        """As many workers as there should be connections. Under the lock; too many leave by themselves."""
+        while not self._closing and len(self._workers) < self._governor.connections:
+            slot, view = self._buffers.take()
+            worker = Worker(slot, self.source, self.pace, self._cap, view, self._settings.give_up_s)
+            thread = threading.Thread(target=self._work, args=(worker,), name=f"engine-{slot}", daemon=True)
+            self._workers[slot] = (worker, thread)
+            thread.start()
 
     def _work(self, worker: Worker) -> None:
-        while True:
-            taken = self._take(worker)
-            if taken is None:
-                worker.close()
-                return
-            transfer, task = taken
+        while (taken := self._take(worker)) is not None:
+            call, task = taken
             try:
                 task(worker)
             except KubeCacheError as error:
-                transfer.fail(error)
-            except Exception as error:  # the thread must live on for other transfers; this one ends with what happened
+                call.fail(error)
+            except BaseException as error:  # the thread lives on for other calls; this one ends with what happened
                 _log.exception("engine worker failed")
-                transfer.fail(error)
+                call.fail(error)
             finally:
-                transfer.done_with(worker)
+                call.done_with(worker)
+                self._close_late()
+        worker.line.hang_up()
+        worker.view.release()
+        self._buffers.give_back(worker.number)
 
-    def _take(self, worker: Worker) -> tuple[Transfer, Callable[[Worker], None]] | None:
-        """The next task: of the highest priority, and among those of the transfer that holds the fewest workers."""
-        with self._condition:
+    def _take(self, worker: Worker) -> tuple[Call, Task] | None:
+        with self.lock:
             while True:
-                if self._closing:
+                if self._closing or len(self._workers) > self._governor.connections:
+                    del self._workers[worker.number]  # here, or all who see too many would leave
+                    self.received_before += worker.received
                     return None
-                for transfer in sorted(self._transfers, key=lambda one: (-one.priority, one.holding)):
-                    task = transfer.next_task(worker)
+                for call in sorted(self._calls, key=_turn):
+                    task = call.next_task(worker)
                     if task is not None:
-                        return transfer, task
-                self._condition.wait()
+                        self._fit(worker)
+                        return call, task
+                self.idle += 1
+                try:
+                    woken = self.lock.wait(_IDLE_S)
+                finally:
+                    self.idle -= 1
+                if not woken:
+                    worker.line.hang_up()
 
-    def wake(self) -> None:
-        with self._condition:
-            self._condition.notify_all()
+    def _fit(self, worker: Worker) -> None:
+        """The buffer that each worker may use depends on how many there are."""
+        size = buffer_size(len(self._workers))
+        if size < worker.buffer_bytes:
+            self._buffers.shrink(worker.number)
+        worker.buffer_bytes = size
 
-
-class Transfer:
-    """One call of `fetch`: objects to open, parts to fetch, and how it ended."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        stores: ObjectStores,
-        jobs: list[FetchJob],
-        on_object: Callable[[FetchedObject], None],
-        priority: int,
-    ) -> None:
-        self._engine = engine
-        self._stores = stores
-        self._on_object = on_object
-        self.priority = priority
-        # Largest first: the long ones must not be the last to begin.
-        self._jobs = deque(sorted(jobs, key=lambda job: -job.object.size))
-        self._parts: deque[tuple[ObjectState, Range]] = deque()
-        self._states: set[ObjectState] = set()
-        self._left = len(jobs)
-        self._workers: set[Worker] = set()
-        self._total = sum(job.object.size for job in jobs)
-        self._meter = Meter()
-        self._resumed = 0
-        self._lock = threading.RLock()
-        self._over = threading.Event()
-        self.error: Exception | None = None
-
-    @property
-    def holding(self) -> int:
-        return len(self._workers)
-
-    def store_of(self, obj: RemoteObject) -> ObjectStore:
-        return self._stores.of(obj.scheme)
-
-    # Called by workers.
-
-    def next_task(self, worker: Worker) -> Callable[[Worker], None] | None:
-        with self._lock:
-            if self.error is not None:
-                return None
-            task: Callable[[Worker], None]
-            if self._parts:
-                task = partial(self._fetch, *self._parts.popleft())
-            elif self._jobs:
-                task = partial(self._open, self._jobs.popleft())
-            else:
-                return None
-            self._workers.add(worker)
-            return task
-
-    def done_with(self, worker: Worker) -> None:
-        with self._lock:
-            self._workers.discard(worker)
-            if not self._workers and (self.error is not None or self._left == 0):
-                self._over.set()
-        self._engine.wake()
-
-    def _open(self, job: FetchJob, _worker: Worker) -> None:
-        obj = job.object
-        store = self.store_of(obj)
-        head = store.head(obj)
-        if head.etag != obj.etag or head.size != obj.size:
-            raise SourceChanged(
-                f"{obj.scheme}://{obj.bucket}/{obj.key} was replaced since it was listed (ETag {head.etag}, {head.size} bytes)",
-                bucket=obj.bucket,
-                key=obj.key,
-            )
-        state = ObjectState(job, head.checksum)
-        with self._lock:
-            self._states.add(state)
-            self._resumed += state.resumed
-            ranges = state.ranges()
-            self._parts.extend((state, one) for one in ranges)
-        if not ranges:
-            self._finish(state)
-
-    def _fetch(self, state: ObjectState, one: Range, worker: Worker) -> None:
-        crc64, other = worker.fetch(self, state, one)
-        if state.finished(one, crc64, other):
-            self._finish(state)
-
-    def _finish(self, state: ObjectState) -> None:
-        verdict = state.verdict()
-        if isinstance(verdict, list):
-            _log.warning("checksum does not match; fetching once more", key=state.job.object.key, parts=len(verdict))
-            with self._lock:
-                self._meter.take_back(sum(one.length for one in verdict))
-                self._parts.extend((state, one) for one in verdict)
-            return
-        with self._lock:
-            self._states.discard(state)
-        state.close()
-        self._on_object(verdict)
-        with self._lock:
-            self._left -= 1
-
-    def moved(self, count: int) -> None:
-        self._meter.add(count)
-        self.pause(self._engine.bucket.take(count))
-
-    def pause(self, seconds: float) -> None:
-        """Sleep, but not past the end of this transfer. Raises what ended it."""
-        if seconds > 0:
-            deadline = time.monotonic() + seconds
-            while (left := deadline - time.monotonic()) > 0:
-                self.check()
-                time.sleep(min(left, _POLL_S))
-        self.check()
-
-    def check(self) -> None:
-        if self.error is not None:
-            raise Cancelled("another part ended the transfer")
-
-    # Called by the thread of `fetch`.
-
-    def fail(self, error: Exception) -> None:
-        """The first error is the one that counts; workers stop at their next slice, those who wait for bytes are woken."""
-        with self._lock:
-            if self.error is not None:
-                return
-            self.error = error
-            workers = list(self._workers)
-            if not workers:
-                self._over.set()
-        for worker in workers:
-            worker.abort()
-
-    def wait(self, seconds: float) -> bool:
-        return self._over.wait(seconds)
-
-    def progress(self) -> FetchProgress:
-        done = min(self._total, self._resumed + self._meter.total)
-        return FetchProgress(done, self._total, self._meter.rate())
-
-    def close(self) -> None:
-        for state in self._states:
+    def _close_late(self) -> None:
+        with self.lock:
+            done = [state for state in self._late if state.active == 0]
+            self._late = [state for state in self._late if state.active]
+        for state in done:
             state.close()
-        self._states.clear()
+
+
+def _turn(call: Call) -> tuple[bool, int, int, float]:
+    return (bool(call.holding), -call.priority, len(call.holding), call.since)

@@ -1,0 +1,175 @@
+"""A worker: one thread that fetches one range at a time, over its own line, through its own buffer.
+
+How a range changes hands. Two workers may be at one range (a hedge), but only one writes: the range's `owner`. A worker
+becomes the owner with its first full buffer, if nobody has got further than where it began; whoever finds, with a full
+buffer in hand, that it is not the owner any more, drops it and leaves. So the bytes in the file are always those that the
+range's checksums were computed over, whatever the other connection delivered.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from kube_cache.errors import AccessDenied, KubeCacheError, SourceUnavailable
+from kube_cache.storage.checksums import UPDATE, Algorithm
+from kube_cache.storage.engine.buffers import SLOT
+from kube_cache.storage.engine.files import BLOCK
+from kube_cache.storage.engine.objects import ObjectState
+from kube_cache.storage.engine.plan import Range
+from kube_cache.storage.engine.source import Expired, Line, Retry, Source, Stream
+from kube_cache.storage.engine.throttle import Cap, Jitter, Pace
+
+if TYPE_CHECKING:
+    from kube_cache.storage.engine.call import Call
+
+SLICE: Final = 1 << 20
+"""Received, checksummed and counted in one go: large enough for few system calls, small enough to stay in the cache."""
+_MOST_TRIES: Final = 8
+_crc64 = UPDATE[Algorithm.CRC64NVME]
+
+
+class Superseded(Exception):
+    """Another worker has the range now."""
+
+
+class Worker:
+    def __init__(self, number: int, source: Source, pace: Pace, cap: Cap, view: memoryview, give_up_s: float) -> None:
+        self.number = number
+        self.line = Line(source)
+        self.buffer_bytes = SLOT
+        self.view = view
+        self._pace = pace
+        self._cap = cap
+        self._give_up_s = give_up_s
+        self.at: tuple[Call, ObjectState, Range] | None = None
+        """What it is busy with, for the governor."""
+        self.since = 0.0
+        self.received = 0
+        """Bytes ever; the governor takes differences."""
+        self.write_s = 0.0
+
+    def fetch(self, call: Call, state: ObjectState, wanted: Range) -> bool:
+        """Bring the range to its place; False when another worker did. Raises what the call should end with."""
+        jitter = Jitter()
+        tries = 0
+        refreshed = False
+        last_byte_at = time.monotonic()
+        while True:
+            before = wanted.done
+            try:
+                self._attempt(call, state, wanted)
+                return True
+            except Superseded:
+                self.line.hang_up()  # in the middle of a body
+                return False
+            except SourceUnavailable as error:
+                self.line.hang_up()
+                call.check()
+                if wanted.attempts > 1:
+                    return False  # the other one goes on
+                if isinstance(error, Expired):
+                    if refreshed:
+                        raise AccessDenied(f"{error.message}; renewed credentials are refused as well") from error
+                    refreshed = True
+                    call.engine.source.stores.of(state.remote.scheme).refresh_credentials()
+                    continue
+                wait = 0.0
+                if isinstance(error, Retry):
+                    wait = error.after_s
+                    if error.throttled:
+                        self._pace.refused(error.after_s)
+                if wanted.done > before:  # it moves: a bad connection, not a bad store
+                    jitter.reset()
+                    tries, last_byte_at = 0, time.monotonic()
+                tries += 1
+                last_byte_at = max(last_byte_at, call.last_byte_at)
+                if tries >= _MOST_TRIES and time.monotonic() - last_byte_at > self._give_up_s:
+                    raise _given_up(error, state, tries) from error
+                started = time.perf_counter()
+                call.pause(max(wait, jitter.next()))
+                state.timings.wait_s += time.perf_counter() - started
+            except BaseException:
+                self.line.hang_up()
+                raise
+
+    def _attempt(self, call: Call, state: ObjectState, wanted: Range) -> None:
+        timings = state.timings
+        started = time.perf_counter()
+        if delay := self._pace.delay():
+            call.pause(delay)
+        opened = time.perf_counter()
+        timings.wait_s += opened - started
+        with wanted.lock:
+            done, crc64, aux = wanted.done, wanted.crc64, wanted.aux
+        if done == wanted.length:
+            raise Superseded
+        stream = self.line.open(state, wanted, done, state.declare)
+        timings.first_byte_s += time.perf_counter() - opened
+        self._receive(call, state, wanted, stream, done, crc64, aux)
+        stream.finish()
+
+    def _receive(
+        self, call: Call, state: ObjectState, wanted: Range, stream: Stream, done: int, crc64: int, aux: int
+    ) -> None:
+        timings = state.timings
+        update_aux = UPDATE[state.aux] if state.aux else None
+        clock = time.perf_counter
+        receive = stream.receive
+        rest = stream.rest
+        while done < wanted.length:
+            shift = (wanted.offset + done) % BLOCK
+            want = min(self.buffer_bytes - shift, wanted.length - done)
+            view = self.view[shift : shift + want]
+            filled = len(rest)
+            view[:filled] = rest
+            rest = b""
+            hashed = 0
+            start = clock()
+            while hashed < want:
+                end = min(want, (filled // SLICE + 1) * SLICE)
+                while filled < end:
+                    filled += receive(view[filled:end])
+                    call.check()
+                middle = clock()
+                piece = view[hashed:filled]
+                crc64 = _crc64(piece, crc64)
+                if update_aux is not None:
+                    aux = update_aux(piece, aux)
+                self.received += filled - hashed
+                if delay := self._cap.take(filled - hashed):
+                    call.pause(delay)
+                hashed = filled
+                now = clock()
+                timings.network_s += middle - start
+                timings.verify_s += now - middle
+                start = now
+            self._commit(call, state, wanted, view, done, crc64, aux)
+            done += want
+
+    def _commit(
+        self, call: Call, state: ObjectState, wanted: Range, view: memoryview, done: int, crc64: int, aux: int
+    ) -> None:
+        started = time.perf_counter()
+        with wanted.lock:
+            call.check()
+            if wanted.owner is not self:
+                if wanted.done != done or wanted.done == wanted.length:
+                    raise Superseded
+                loser, wanted.owner = wanted.owner, self
+                if loser is not None:
+                    call.engine.leave(loser, wanted)
+            elif wanted.done != done:
+                raise Superseded
+            state.file.write(view, wanted.offset + done)
+            wanted.done, wanted.crc64, wanted.aux = done + len(view), crc64, aux
+        spent = time.perf_counter() - started
+        state.timings.write_s += spent
+        self.write_s += spent
+        call.moved(state, len(view))
+
+
+def _given_up(error: KubeCacheError, state: ObjectState, tries: int) -> KubeCacheError:
+    return SourceUnavailable(
+        f"{state.name}: gave up after {tries} tries: {error.message}", bucket=state.remote.bucket, key=state.remote.key
+    )

@@ -1,0 +1,115 @@
+"""What the engine's tests share: an engine over a given server, jobs in a folder of the test, and a count of leaks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kube_cache.settings import EngineSettings
+from kube_cache.storage.engine import Engine
+from kube_cache.storage.s3 import ObjectStores
+from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress, RemoteObject
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret"}
+
+
+class Fetcher:
+    """An engine and the objects that went through it."""
+
+    def __init__(self, engine: Engine, folder: Path, stores: ObjectStores) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.stores = stores
+        self.done: dict[str, FetchedObject] = {}
+        self.progress: list[FetchProgress] = []
+
+    def jobs(self, objects: list[RemoteObject]) -> list[FetchJob]:
+        return [
+            FetchJob(each, self.folder / f"{number}.part", self.folder / f"{number}.journal")
+            for number, each in enumerate(objects)
+        ]
+
+    def fetch(
+        self,
+        objects: list[RemoteObject],
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        priority: int = 0,
+    ) -> None:
+        self.engine.fetch(
+            self.jobs(objects),
+            on_object=lambda done: self.done.__setitem__(done.job.object.key, done),
+            progress=self.progress.append,
+            cancelled=cancelled,
+            priority=priority,
+        )
+
+    def content(self, key: str) -> bytes:
+        return self.done[key].job.part_path.read_bytes()
+
+
+@pytest.fixture
+def clean_aws(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No AWS setting of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    return monkeypatch
+
+
+@pytest.fixture
+def fetcher(clean_aws: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Fetcher]]:
+    """make(endpoint, **settings) → Fetcher; each is closed after the test, and leaves no thread and no descriptor."""
+    made: list[Fetcher] = []
+
+    def make(endpoint: str, *, access_key: str = "", secret_key: str = "", **settings: object) -> Fetcher:
+        clean_aws.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        clean_aws.setenv("AWS_ACCESS_KEY_ID", access_key or CREDENTIALS["AWS_ACCESS_KEY_ID"])
+        clean_aws.setenv("AWS_SECRET_ACCESS_KEY", secret_key or CREDENTIALS["AWS_SECRET_ACCESS_KEY"])
+        engine_settings = EngineSettings(**settings)  # type: ignore[arg-type]
+        stores = ObjectStores(engine_settings)
+        made.append(Fetcher(Engine(engine_settings, stores), tmp_path, stores))
+        return made[-1]
+
+    with no_leak():
+        yield make
+        for each in made:
+            each.engine.close()
+            each.stores.close()
+
+
+@contextmanager
+def no_leak() -> Iterator[None]:
+    """Threads of the engine and open descriptors are as many after as before."""
+    before = len(_descriptors())
+    yield
+    deadline = time.monotonic() + 5
+    while (left := _left_over(before)) and time.monotonic() < deadline:
+        time.sleep(0.02)  # a closing socket takes a moment to be seen
+    assert not left, left
+
+
+def _left_over(before: int) -> list[str]:
+    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("engine-")]
+    # Counted, not compared: the test's own client may have replaced a connection.
+    descriptors = _descriptors()
+    return threads + (descriptors if len(descriptors) > before else [])
+
+
+def _descriptors() -> list[str]:
+    found: list[str] = []
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(f"{fd.name}: {fd.readlink()}")
+        except OSError:
+            continue  # the one that listed the folder
+    return found
