@@ -1,30 +1,43 @@
-"""CPU seconds of the stack's processes, from /proc: what a release costs, and whom."""
+"""CPU seconds of the stack's processes, from /proc: what a release costs, and whom; and whether others worked meanwhile."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
 from tools.stack.processes import Processes
 
+OTHERS = "others"
 _TICKS = os.sysconf("SC_CLK_TCK")
+_IDLE = (3, 4)  # idle and iowait, among the fields of /proc/stat's first line
+_CALIBRATION = 2_000_000
 
 
 def seconds(processes: Processes) -> Counter[str]:
-    """By name; agents together. The bench itself is `bench`."""
+    """By name; agents together, the bench itself as `bench`, and what else the machine did as `others`."""
     used: Counter[str] = Counter()
     for process in processes.running:
         name = "agents" if process.name.startswith("agent-") else process.name
         used[name] += _of(process.pid)
     used["bench"] = _of(os.getpid())
+    used[OTHERS] = _machine() - sum(used.values())
     return used
 
 
 def between(before: Counter[str], after: Counter[str], pods: int) -> dict[str, float]:
-    """Milliseconds of CPU per Pod, the greatest first."""
+    """Milliseconds of CPU per Pod, the greatest first, `others` last."""
     spent = {name: 1e3 * (after[name] - before[name]) / pods for name in after}
-    return dict(sorted(spent.items(), key=lambda item: -item[1]))
+    return dict(sorted(spent.items(), key=lambda item: (item[0] == OTHERS, -item[1])))
+
+
+def core_speed() -> float:
+    """Millions of turns of a trivial loop a second on one core: to compare figures of two machines, or of two days."""
+    began = time.perf_counter()
+    for _ in range(_CALIBRATION):
+        pass
+    return _CALIBRATION / (time.perf_counter() - began) / 1e6
 
 
 def _of(pid: int) -> float:
@@ -33,3 +46,8 @@ def _of(pid: int) -> float:
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _machine() -> float:
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(field for position, field in enumerate(fields) if position not in _IDLE) / _TICKS

@@ -178,9 +178,10 @@ def _stage_table(title: str, found: list[Stage]) -> Table:
 
 def _cpu_table(spent: dict[str, float]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="CPU a Pod, ms", title_justify="left")
-    for name in (*spent, "all"):
+    ours = {name: value for name, value in spent.items() if name != cpu.OTHERS}
+    for name in (*ours, "all", "(others here)"):
         table.add_column(name.removeprefix("kube-"), justify="right")
-    table.add_row(*(f"{value:.1f}" for value in (*spent.values(), sum(spent.values()))))
+    table.add_row(*(f"{value:.1f}" for value in (*ours.values(), sum(ours.values()), spent[cpu.OTHERS])))
     return table
 
 
@@ -199,8 +200,7 @@ def _machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        # Others on the machine slow every figure; a load near zero here says that there were none.
-        "load_before": round(os.getloadavg()[0], 2),
+        "core_speed": round(cpu.core_speed(), 1),
     }
 
 
