@@ -93,7 +93,8 @@ def receipt_is_true(actor: Actor) -> Check:
 
 
 def spec_untouched(actor: Actor) -> Check:
-    before, after = ({k: v for k, v in doc["spec"].items() if k not in _MAY_CHANGE} for doc in _both(actor))
+    documents = (actor.created, actor.final)
+    before, after = ({k: v for k, v in each["spec"].items() if k not in _MAY_CHANGE} for each in documents)
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     compared = f"{actor.name}: spec as created in all {len(before)} fields but gate, affinity, node"
     return Check("yours stays yours", not changed, compared if not changed else f"{actor.name}: {changed} changed")
@@ -101,7 +102,7 @@ def spec_untouched(actor: Actor) -> Check:
 
 def released_once(actor: Actor, releases: list[Write], operator: str) -> Check:
     who = [write.user for write in releases]
-    compared = f"{actor.name}: {len(who)} patches took the gate off, by {', '.join(who) or 'nobody'} (audit log)"
+    compared = f"{actor.name}: {_count(len(who), 'patch', 'patches')} took the gate off, by {', '.join(who) or 'nobody'} (audit log)"
     return Check("released once", who == [operator], compared)
 
 
@@ -120,14 +121,18 @@ def held_with_reason(actor: Actor, events: list[Document]) -> Check:
     )
     gate = "gated" if names.GATE in pods.gates(actor.final) else "NOT gated"
     sentence = words.partition("\n")[0] or "nothing"
-    return Check("you can see why", passed, f"{actor.name}: {gate}, {len(noted)} Event, condition says {sentence!r}")
+    return Check(
+        "you can see why",
+        passed,
+        f"{actor.name}: {gate}, {_count(len(noted), 'Event', 'Events')}, condition says {sentence!r}",
+    )
 
 
 def one_copy_a_node(dataset: Dataset, nodes: set[str], served: int) -> Check:
     wanted = dataset.bytes * len(nodes)
     compared = (
         f"{dataset.uri}: S3 served {served:,} bytes = {served / dataset.bytes:.3f} copies"
-        f" for {len(nodes)} nodes ({', '.join(sorted(nodes))})"
+        f" for {_count(len(nodes), 'node', 'nodes')} ({', '.join(sorted(nodes))})"
     )
     return Check("one download", served == wanted, compared)
 
@@ -142,9 +147,9 @@ def late_was_a_hit(actor: Actor, served_meanwhile: int, *, had_it: bool) -> Chec
 
 def nothing_left(seats: list[str], unfinished: list[str]) -> Check:
     """unfinished: files in the nodes' incoming/ folders."""
-    compared = f"{len(seats)} seats left, {len(unfinished)} unfinished files in incoming/"
+    compared = f"{_count(len(seats), 'seat', 'seats')} left, {_count(len(unfinished), 'file', 'files')} in incoming/"
     return Check("no litter", not seats and not unfinished, compared)
 
 
-def _both(actor: Actor) -> tuple[Document, Document]:
-    return actor.created, actor.final
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"

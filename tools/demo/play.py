@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -193,4 +194,5 @@ def _stay(stack: Stack, say: Callable[[str], None]) -> None:
         f"  Temporal UI  {stack.temporal.ui}/namespaces/{stack.temporal_namespace}/workflows\n"
         f"  a shell      set -a; . {env}; set +a; kubectl get pods; kubectl describe pod typo"
     )
-    threading.Event().wait()
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
