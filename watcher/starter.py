@@ -1,7 +1,7 @@
 """Delivers starts and signals to Temporal: in order per workflow, many workflows at once, again until it answers.
 
-What is delivered is level-triggered and idempotent (USE_EXISTING, repeatable signals), so a delivery that may have
-happened is simply made again. It never awaits a workflow's result: each waiter would be a long request on the server.
+What is delivered is level-triggered and idempotent (one workflow per Pod uid, repeatable signals), so a delivery that may
+have happened is simply made again. It never awaits a workflow's result: each waiter would be a long request on the server.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
 
 import structlog
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -52,12 +51,12 @@ class Starter:
     async def _start(self, pod: PodFacts) -> None:
         ref, dataset = pod.ref, pod.view.dataset
         try:
-            handle: WorkflowHandle[Any, Any] = await self._client.start_workflow(
+            await self._client.start_workflow(
                 names.WARM_POD,
                 WarmPodInput(ref, pod.view, self._policy),
                 id=pod.workflow_id,
                 task_queue=names.OPERATOR_QUEUE,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 search_attributes=search.initial(
                     phase=Phase.RESOLVING, dataset=dataset, namespace=ref.namespace, pod=ref.name
@@ -69,8 +68,7 @@ class Starter:
                 rpc_timeout=_RPC_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:
-            return  # it released this Pod before; a Pod is released once
-        if handle.first_execution_run_id is None:
+            # It runs: tell it how the Pod looks now. Or it has released this Pod, and needs no telling: once is enough.
             await self._signal(pod.workflow_id, "pod_changed", pod.view)
         else:
             _log.info("workflow started", namespace=ref.namespace, pod=ref.name, dataset=dataset)
