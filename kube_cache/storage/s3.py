@@ -174,13 +174,16 @@ class ObjectStore:
         what = f"{self.scheme}://{found.bucket}/{found.key}"
         whole = found.size == 0 or (first == 0 and last == found.size - 1)
         extra = {"ChecksumMode": "ENABLED"} if whole else {"Range": f"bytes={first}-{last}"}
+        if found.etag:
+            extra["IfMatch"] = found.etag
         with _Translated(what):
-            answer = self._client.get_object(IfMatch=found.etag, **extra, **self._address(found))
-            length = answer["ContentLength"]
-            if length != (found.size if whole else last - first + 1):
-                raise SourceUnavailable(
-                    f"{what}: asked for {last - first + 1} bytes and got {length}; it is tried again"
-                )
+            answer = self._client.get_object(**extra, **self._address(found))
+            length = answer.get("ContentLength", last - first + 1)  # a chunked answer has none
+            wanted = f"bytes {first}-{last}/{found.size}"
+            if length != last - first + 1 or (not whole and answer.get("ContentRange") != wanted):
+                got = answer.get("ContentRange", "no range")
+                answer["Body"].close()
+                raise SourceUnavailable(f"{what}: asked for {wanted}, got {got}, {length} bytes; it is tried again")
             return self._head_of(answer), answer["Body"]._raw_stream  # noqa: SLF001 - our own checksum replaces the stream's
 
     def route(self, found: RemoteObject) -> Route:
@@ -260,7 +263,7 @@ class ObjectStore:
     def _head_of(self, answer: Mapping[str, Any]) -> ObjectHead:
         headers: Mapping[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
         return ObjectHead(
-            size=int(answer["ContentLength"]),
+            size=int(answer.get("ContentLength", 0)),
             etag=answer.get("ETag", ""),
             version_id=answer.get("VersionId"),
             generation=headers.get("x-goog-generation"),

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from kube_cache.settings import EngineSettings
 from kube_cache.storage.engine import Engine
 from kube_cache.storage.s3 import ObjectStores
 from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress, RemoteObject
+from tests.engine.origin import Origin
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret"}
 
@@ -67,9 +68,21 @@ def clean_aws(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.fixture
-def fetcher(clean_aws: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Fetcher]]:
+def origin() -> Iterator[Origin]:
+    """A server in this process; after it is closed as well, no thread and no descriptor is left."""
+    with no_leak():
+        made = Origin()
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def fetcher(
+    request: pytest.FixtureRequest, clean_aws: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[..., Fetcher]]:
     """make(endpoint, **settings) → Fetcher; each is closed after the test, and leaves no thread and no descriptor."""
     made: list[Fetcher] = []
+    in_process = "origin" in request.fixturenames  # its own check comes later, when its end of the sockets is gone, too
 
     def make(endpoint: str, *, access_key: str = "", secret_key: str = "", **settings: object) -> Fetcher:
         clean_aws.setenv("AWS_ENDPOINT_URL_S3", endpoint)
@@ -80,7 +93,7 @@ def fetcher(clean_aws: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
         made.append(Fetcher(Engine(engine_settings, stores), tmp_path, stores))
         return made[-1]
 
-    with no_leak():
+    with nullcontext() if in_process else no_leak():
         yield make
         for each in made:
             each.engine.close()

@@ -6,6 +6,7 @@ it. Untouched slots cost nothing. With more connections each needs less: what ma
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import threading
 from typing import Final
@@ -44,6 +45,7 @@ class Buffers:
             self._free.append(slot)
 
     def close(self) -> None:
-        """After every worker has released its view."""
+        """After the workers' end. An error that somebody keeps may hold a piece; then the memory goes with that."""
         self._view.release()
-        self._map.close()
+        with contextlib.suppress(BufferError):
+            self._map.close()

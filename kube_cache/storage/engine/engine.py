@@ -139,11 +139,12 @@ class Engine:
 
     # For calls and workers.
 
-    def leave(self, loser: Worker, wanted: Range) -> None:
-        """`loser` has lost the range; wake it if it still waits for its bytes."""
-        at = loser.at
-        if at is not None and at[2] is wanted:
-            loser.line.abort()
+    def wake_losers(self, winner: Worker, wanted: Range) -> None:
+        """Whoever else is at this range need not wait for its bytes any longer."""
+        for worker in self.workers():
+            at = worker.at
+            if worker is not winner and at is not None and at[2] is wanted:
+                worker.line.abort()
 
     def close_later(self, state: ObjectState) -> None:
         """Its call has ended, a worker still waits for the disk."""

@@ -77,7 +77,8 @@ class PartFile:
         try:
             if not self._direct:
                 _pwrite(self._fd, view, offset)
-                self._push_out(offset, len(view))
+                if self.size > _BEHIND // 8:  # the small ones are synced together soon
+                    self._push_out(offset, len(view))
                 return
             first = min(-offset % BLOCK, len(view))
             last = first + (len(view) - first) // BLOCK * BLOCK

@@ -156,9 +156,9 @@ class Worker:
             if wanted.owner is not self:
                 if wanted.done != done or wanted.done == wanted.length:
                     raise Superseded
-                loser, wanted.owner = wanted.owner, self
-                if loser is not None:
-                    call.engine.leave(loser, wanted)
+                wanted.owner = self
+                if wanted.hedged:
+                    call.engine.wake_losers(self, wanted)
             elif wanted.done != done:
                 raise Superseded
             state.file.write(view, wanted.offset + done)

@@ -1,0 +1,320 @@
+"""`make bench-engine`: the transfer engine against the fastest clients there are, on one machine, in one run.
+
+Clients and server share the cores, so a figure in GB/s says as much about the machine as about the client: compare columns
+of one run, and CPU seconds per GB (10^9 bytes), which travel. Rounds are interleaved, each file is compared with its source,
+and what is printed is the median with the least and the most. Prints a table and writes build/bench/engine.json.
+
+BENCH_SCALE=0.1 shrinks every workload, BENCH_ROUNDS sets the rounds (5), BENCH_ONLY="disk-2gib,tls" and
+BENCH_CLIENTS="ours,awscrt" choose, BENCH_DIR is where the files go (build/bench/data).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from awscrt import checksums
+
+from tests.bench.engine_origin import CAP, MIB, Origin
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "build" / "bench" / "engine.json"
+CLIENTS = ("ours", "awscrt", "s5cmd", "obstore", "boto3")
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    objects: dict[str, int]
+    port: str = "plain"
+    disk: bool = True
+    connections: int = 8
+    clients: tuple[str, ...] = CLIENTS
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.objects.values())
+
+
+@dataclass
+class Cell:
+    """A client's rounds at a workload."""
+
+    gbps: list[float] = field(default_factory=list)
+    durable: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    server_cpu: list[float] = field(default_factory=list)
+    rss: list[float] = field(default_factory=list)
+    problem: str = ""
+
+    def json(self) -> dict[str, Any]:
+        if self.problem or not self.gbps:
+            return {"problem": self.problem or "not run"}
+        return {
+            "gbps": statistics.median(self.gbps),
+            "gbps_min": min(self.gbps),
+            "gbps_max": max(self.gbps),
+            "durable_gbps": statistics.median(self.durable),
+            "durable_gbps_min": min(self.durable),
+            "durable_gbps_max": max(self.durable),
+            "cpu_s_per_gb": statistics.median(self.cpu),
+            "server_cpu_s_per_gb": statistics.median(self.server_cpu),
+            "rss_mib": max(self.rss),
+            "rounds": len(self.gbps),
+        }
+
+
+def workloads(scale: float) -> list[Workload]:
+    two = {"two.bin": max(64, int(2048 * scale)) * MIB}
+    shards = {f"shards/s{k:03}": 128 * MIB for k in range(max(2, int(70 * scale)))}
+    small = {f"small/f{k:05}": MIB for k in range(max(32, int(2000 * scale)))}
+    return [
+        Workload("disk-2gib", two),
+        Workload("disk-70x128mib", shards),
+        Workload("disk-2000x1mib", small, connections=16),
+        Workload("discard-2gib", two, disk=False),
+        Workload("capped-64", two, port="capped", disk=False, connections=64, clients=("ours", "awscrt", "obstore")),
+        Workload("tls-discard-2gib", two, port="tls", disk=False),
+    ]
+
+
+class Bench:
+    def __init__(self, origin: Origin, folder: Path) -> None:
+        self.origin = origin
+        self.folder = folder
+        self.work = folder / "files"
+
+    def round(self, work: Workload, client: str, cell: Cell) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        os.sync()
+        before = self.origin.cpu_s()
+        run = self._s5cmd if client == "s5cmd" else self._python
+        try:
+            result = run(work, client)
+        except (subprocess.SubprocessError, OSError, ValueError, KeyError, IndexError) as error:
+            said = getattr(error, "stderr", b"") or b""
+            cell.problem = (said.decode(errors="replace").strip().splitlines() or [str(error)])[-1][:160]
+            return
+        server = self.origin.cpu_s() - before
+        if work.disk:
+            self._compare(work)
+        gigabytes = work.bytes / GB
+        cell.gbps.append(gigabytes / result["seconds"])
+        cell.durable.append(gigabytes / (result["seconds"] + result["sync_s"]))
+        cell.cpu.append(result["cpu_s"] / gigabytes)
+        cell.server_cpu.append(server / gigabytes)
+        cell.rss.append(result["rss_mib"])
+
+    def _python(self, work: Workload, client: str) -> dict[str, float]:
+        job = {
+            "client": client,
+            "endpoint": self._endpoint(work, client),
+            "objects": work.objects,
+            "folder": str(self.work) if work.disk else "",
+            "connections": work.connections,
+            "ca": str(self.origin.ca),
+        }
+        command = [sys.executable, "-m", "tests.bench.engine_clients", json.dumps(job)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self._environment(work, client), capture_output=True, check=True, timeout=300
+        )
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    def _s5cmd(self, work: Workload, client: str) -> dict[str, float]:
+        binary = os.environ.get("S5CMD") or shutil.which("s5cmd")
+        if binary is None:
+            raise OSError("not installed: go install github.com/peak/s5cmd/v2@v2.3.0, or S5CMD=/path/to/s5cmd")
+        target = str(self.work) if work.disk else ""
+        script = self.folder / "s5cmd.txt"
+        if work.disk:
+            lines = [f"cp s3://bkt/{key} {target}/{key.replace('/', '_')}" for key in work.objects]
+        else:
+            lines = [f"cat s3://bkt/{key}" for key in work.objects]
+        script.write_text("\n".join(lines) + "\n")
+        command = [
+            binary,
+            "--endpoint-url",
+            self._endpoint(work, client),
+            "--no-verify-ssl",
+            "--log",
+            "error",
+            "run",
+            str(script),
+        ]
+        started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        with subprocess.Popen(
+            command, env=self._environment(work, client), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stderr is not None
+            said = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        fetched = time.perf_counter()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
+        if work.disk:
+            subprocess.run(["sync", "-f", target], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return {
+            "seconds": fetched - started,
+            "sync_s": time.perf_counter() - fetched if work.disk else 0.0,
+            "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+            "rss_mib": usage.ru_maxrss / 1024,
+        }
+
+    def _endpoint(self, work: Workload, client: str) -> str:
+        port = work.port
+        if client != "ours":
+            port = {"plain": "peers", "tls": "peers_tls", "capped": "peers_capped"}[port]
+        if work.port == "tls":
+            return f"https://localhost:{self.origin.port[port]}"
+        return f"http://127.0.0.1:{self.origin.port[port]}"
+
+    def _environment(self, work: Workload, client: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "PYTHONPATH", "LANG"}}
+        made = {
+            **kept,
+            "AWS_ACCESS_KEY_ID": "A" * 20,
+            "AWS_SECRET_ACCESS_KEY": "x" * 40,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL_S3": self._endpoint(work, client),
+        }
+        if work.port == "tls" and client != "s5cmd":
+            made["AWS_CA_BUNDLE"] = str(self.origin.ca)
+        return made
+
+    def _compare(self, work: Workload) -> None:
+        for key, size in work.objects.items():
+            path = self.work / key.replace("/", "_")
+            crc = 0
+            with path.open("rb", buffering=0) as handle:
+                while piece := handle.read(MIB):
+                    crc = checksums.crc64nvme(piece, crc)
+            if path.stat().st_size != size or crc != self.origin.crc[key]:
+                raise SystemExit(f"{work.name}: {key} is not what the server has")
+
+
+def limits(folder: Path) -> dict[str, float]:
+    """What the machine can do at most: direct writes by fio, loopback by iperf3; 0 where the tool is missing."""
+    found = {"fio_direct_gbps": 0.0, "loopback_gbps": 0.0}
+    if fio := shutil.which("fio"):
+        command = [
+            *(fio, "--name=w", f"--directory={folder}", "--rw=write", "--bs=8M", "--size=1G", "--direct=1"),
+            *("--ioengine=libaio", "--iodepth=16", "--end_fsync=1", "--output-format=json"),
+        ]
+        done = subprocess.run(command, capture_output=True, check=True)
+        found["fio_direct_gbps"] = json.loads(done.stdout)["jobs"][0]["write"]["bw_bytes"] / GB
+    if iperf := shutil.which("iperf3"):
+        with subprocess.Popen([iperf, "-s", "-1", "-p", "5299", "-B", "127.0.0.1"], stdout=subprocess.DEVNULL):
+            time.sleep(0.3)
+            done = subprocess.run(
+                [iperf, "-c", "127.0.0.1", "-p", "5299", "-t", "3", "-J"], capture_output=True, check=True
+            )
+        found["loopback_gbps"] = json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] / 8 / GB
+    return found
+
+
+def table(results: dict[str, dict[str, Cell]], edges: dict[str, float], chosen: list[Workload]) -> None:
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores shared by client and server, Linux {platform.release()}")
+    print(
+        f"direct writes by fio {edges['fio_direct_gbps']:.2f} GB/s, loopback by iperf3 {edges['loopback_gbps']:.2f} GB/s (0: not installed)"
+    )
+    for work in chosen:
+        print(f"\n{work.name}: {len(work.objects)} objects, {work.bytes / GB:.2f} GB, {work.connections} connections")
+        print(
+            f"  {'client':8} {'GB/s (min-max)':>20} {'durable (min-max)':>20} {'CPU-s/GB':>9} {'+server':>8} {'RSS MiB':>8}"
+        )
+        for client, cell in results[work.name].items():
+            shown = cell.json()
+            if "problem" in shown:
+                print(f"  {client:8} {shown['problem']}")
+                continue
+            rate = f"{shown['gbps']:.2f} ({shown['gbps_min']:.2f}-{shown['gbps_max']:.2f})"
+            durable = f"{shown['durable_gbps']:.2f} ({shown['durable_gbps_min']:.2f}-{shown['durable_gbps_max']:.2f})"
+            both = shown["cpu_s_per_gb"] + shown["server_cpu_s_per_gb"]
+            print(
+                f"  {client:8} {rate:>20} {durable:>20} {shown['cpu_s_per_gb']:9.2f} {both:8.2f} {shown['rss_mib']:8.0f}"
+            )
+        _verdict(work, results[work.name], edges)
+
+
+def _verdict(work: Workload, cells: dict[str, Cell], edges: dict[str, float]) -> None:
+    mine = cells["ours"].json() if "ours" in cells else {}
+    peers = [shown for name, cell in cells.items() if name != "ours" and "problem" not in (shown := cell.json())]
+    if "durable_gbps" not in mine:
+        return
+    said = []
+    if peers:
+        best = max(peers, key=lambda shown: shown["durable_gbps"])
+        thrifty = min(shown["cpu_s_per_gb"] for shown in peers)
+        said.append(f"{mine['durable_gbps'] / best['durable_gbps']:.2f} x the best peer's durable rate")
+        said.append(f"{mine['cpu_s_per_gb'] / thrifty:.2f} x the thriftiest peer's CPU")
+    if work.disk and edges["fio_direct_gbps"]:
+        said.append(f"{mine['durable_gbps'] / edges['fio_direct_gbps']:.0%} of fio")
+    if not work.disk and edges["loopback_gbps"]:
+        said.append(f"{mine['gbps'] / edges['loopback_gbps']:.0%} of loopback")
+    if work.port == "capped":
+        said.append(f"{mine['gbps'] / (work.connections * CAP / GB):.0%} of the ceiling")
+    print(f"  ours: {', '.join(said)}")
+
+
+def main() -> int:
+    if problem := Origin.missing():
+        print(f"bench-engine: {problem}", file=sys.stderr)
+        return 1
+    scale = float(os.environ.get("BENCH_SCALE", "1"))
+    rounds = int(os.environ.get("BENCH_ROUNDS", "5"))
+    only = os.environ.get("BENCH_ONLY", "")
+    who = tuple(os.environ.get("BENCH_CLIENTS", ",".join(CLIENTS)).split(","))
+    chosen = [work for work in workloads(scale) if not only or work.name in only.split(",")]
+    memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
+    folder = Path(os.environ.get("BENCH_DIR", str(ROOT / "build" / "bench" / "data")))
+    folder.mkdir(parents=True, exist_ok=True)
+    origin = Origin(Path(tempfile.mkdtemp(prefix="kube-cache-bench-", dir=memory)))
+    results: dict[str, dict[str, Cell]] = {}
+    try:
+        for key, size in {key: size for work in chosen for key, size in work.objects.items()}.items():
+            origin.add(key, size)
+        origin.start()
+        edges = limits(folder)
+        bench = Bench(origin, folder)
+        for work in chosen:
+            cells = results[work.name] = {client: Cell() for client in work.clients if client in who}
+            for number in range(rounds):
+                for client, cell in cells.items():
+                    if not cell.problem:
+                        print(
+                            f"{work.name}: round {number + 1} of {rounds}: {client}   ",
+                            end="\r",
+                            file=sys.stderr,
+                            flush=True,
+                        )
+                        bench.round(work, client, cell)
+        table(results, edges, chosen)
+    finally:
+        origin.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    shown = {name: {client: cell.json() for client, cell in cells.items()} for name, cells in results.items()}
+    OUT.write_text(json.dumps({**shown, "machine": {**edges, "cores": os.cpu_count(), "scale": scale}}, indent=1))
+    print(f"\n{OUT.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
