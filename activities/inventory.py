@@ -1,7 +1,7 @@
 """Which nodes hold a dataset, or fetch it: asked of Temporal, whose open `DatasetOnNode` entities are the inventory.
 
-The answer is a hint for placement (the disk has the last word), so it may be a second old: a burst of Pods for one dataset
-asks once, and the visibility store is spared.
+The answer is a hint for placement (the disk has the last word), so it may be a moment old: a burst of Pods for one dataset
+asks a few times a second, not once each, and the visibility store is spared.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from temporalio.client import Client
 from kube_cache import names
 from kube_cache.contracts import Phase
 
-_FRESH_S = 1.0
+_FRESH_S = 0.2
 _USEFUL = (Phase.READY, Phase.WARMING, Phase.PAUSED)
 
 

@@ -28,6 +28,8 @@ from kube_cache.text import format_bytes, format_seconds
 _log = structlog.get_logger("kube_cache.progress")
 # How often the heartbeats are read; the Pod is written at the interval of the settings, or when a tenth was gained.
 _POLL_S = 1.0
+# A connection that hangs is given up after 5 s, so a healthy download is never still for longer.
+_STILL_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class PublishProgress:
         done_by_entity: dict[str, int] = {}
         written = ""
         written_at, written_percent = 0.0, -1.0
+        moved_at, moved_done = loop.time(), -1
         try:
             await asyncio.to_thread(
                 reports.emit_event,
@@ -69,7 +72,9 @@ class PublishProgress:
                     done_by_entity[entity] = max(done_by_entity.get(entity, 0), one.progress.done_bytes)
                 done = min(arg.total_bytes, arg.present_bytes + sum(done_by_entity.values()))
                 percent = 100 * done / arg.total_bytes if arg.total_bytes else 0.0
-                message = _message(arg, seen, done, percent)
+                if done != moved_done:
+                    moved_at, moved_done = loop.time(), done
+                message = _message(arg, seen, done, loop.time() - moved_at)
                 due = loop.time() - written_at >= self._interval_s or percent - written_percent >= 10
                 if message != written and due:
                     reported = await asyncio.to_thread(
@@ -92,7 +97,9 @@ class PublishProgress:
         return _Seen(StreamProgress())
 
     async def _decode(self, pending: PendingActivityInfo) -> _Seen:
-        seen = _Seen(StreamProgress(), pending.last_failure.message, pending.attempt)
+        kind = pending.last_failure.application_failure_info.type
+        failure = f"{kind}: {pending.last_failure.message}" if kind else pending.last_failure.message
+        seen = _Seen(StreamProgress(), failure, pending.attempt)
         if not pending.heartbeat_details.payloads:
             return seen
         try:
@@ -106,11 +113,14 @@ class PublishProgress:
         return replace(seen, progress=details[0])
 
 
-def _message(arg: PublishProgressInput, seen: list[_Seen], done: int, percent: float) -> str:
+def _message(arg: PublishProgressInput, seen: list[_Seen], done: int, still_s: float) -> str:
+    percent = 100 * done / arg.total_bytes if arg.total_bytes else 0.0
     rate = sum(one.progress.bytes_per_s for one in seen)
     left = arg.total_bytes - done
     parts = [f"{percent:.0f} % of {format_bytes(arg.total_bytes)} on node {arg.node}"]
-    if rate > 0:
+    if still_s >= _STILL_S and done < arg.total_bytes:
+        parts.append(f"nothing came for {format_seconds(still_s)}: SourceUnavailable, or the node's disk is slow")
+    elif rate > 0:
         parts.append(f"{format_bytes(rate)}/s, done in {format_seconds(left / rate)}")
     elif all(one.progress.state == "queued" for one in seen):
         parts.append("queued on the node")

@@ -42,7 +42,7 @@ def list_dataset(store: Lister, uri: DatasetUri, *, beat: Callable[[int], None] 
     while prefix is not None:
         prefix = _read(store, listing, prefix, beat)
     objects = listing.objects()
-    return Manifest(uri.uri, digest(objects), objects, sum(each.size for each in objects))
+    return Manifest(uri.uri, digest(uri, objects), objects, sum(each.size for each in objects))
 
 
 def _read(store: Lister, listing: _Listing, prefix: str, beat: Callable[[int], None]) -> str | None:
@@ -63,14 +63,20 @@ def _read(store: Lister, listing: _Listing, prefix: str, beat: Callable[[int], N
     return None
 
 
-def digest(objects: Iterable[RemoteObject]) -> str:
-    """SHA-256 (hex) over the objects by path; each field is preceded by its length, so that no two lists look alike."""
+def digest(uri: DatasetUri, objects: Iterable[RemoteObject]) -> str:
+    """SHA-256 (hex) over the URI, less a trailing slash, and the objects by path.
+
+    The URI is part of it because it is part of where Pods mount the snapshot: equal objects of two buckets are two
+    snapshots. Each field is preceded by its length, so that no two lists look alike.
+    """
     hasher = hashlib.sha256(_DIGEST_DOMAIN)
+    fields = [uri.uri.rstrip("/")]
     for each in sorted(objects, key=lambda found: found.path.encode()):
-        for text in (each.path, each.key, str(each.size), each.etag):
-            encoded = text.encode()
-            hasher.update(len(encoded).to_bytes(8, "big"))
-            hasher.update(encoded)
+        fields += [each.path, each.key, str(each.size), each.etag]
+    for text in fields:
+        encoded = text.encode()
+        hasher.update(len(encoded).to_bytes(8, "big"))
+        hasher.update(encoded)
     return hasher.hexdigest()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kube_cache.errors import AmbiguousDataset, DatasetNotFound, UnsafeKey
-from kube_cache.storage.datasets import parse_datasets
+from kube_cache.storage.datasets import DatasetUri, parse_datasets
 from kube_cache.storage.listing import digest, list_dataset
 from kube_cache.storage.transfer import Manifest, RemoteObject
 
@@ -135,13 +135,16 @@ def test_beat_hears_every_page_and_may_stop() -> None:
         list_dataset(Pages({"d/1": 1}), dataset, beat=stop)
 
 
+HERE = DatasetUri("s3", "models", "d")
+
+
 def record(path: str = "a", key: str = "d/a", size: int = 1, etag: str = '"e"') -> RemoteObject:
     return RemoteObject("s3", "models", key, path, size, etag)
 
 
 def test_the_digest_is_of_the_set_not_of_its_order() -> None:
     first, second = record(), record("b", "d/b")
-    assert digest([first, second]) == digest([second, first])
+    assert digest(HERE, [first, second]) == digest(HERE, [second, first])
 
 
 @pytest.mark.parametrize(
@@ -157,9 +160,15 @@ def test_the_digest_is_of_the_set_not_of_its_order() -> None:
     ],
 )
 def test_any_difference_changes_the_digest(other: list[RemoteObject]) -> None:
-    assert digest([record()]) != digest(other)
+    assert digest(HERE, [record()]) != digest(HERE, other)
+
+
+def test_equal_objects_elsewhere_are_another_snapshot() -> None:
+    """They are mounted from elsewhere: taking one for the other would release a Pod to a path that is not there."""
+    assert digest(HERE, [record()]) != digest(DatasetUri("s3", "other", "d"), [record()])
+    assert digest(HERE, [record()]) == digest(DatasetUri("s3", "models", "d/"), [record()])
 
 
 def test_the_digest_is_pinned() -> None:
     """It names directories on disks and workflows in Temporal: changing it is a migration."""
-    assert digest([record()]) == "b31198c05b76ee36b17fedef4bb6c4d20c8e23996c50980a3ab7c3e1b08155fa"
+    assert digest(HERE, [record()]) == "87ed75a8a56ace0641417bb10fc7028edb152538aece0e1645ac8eb9a035e3cc"

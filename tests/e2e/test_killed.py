@@ -1,0 +1,92 @@
+"""Nothing is lost: the operator, an agent or a whole node dies, and each Pod is still released once, to the right node."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from tests.e2e.promises import MIB, event_reasons, released, still_gated
+from tools.stack import Stack
+from tools.stack import pods as kubernetes
+from tools.stack.buckets import Bucket
+from tools.stack.pods import Pods
+from tools.stack.waiting import true
+
+SEED = 20261123
+RUNS = 20
+
+
+def test_an_operator_killed_at_random_moments_releases_each_pod_once(stack: Stack, pods: Pods, bucket: Bucket) -> None:
+    """The moments are spread over the whole life of a warm, some 1.5 s here; the Pods of a run come while it is up."""
+    moments = random.Random(SEED)
+    content = {run: bucket.fill(f"set-{run}", [2 * MIB, MIB + run], seed=run) for run in range(RUNS)}
+    for run in range(RUNS):
+        pods.create_gated(f"run-{run}", bucket.uri(f"set-{run}"), gpus=0)
+        # Not a wait for a condition but the experiment itself: the moment must not depend on what the operator does.
+        time.sleep(moments.uniform(0, 1.5))
+        stack.operator.restart(kill=True)
+    for run in range(RUNS):
+        released(stack, pods, f"run-{run}", bucket.uri(f"set-{run}"), content[run], timeout_s=90)
+
+
+def test_an_agent_killed_in_mid_download_resumes_what_was_journaled(stack: Stack, pods: Pods, bucket: Bucket) -> None:
+    size = 96 * MIB
+    content = bucket.fill("gpt", [size])
+    with stack.s3_proxy.limited(16 * MIB):
+        pods.create_gated("one", bucket.uri("gpt"))
+        node = true(lambda: _fetching(stack, bucket, 56 * MIB), "more than half is fetched")
+        before = stack.s3_proxy.bytes_served(bucket.name)
+        stack.agents[node].kill()
+    stack.agents[node].start()
+    assert released(stack, pods, "one", bucket.uri("gpt"), content, timeout_s=60) == node
+    again = stack.s3_proxy.bytes_served(bucket.name) - before
+    # What was not journaled yet is fetched again: one interval (2 s at 16 MiB/s), and the parts in flight (8 of 8 MiB).
+    assert size - before <= again <= size - before + 2 * 16 * MIB + 8 * 8 * MIB
+    assert again < size
+
+
+def _fetching(stack: Stack, bucket: Bucket, enough: int) -> str:
+    if stack.s3_proxy.bytes_served(bucket.name) < enough:
+        return ""
+    return next(node for node in stack.nodes if any(stack.cache_root(node).glob("incoming/*.part")))
+
+
+def test_a_node_whose_agent_never_returns_is_left_within_a_minute(stack: Stack, pods: Pods, bucket: Bucket) -> None:
+    content = bucket.fill("gpt", [48 * MIB])
+    with stack.s3_proxy.limited(8 * MIB):
+        pods.create_gated("one", bucket.uri("gpt"))
+        dead = true(lambda: _fetching(stack, bucket, 8 * MIB), "the download runs")
+        stack.agents[dead].kill()
+        killed = time.monotonic()
+    node = released(stack, pods, "one", bucket.uri("gpt"), content, timeout_s=75)
+    assert node != dead
+    assert time.monotonic() - killed < 60
+    assert "NodeLost" in event_reasons(pods, "one")
+
+
+def test_an_agent_that_is_away_from_the_start_is_not_waited_for(stack: Stack, pods: Pods, bucket: Bucket) -> None:
+    content = bucket.fill("gpt", [MIB])
+    for node in stack.nodes[:2]:
+        stack.agents[node].kill()
+    pods.create_gated("one", bucket.uri("gpt"))
+    assert released(stack, pods, "one", bucket.uri("gpt"), content) == stack.nodes[2]
+
+
+def test_pods_created_and_deleted_while_no_operator_runs(stack: Stack, pods: Pods, bucket: Bucket) -> None:
+    content = bucket.fill("gpt", [MIB])
+    with stack.s3_proxy.held():
+        pods.create_gated("gone", bucket.uri("gpt"))
+        pods.wait("gone", lambda pod: kubernetes.condition(pod).get("reason") == "Warming", "is being warmed", 30)
+        stack.operator.kill()
+        pods.delete("gone")
+        pods.create_gated("new", bucket.uri("gpt"))
+        still_gated(pods, "new")
+    stack.operator.start()
+    released(stack, pods, "new", bucket.uri("gpt"), content)
+    true(lambda: "gone" not in str(_seat_owners(stack)), "the deleted Pod's seat is gone", 60)
+
+
+def _seat_owners(stack: Stack) -> list[str]:
+    from tests.e2e.promises import seats
+
+    return [seat["metadata"]["annotations"]["kube-cache.openai.com/workflow-id"] for seat in seats(stack)]
