@@ -65,12 +65,10 @@ def test_an_annotation_that_is_no_dataset_then_corrected(
 
 def test_a_key_that_would_leave_the_directory(stack: Stack, pods: Pods, bucket: Bucket) -> None:
     bucket.fill("gpt", {"ok": 5})
-    bucket.put("gpt/a//b", b"x")  # the server itself refuses to store `..`; an empty segment is of the same family
+    # `..` and empty segments never get past this server's own door; a control character does, and is of the same family.
+    bucket.put("gpt/a\tb", b"x")
     pods.create_gated("one", bucket.uri("gpt"))
-    if "a//b" in str(stack.s3.client().list_objects_v2(Bucket=bucket.name)):
-        assert "a//b" in held_by(pods, "one", "UnsafeKey")
-    else:
-        pytest.fail("the S3 server rewrites such keys: this test needs another way to make one")
+    assert r"a\tb" in held_by(pods, "one", "UnsafeKey")
 
 
 def test_wrong_bytes_are_named_and_never_released(stack: Stack, pods: Pods, bucket: Bucket) -> None:
@@ -85,11 +83,14 @@ def test_wrong_bytes_are_named_and_never_released(stack: Stack, pods: Pods, buck
 
 
 def test_an_object_replaced_during_the_download_is_resolved_afresh(stack: Stack, pods: Pods, bucket: Bucket) -> None:
-    bucket.fill("gpt", {"w": 40 * MIB})
+    """More parts than connections: a range that is asked for after the change meets the new ETag. Were all under way by
+    then, the old version would arrive whole, and rightly be released.
+    """
+    bucket.fill("gpt", {"w": 120 * MIB})
     with stack.s3_proxy.limited(2 * MIB):  # slow enough that it cannot end before the new one is there
         pods.create_gated("one", bucket.uri("gpt"))
         true(lambda: stack.s3_proxy.bytes_served(bucket.name) > MIB, "the download runs")
-        content = bucket.fill("gpt", {"w": 40 * MIB}, seed=2)
+        content = bucket.fill("gpt", {"w": 120 * MIB}, seed=2)
     released(stack, pods, "one", bucket.uri("gpt"), content)
     assert "SourceChanged" in event_reasons(pods, "one")
 
