@@ -23,6 +23,7 @@ from kube_cache.storage.engine.connection import Connection, Stale, Target
 from kube_cache.storage.engine.objects import ObjectState
 from kube_cache.storage.engine.plan import Range
 from kube_cache.storage.s3 import Body, ObjectStore, ObjectStores, Route
+from kube_cache.storage.transfer import RemoteObject
 
 _ODD_FOR_S: Final = 60.0
 _ERROR_BODY: Final = 4096
@@ -41,6 +42,8 @@ class Retry(SourceUnavailable):
 class Stream(Protocol):
     rest: bytes
     """What came along with the head."""
+    tls: bool
+    """Receiving decrypts, too."""
 
     def receive(self, view: memoryview) -> int: ...
     def finish(self) -> None:
@@ -109,7 +112,7 @@ class Line:
             except http.Odd:
                 self.hang_up()
                 self._source.was_odd(target)
-        return _through_botocore(store, state, first, last, on_declared)
+        return _through_botocore(store, state, first, last, on_declared, tls=route.tls)
 
     def _direct(
         self,
@@ -139,7 +142,7 @@ class Line:
             connection = self._connect(store, target)
             head = connection.request(request)
         if head.status >= 300:
-            raise self._refusal(connection, head, state)
+            raise self._refusal(connection, head, state, remote)
         if whole:
             http.check_whole(head, remote.size)
         else:
@@ -168,7 +171,7 @@ class Line:
         self._connection = made
         return made
 
-    def _refusal(self, connection: Connection, head: http.Head, state: ObjectState) -> Exception:
+    def _refusal(self, connection: Connection, head: http.Head, state: ObjectState, asked: RemoteObject) -> Exception:
         code, message = http.error_code(connection.read(head, _ERROR_BODY))
         self.hang_up()
         if 300 <= head.status < 400:
@@ -178,7 +181,7 @@ class Line:
         if head.status in {404, 412, 416} and code != "NoSuchBucket":
             return _changed(state, f"the store answers {head.status} {code}".rstrip())
         error = s3_errors.of_status(head.status, code, message, what=state.name)
-        if isinstance(error, AccessDenied) and state.unpin():
+        if isinstance(error, AccessDenied) and (state.remote.version_id != asked.version_id or state.unpin()):
             return Retry(f"{state.name}: may not read versions, goes on by ETag alone")
         if isinstance(error, SourceUnavailable):
             throttled = head.status in _THROTTLES or code == "SlowDown"
@@ -207,6 +210,7 @@ class _Direct:
         self._line = line
         self._keep = head.keeps_alive
         self.rest = head.rest
+        self.tls = connection.target.tls
         self.receive = connection.receive
 
     def finish(self) -> None:
@@ -219,7 +223,8 @@ class _Slow:
 
     rest = b""
 
-    def __init__(self, body: Body, name: str) -> None:
+    def __init__(self, body: Body, name: str, *, tls: bool) -> None:
+        self.tls = tls
         self._body = body
         self._name = name
 
@@ -241,12 +246,18 @@ class _Slow:
 
 
 def _through_botocore(
-    store: ObjectStore, state: ObjectState, first: int, last: int, on_declared: Callable[[Declared | None], None]
+    store: ObjectStore,
+    state: ObjectState,
+    first: int,
+    last: int,
+    on_declared: Callable[[Declared | None], None],
+    *,
+    tls: bool,
 ) -> Stream:
     head, body = store.open(state.remote, first, last)
     if state.small and first == 0:
         on_declared(head.checksum)
-    return _Slow(body, state.name)
+    return _Slow(body, state.name, tls=tls)
 
 
 def _changed(state: ObjectState, how: str) -> SourceChanged:

@@ -117,6 +117,8 @@ class Worker:
         clock = time.perf_counter
         receive = stream.receive
         rest = stream.rest
+        # The CPU time of receiving is the kernel's copy, and with TLS decryption, which is far more of it.
+        cpu_clock = time.thread_time if stream.tls else None
         while done < wanted.length:
             shift = (wanted.offset + done) % BLOCK
             want = min(self.buffer_bytes - shift, wanted.length - done)
@@ -128,10 +130,12 @@ class Worker:
             start = clock()
             while hashed < want:
                 end = min(want, (filled // SLICE + 1) * SLICE)
+                cpu = cpu_clock() if cpu_clock else 0.0
                 while filled < end:
                     filled += receive(view[filled:end])
                     call.check()
                 middle = clock()
+                decrypt = cpu_clock() - cpu if cpu_clock else 0.0
                 piece = view[hashed:filled]
                 crc64 = _crc64(piece, crc64)
                 if update_aux is not None:
@@ -141,7 +145,8 @@ class Worker:
                     call.pause(delay)
                 hashed = filled
                 now = clock()
-                timings.network_s += middle - start
+                timings.network_s += middle - start - decrypt
+                timings.decrypt_s += decrypt
                 timings.verify_s += now - middle
                 start = now
             self._commit(call, state, wanted, view, done, crc64, aux)

@@ -1,0 +1,127 @@
+"""SIGKILL at any moment: every byte is right after the restart, and little is fetched twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.engine.conftest import CREDENTIALS, Fetcher
+from tests.engine.origin import Fault, Origin, Reply, Request
+from tests.engine.test_faults import DATA, SUM
+
+ROOT = Path(__file__).parents[2]
+KILLS = 50
+BIG = DATA * 3  # 60 MiB: eight ranges
+
+CHILD = """
+import json, sys, pathlib
+from kube_cache.settings import EngineSettings
+from kube_cache.storage import journal
+from kube_cache.storage.engine import Engine, objects
+from kube_cache.storage.transfer import FetchJob, RemoteObject
+
+objects._FLUSH_S = 0.02  # so that a run of a second has many intervals
+told = json.loads(sys.argv[1])
+folder = pathlib.Path(told["folder"])
+jobs = [FetchJob(RemoteObject("s3", "bucket", key, key, size, etag), folder / f"{key}.part", folder / f"{key}.journal")
+        for key, size, etag in told["objects"]]
+engine = Engine(EngineSettings(connections=4, max_connections=4, give_up_s=5))
+print("begun", flush=True)
+def landed(done):
+    print(json.dumps([done.job.object.key, done.verified, done.fetched_bytes, done.resumed_bytes]), flush=True)
+engine.fetch(jobs, on_object=landed)
+engine.close()
+"""
+
+
+def test_fifty_kills_and_every_byte_is_right(origin: Origin, clean_aws: object, tmp_path: Path) -> None:
+    sums = {"big": _sum(BIG), "small": SUM}
+    found = [origin.put("big", BIG, headers=sums["big"])]
+
+    def slow(request: Request) -> Fault | None:
+        return _paced if request.range else None
+
+    origin.script = slow
+    told = json.dumps({"folder": str(tmp_path), "objects": [[each.key, each.size, each.etag] for each in found]})
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        **CREDENTIALS,
+        "AWS_ENDPOINT_URL_S3": origin.endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    source = random.Random(4)
+    kills = resumed_once = finished = 0
+    while kills < KILLS:
+        with subprocess.Popen(
+            [sys.executable, "-c", CHILD, told], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "begun\n"
+            time.sleep(source.uniform(0, 0.7))  # the random moment
+            kills += child.poll() is None
+            child.send_signal(signal.SIGKILL)
+            out = child.stdout.read()
+        for line in out.splitlines():
+            key, verified, _, resumed = json.loads(line)
+            finished += 1
+            resumed_once += resumed > 0
+            assert verified == "full-object"
+            assert (tmp_path / f"{key}.part").read_bytes() == BIG
+            for name in ("part", "journal"):
+                (tmp_path / f"{key}.{name}").unlink()
+    origin.script = lambda _request: None
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, told], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as child:
+        out = child.communicate(timeout=60)[0]
+    assert out.count("full-object") == 1
+    assert (tmp_path / "big.part").read_bytes() == BIG
+    assert finished
+    assert resumed_once
+
+
+def _paced(reply: Reply) -> None:
+    """Slowly enough that a kill falls into the middle, quickly enough that some runs end."""
+    reply.sock.sendall(reply.head)
+    for start in range(0, len(reply.body), 1 << 20):
+        time.sleep(0.01)
+        reply.sock.sendall(reply.body[start : start + (1 << 20)])
+
+
+def test_journaled_ranges_are_not_fetched_again(origin: Origin, fetcher: Callable[..., Fetcher]) -> None:
+    """An engine that is closed in the middle, and a new one over the same files."""
+    found = origin.put("key", BIG, headers=_sum(BIG))
+    from tests.engine import origin as faults
+
+    origin.script = lambda request: (
+        faults.status("403 Forbidden", "AccessDenied") if request.range and request.range[0] >= 5 * (8 << 20) else None
+    )
+    first = fetcher(origin.endpoint, connections=1, max_connections=1)
+    try:
+        first.fetch([found])
+    except Exception as error:
+        assert "access denied" in str(error)
+    first.engine.close()
+    before = len(origin.gets())
+    origin.script = lambda _request: None
+    second = fetcher(origin.endpoint)
+    second.fetch([found])
+    assert second.content("key") == BIG
+    assert second.done["key"].resumed_bytes == 5 * (8 << 20)
+    assert len(origin.gets()) - before == 3
+
+
+def _sum(data: bytes) -> dict[str, str]:
+    from base64 import b64encode
+
+    from awscrt import checksums
+
+    value = b64encode(checksums.crc64nvme(data).to_bytes(8, "big")).decode()
+    return {"x-amz-checksum-crc64nvme": value, "x-amz-checksum-type": "FULL_OBJECT"}
