@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from tests.e2e.promises import MIB, event_reasons, released, still_gated
+from tests.e2e.promises import MIB, event_reasons, released, seats, still_gated
 from tools.stack import Stack
 from tools.stack import pods as kubernetes
 from tools.stack.buckets import Bucket
@@ -46,9 +46,11 @@ def test_an_agent_killed_in_mid_download_resumes_what_was_journaled(stack: Stack
 
 
 def _fetching(stack: Stack, bucket: Bucket, enough: int) -> str:
+    """The node of the only seat, once that much was served."""
     if stack.s3_proxy.bytes_served(bucket.name) < enough:
         return ""
-    return next(node for node in stack.nodes if any(stack.cache_root(node).glob("incoming/*.part")))
+    (seat,) = seats(stack)
+    return str(seat["spec"]["nodeName"])
 
 
 def test_a_node_whose_agent_never_returns_is_left_within_a_minute(stack: Stack, pods: Pods, bucket: Bucket) -> None:
@@ -74,7 +76,7 @@ def test_an_agent_that_is_away_from_the_start_is_not_waited_for(stack: Stack, po
 
 def test_pods_created_and_deleted_while_no_operator_runs(stack: Stack, pods: Pods, bucket: Bucket) -> None:
     content = bucket.fill("gpt", [MIB])
-    with stack.s3_proxy.held():
+    with stack.s3_proxy.limited(MIB // 4):
         pods.create_gated("gone", bucket.uri("gpt"))
         pods.wait("gone", lambda pod: kubernetes.condition(pod).get("reason") == "Warming", "is being warmed", 30)
         stack.operator.kill()
@@ -87,6 +89,4 @@ def test_pods_created_and_deleted_while_no_operator_runs(stack: Stack, pods: Pod
 
 
 def _seat_owners(stack: Stack) -> list[str]:
-    from tests.e2e.promises import seats
-
     return [seat["metadata"]["annotations"]["kube-cache.openai.com/workflow-id"] for seat in seats(stack)]
