@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 from tools.stack.processes import Processes
@@ -15,9 +15,9 @@ _IDLE = (3, 4)  # idle and iowait, among the fields of /proc/stat's first line
 _CALIBRATION, _CALIBRATIONS = 1_000_000, 10
 
 
-def seconds(processes: Processes) -> Counter[str]:
+def seconds(processes: Processes) -> dict[str, float]:
     """By name; agents together, the bench itself as `bench`, and what else the machine did as `others`."""
-    used: Counter[str] = Counter()
+    used: dict[str, float] = defaultdict(float)
     for process in processes.running:
         name = "agents" if process.name.startswith("agent-") else process.name
         used[name] += _of(process.pid)
@@ -26,9 +26,9 @@ def seconds(processes: Processes) -> Counter[str]:
     return used
 
 
-def between(before: Counter[str], after: Counter[str], pods: int) -> dict[str, float]:
+def between(before: dict[str, float], after: dict[str, float], pods: int) -> dict[str, float]:
     """Milliseconds of CPU per Pod, the greatest first, `others` last."""
-    spent = {name: 1e3 * (after[name] - before[name]) / pods for name in after}
+    spent = {name: 1e3 * (after[name] - before.get(name, 0.0)) / pods for name in after}
     return dict(sorted(spent.items(), key=lambda item: (item[0] == OTHERS, -item[1])))
 
 

@@ -44,7 +44,7 @@ class Clock:
 
     def __init__(self, kubeconfig: Path, namespace: str, seats: str) -> None:
         configuration = kubernetes_client.Configuration()
-        kubernetes_config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+        kubernetes_config.load_kube_config(str(kubeconfig), client_configuration=configuration)  # type: ignore[no-untyped-call]
         self._client = KubeClient(configuration)
         self.times: dict[str, Times] = {}
         self._changed = threading.Condition()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
@@ -68,7 +69,7 @@ async def histories(client: Client, workflow_ids: list[str]) -> dict[str, Histor
     return dict(zip(workflow_ids, await asyncio.gather(*map(one, workflow_ids)), strict=True))
 
 
-def read(events: list[HistoryEvent]) -> History:
+def read(events: Sequence[HistoryEvent]) -> History:
     """The first time of each milestone that a history knows."""
     found: dict[str, float] = {}
     scheduled: dict[int, str] = {}
