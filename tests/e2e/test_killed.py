@@ -31,7 +31,7 @@ def test_an_operator_killed_at_random_moments_releases_each_pod_once(stack: Stac
 
 def test_an_agent_killed_in_mid_download_resumes_what_was_journaled(stack: Stack, pods: Pods, bucket: Bucket) -> None:
     size, speed, in_flight = 256 * MIB, 32 * MIB, 8 * 8 * MIB
-    content = bucket.fill("gpt", [size])
+    content = bucket.fill("gpt", [size // 2, size // 2])
     with stack.s3_proxy.limited(speed):
         pods.create_gated("one", bucket.uri("gpt"))
         node = true(lambda: _fetching(stack, bucket, 200 * MIB), "most of it is fetched")
