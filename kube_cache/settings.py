@@ -57,6 +57,25 @@ class StoreSettings(_Group):
     min_free: float = Field(
         0.20, ge=0, lt=1, description="share of the filesystem kept free (the kubelet evicts at 0.10-0.15)"
     )
+    min_free_inodes: float = Field(
+        0.10, ge=0, lt=1, description="share of the filesystem's inodes kept free (the kubelet evicts at 0.05)"
+    )
+    capacity_bytes: int = Field(0, ge=0, description="most that the cache may hold; 0 = no limit of its own")
+    capacity_share: float = Field(
+        1.0, gt=0, le=1, description="most that the cache may hold, as a share of the filesystem"
+    )
+    keep_partial_s: float = Field(
+        86400, ge=0, description="seconds that what a given-up download fetched is kept for its resumption"
+    )
+    quarantine_s: float = Field(
+        7 * 86400, ge=0, description="seconds that an object with wrong bytes is kept for inspection"
+    )
+    scrub_bytes_per_s: int = Field(
+        50 * MIB, ge=0, description="rate at which objects are read again against their checksums; 0 = never"
+    )
+    watch_trust_s: float = Field(
+        900, ge=0, description="seconds after which a snapshot is looked at anew though no event told of a change"
+    )
 
 
 class OperatorSettings(_Group):

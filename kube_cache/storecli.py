@@ -47,7 +47,7 @@ def _act(store: NodeStore, args: argparse.Namespace) -> list[dict[str, Any]]:
     pins = store.pins()
     if args.verb == "ls":
         return [
-            {"digest": one.digest[:12], "uri": one.uri, "files": len(one.files), "bytes": one.bytes,
+            {"digest": one.digest[:12], "uri": one.uri, "files": one.files, "bytes": one.bytes,
              "pins": sum(pin.digest == one.digest for pin in pins)}
             for one in store.snapshots()
         ]  # fmt: skip

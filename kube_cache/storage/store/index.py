@@ -1,24 +1,41 @@
-"""The index: last use, pins and reservations, in SQLite. A convenience, never the truth about what is on the disk.
+"""The index: last use, pins, reservations and what is known of each object, in SQLite. Never the truth about the disk.
 
-When it is lost, snapshots are found again from the directories; pins are made again by the Pods that still wait and by the
-reconcile. Several processes (the agent, the CLI) use it at once.
+When it is lost or older than the disk (a power cut), the start-up scan fills it again from the manifests; pins are made
+again by the Pods that still wait and by the reconcile. Several processes (the agent, the CLI) use it at once. Objects are
+looked up, never held: the agent's memory does not grow with their number.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS uses (digest TEXT PRIMARY KEY, tick INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS uses (digest TEXT PRIMARY KEY, tick INTEGER NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS pins (
     digest TEXT NOT NULL, owner TEXT NOT NULL, created REAL NOT NULL, until REAL, PRIMARY KEY (digest, owner));
+CREATE TABLE IF NOT EXISTS warms (
+    token TEXT PRIMARY KEY, digest TEXT NOT NULL, uri TEXT NOT NULL, reserved INTEGER NOT NULL, pid INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS objects (
+    id BLOB PRIMARY KEY, size INTEGER NOT NULL, crc INTEGER NOT NULL, verified TEXT NOT NULL,
+    inode INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, landed REAL, scrubbed REAL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS landed ON objects (landed) WHERE landed IS NOT NULL;
+CREATE TABLE IF NOT EXISTS totals (one INTEGER PRIMARY KEY CHECK (one = 1), objects INTEGER, bytes INTEGER);
+INSERT OR IGNORE INTO totals VALUES (1, 0, 0);
+CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON objects
+    BEGIN UPDATE totals SET objects = objects + 1, bytes = bytes + NEW.size; END;
+CREATE TRIGGER IF NOT EXISTS less AFTER DELETE ON objects
+    BEGIN UPDATE totals SET objects = objects - 1, bytes = bytes - OLD.size; END;
 """
+_BATCH = 500
+_COLUMNS = "id, size, crc, verified, inode, mtime, ctime, landed, scrubbed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,64 +47,244 @@ class Pin:
     until: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    id: str
+    size: int
+    crc64nvme: int
+    verified: str
+    inode: int
+    mtime: int
+    ctime: int
+    landed: float | None = None
+    """When it came, while no snapshot links it; None once one does."""
+    scrubbed: float | None = None
+
+    def row(self) -> tuple[object, ...]:
+        crc = self.crc64nvme - (1 << 64) if self.crc64nvme >> 63 else self.crc64nvme  # SQLite's integers are signed
+        name = bytes.fromhex(self.id)
+        return (name, self.size, crc, self.verified, self.inode, self.mtime, self.ctime, self.landed, self.scrubbed)
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    token: str
+    digest: str
+    uri: str
+    reserved: int
+    pid: int
+
+
 class Index:
     """Thread-safe. Raises sqlite3.Error where the disk does."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
+        self._db, self._inode = _connect(path)
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """No other thread or process changes the index inside."""
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """The connection, to the file that is there now: a removed index is written anew from what is still open."""
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                inode = os.stat(self._path).st_ino
+            except FileNotFoundError:
+                inode = -1
+            if inode != self._inode and not self._db.in_transaction:
+                for name in ("-wal", "-shm"):
+                    with suppress(FileNotFoundError):
+                        os.unlink(f"{self._path}{name}")
+                fresh, self._inode = _connect(self._path)
+                self._db.backup(fresh)
+                self._db.close()
+                self._db = fresh
+            yield self._db
+
+    @contextmanager
+    def exclusive(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """No other thread or process changes the index inside. durable: also past a power cut."""
+        with self._open() as db:
+            if db.in_transaction:
+                yield db
+                return
+            if durable:
+                db.execute("PRAGMA synchronous=FULL")
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield db
+                except BaseException:
+                    db.execute("ROLLBACK")
+                    raise
+                db.execute("COMMIT")
+            finally:
+                if durable:
+                    db.execute("PRAGMA synchronous=NORMAL")
+
+    # Whose index this is.
+
+    def belongs_to(self) -> str | None:
+        with self._open() as db:
+            row = db.execute("SELECT value FROM meta WHERE key = 'cache-id'").fetchone()
+        return str(row[0]) if row else None
+
+    def claim_for(self, cache_id: str) -> None:
+        with self._open() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('cache-id', ?)", (cache_id,))
+
+    # Uses.
 
     def touch(self, digest: str) -> None:
         """Most recently used. A counter, not a clock: clocks jump back."""
-        with self._lock:
-            self._db.execute(
-                "INSERT INTO uses VALUES (?, (SELECT COALESCE(MAX(tick), 0) + 1 FROM uses))"
-                " ON CONFLICT (digest) DO UPDATE SET tick = (SELECT MAX(tick) + 1 FROM uses)",
-                (digest,),
+        with self._open() as db:
+            db.execute(
+                "INSERT INTO uses VALUES (?, (SELECT COALESCE(MAX(tick), 0) + 1 FROM uses), ?)"
+                " ON CONFLICT (digest) DO UPDATE SET tick = (SELECT MAX(tick) + 1 FROM uses), at = excluded.at",
+                (digest, time.time()),
             )
 
     def forget(self, digest: str) -> None:
-        with self._lock:
-            self._db.execute("DELETE FROM uses WHERE digest = ?", (digest,))
+        with self._open() as db:
+            db.execute("DELETE FROM uses WHERE digest = ?", (digest,))
 
-    def by_last_use(self) -> list[str]:
-        """Least recently used first."""
-        with self._lock:
-            return [row[0] for row in self._db.execute("SELECT digest FROM uses ORDER BY tick")]
+    def uses(self) -> dict[str, float]:
+        """Digest -> when last used (for people), least recently used first."""
+        with self._open() as db:
+            return dict(db.execute("SELECT digest, at FROM uses ORDER BY tick").fetchall())
+
+    # Pins.
 
     def pin(self, digest: str, owner: str, until: float | None) -> None:
-        with self._lock:
-            self._db.execute(
+        """Durable: a node that comes back from a power cut still has its Pods."""
+        with self.exclusive(durable=True) as db:
+            db.execute(
                 "INSERT INTO pins VALUES (?, ?, ?, ?) ON CONFLICT (digest, owner) DO UPDATE SET until = excluded.until",
                 (digest, owner, time.time(), until),
             )
 
-    def unpin(self, digest: str, owner: str) -> None:
-        with self._lock:
-            self._db.execute("DELETE FROM pins WHERE digest = ? AND owner = ?", (digest, owner))
+    def unpin(self, digest: str, owner: str) -> bool:
+        with self._open() as db:
+            return db.execute("DELETE FROM pins WHERE digest = ? AND owner = ?", (digest, owner)).rowcount > 0
 
     def pins(self) -> list[Pin]:
         """Those in force."""
-        with self._lock:
-            rows = self._db.execute("SELECT digest, owner, created, until FROM pins ORDER BY digest, owner").fetchall()
+        with self._open() as db:
+            rows = db.execute("SELECT digest, owner, created, until FROM pins ORDER BY digest, owner").fetchall()
         now = time.time()
         return [Pin(*row) for row in rows if row[3] is None or row[3] > now]
+
+    # Warms, each with what is reserved for it and not written yet.
+
+    def set_warm(self, warm: Warm) -> None:
+        with self._open() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO warms VALUES (?, ?, ?, ?, ?)",
+                (warm.token, warm.digest, warm.uri, warm.reserved, warm.pid),
+            )
+
+    def set_reserved(self, token: str, reserved: int) -> None:
+        with self._open() as db:
+            db.execute("UPDATE warms SET reserved = ? WHERE token = ?", (reserved, token))
+
+    def end_warm(self, token: str) -> None:
+        with self._open() as db:
+            db.execute("DELETE FROM warms WHERE token = ?", (token,))
+
+    def end_warms_but(self, pid: int) -> None:
+        with self._open() as db:
+            db.execute("DELETE FROM warms WHERE pid != ?", (pid,))
+
+    def warms(self) -> list[Warm]:
+        with self._open() as db:
+            return [Warm(*row) for row in db.execute("SELECT token, digest, uri, reserved, pid FROM warms")]
+
+    # Objects.
+
+    def put_objects(self, rows: Iterable[ObjectRow]) -> None:
+        with self.exclusive() as db:
+            db.executemany(
+                f"INSERT INTO objects ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)"  # noqa: S608 - a constant
+                " ON CONFLICT (id) DO UPDATE SET crc = excluded.crc, verified = excluded.verified,"
+                " inode = excluded.inode, mtime = excluded.mtime, ctime = excluded.ctime, landed = excluded.landed",
+                (row.row() for row in rows),
+            )
+
+    def objects(self, ids: Sequence[str]) -> dict[str, ObjectRow]:
+        found: dict[str, ObjectRow] = {}
+        with self._open() as db:
+            for first in range(0, len(ids), _BATCH):
+                some = [bytes.fromhex(name) for name in ids[first : first + _BATCH]]
+                marks = ",".join("?" * len(some))
+                for row in db.execute(f"SELECT {_COLUMNS} FROM objects WHERE id IN ({marks})", some):  # noqa: S608
+                    one = _row(row)
+                    found[one.id] = one
+        return found
+
+    def objects_under(self, shard: int) -> dict[str, tuple[int, float | None]]:
+        """Id -> (inode, landed), of those whose id begins with this byte."""
+        with self._open() as db:
+            rows = db.execute(
+                "SELECT id, inode, landed FROM objects WHERE id >= ? AND (id < ? OR ?)",
+                (bytes([shard]), bytes([min(shard + 1, 255)]), shard == 255),
+            ).fetchall()
+        return {row[0].hex(): (row[1], row[2]) for row in rows}
+
+    def drop_objects(self, ids: Iterable[str]) -> None:
+        with self.exclusive() as db:
+            db.executemany("DELETE FROM objects WHERE id = ?", ((bytes.fromhex(name),) for name in ids))
+
+    def set_ctimes(self, found: Iterable[tuple[str, int]]) -> None:
+        with self.exclusive() as db:
+            db.executemany(
+                "UPDATE objects SET ctime = ? WHERE id = ?", ((ctime, bytes.fromhex(name)) for name, ctime in found)
+            )
+
+    def set_landed(self, ids: Iterable[str], at: float | None) -> None:
+        with self.exclusive() as db:
+            db.executemany("UPDATE objects SET landed = ? WHERE id = ?", ((at, bytes.fromhex(name)) for name in ids))
+
+    def set_scrubbed(self, ids: Iterable[str], at: float) -> None:
+        with self.exclusive() as db:
+            db.executemany("UPDATE objects SET scrubbed = ? WHERE id = ?", ((at, bytes.fromhex(name)) for name in ids))
+
+    def unlinked(self, limit: int) -> list[ObjectRow]:
+        """Objects that no snapshot links, oldest first."""
+        with self._open() as db:
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM objects WHERE landed IS NOT NULL ORDER BY landed LIMIT ?",  # noqa: S608
+                (limit,),
+            )
+            return [_row(row) for row in rows]
+
+    def unlinked_bytes(self) -> int:
+        with self._open() as db:
+            return int(db.execute("SELECT COALESCE(SUM(size), 0) FROM objects WHERE landed IS NOT NULL").fetchone()[0])
+
+    def totals(self) -> tuple[int, int]:
+        """Objects and their bytes."""
+        with self._open() as db:
+            count, size = db.execute("SELECT objects, bytes FROM totals").fetchone()
+        return int(count), int(size)
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+
+def _row(row: tuple[bytes, int, int, str, int, int, int, float | None, float | None]) -> ObjectRow:
+    return ObjectRow(row[0].hex(), row[1], row[2] & ((1 << 64) - 1), *row[3:])
+
+
+def _connect(path: Path) -> tuple[sqlite3.Connection, int]:
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA cache_size=-8192")  # KiB: bounded, whatever the number of objects
+        db.execute("PRAGMA recursive_triggers=ON")
+        db.executescript(_SCHEMA)
+    except BaseException:
+        db.close()
+        raise
+    return db, os.stat(path).st_ino

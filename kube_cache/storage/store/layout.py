@@ -1,4 +1,4 @@
-"""Where everything lies under the cache root (design: docs/design/store.md). Names only; nothing is touched here."""
+"""Where everything lies under the cache root (docs/design/store.md). Names only; nothing is touched here."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from kube_cache.storage.datasets import CURRENT
 from kube_cache.storage.transfer import RemoteObject
 
-CURRENT = "@current"
+BUILDING = ".building-"
+REMOVING = ".removing-"
 
 
 def object_id(obj: RemoteObject) -> str:
@@ -43,12 +45,26 @@ class Layout:
         return self.root / "datasets"
 
     @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
     def index(self) -> Path:
         return self.root / "index.sqlite"
 
     @property
     def lock(self) -> Path:
+        """Held while snapshots are published or removed."""
         return self.root / "lock"
+
+    @property
+    def writer_lock(self) -> Path:
+        """Held by the process that fetches."""
+        return self.root / "writer.lock"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.objects, self.incoming, self.snapshots, self.datasets, self.quarantine)
 
     def object(self, name: str) -> Path:
         return self.objects / name[:2] / name
@@ -59,22 +75,31 @@ class Layout:
     def journal(self, name: str) -> Path:
         return self.incoming / f"{name}.journal"
 
-    def object_lock(self, name: str) -> Path:
-        return self.incoming / f"{name}.lock"
-
     def snapshot(self, digest: str) -> Path:
         return self.snapshots / digest
 
     def building(self, digest: str) -> Path:
-        return self.snapshots / f".building-{digest}"
+        return self.snapshots / f"{BUILDING}{digest}"
+
+    def removing(self, digest: str) -> Path:
+        return self.snapshots / f"{REMOVING}{digest}"
 
     def files(self, digest: str) -> Path:
         """What Pods see."""
         return self.snapshot(digest) / "data"
 
     def manifest(self, digest: str) -> Path:
-        return self.snapshot(digest) / "manifest.json"
+        return self.snapshot(digest) / "manifest"
+
+    def damaged(self, digest: str) -> Path:
+        """There when bytes of the snapshot are known to be wrong; one path a line."""
+        return self.snapshot(digest) / "damaged"
 
     def dataset(self, uri: str) -> Path:
         parts = urlsplit(uri)
-        return self.datasets / parts.scheme / parts.netloc / parts.path.strip("/")
+        # urlsplit cuts a fragment and a query off, which in an object's key are just characters.
+        path = uri.partition("://")[2].partition("/")[2]
+        return self.datasets / parts.scheme / parts.netloc / path.strip("/")
+
+    def current(self, uri: str) -> Path:
+        return self.dataset(uri) / CURRENT

@@ -1,261 +1,266 @@
-"""`NodeStore`: what the activities and the CLI do to a node's cache. Disk is truth; the index only remembers use and pins.
+"""`NodeStore`: what the activities and the CLI do to a node's cache. Disk is truth; the index only remembers.
 
 The invariants, in the order in which they matter:
 1. A snapshot that can be seen is whole: it is published by one rename, after every byte was verified and synced.
 2. What is pinned is not evicted, and a pin is taken before the disk is looked at.
 3. Room is reserved before the first byte is fetched; when it cannot be, the error holds the arithmetic.
-4. Two attempts never write one file: each object being fetched is locked (flock), within a process and between processes.
+4. Two attempts never write one file: one process fetches at a time, and in it each object is claimed by one attempt.
+
+A façade: locks and shared state are in `core`, the work in the modules named after it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
+import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from kube_cache.errors import Cancelled, InsufficientDisk, NodeUnsuitable, SnapshotInUse, StoreConflict
+from kube_cache.errors import NodeUnsuitable
 from kube_cache.settings import StoreSettings
-from kube_cache.storage.engine.files import disk_fault
-from kube_cache.storage.store import snapshots
+from kube_cache.storage.store import faults, manifests, mounts, removal, scrub, snapshots
+from kube_cache.storage.store import room as rooms
+from kube_cache.storage.store import scan as scans
+from kube_cache.storage.store.core import Core, shards
+from kube_cache.storage.store.disk import Disk
+from kube_cache.storage.store.faults import translated
 from kube_cache.storage.store.index import Index, Pin
-from kube_cache.storage.store.layout import Layout, object_id
-from kube_cache.storage.store.snapshots import ObjectRecord, SnapshotRecord, SnapshotState
-from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress, Manifest, TransferEngine, Verified
-from kube_cache.text import format_bytes
+from kube_cache.storage.store.layout import Layout
+from kube_cache.storage.store.manifests import Header
+from kube_cache.storage.store.room import Room, Usage
+from kube_cache.storage.store.scan import Found
+from kube_cache.storage.store.scrub import BadObject, ScrubResult
+from kube_cache.storage.store.snapshots import SnapshotState
+from kube_cache.storage.store.warming import Warming, WarmResult
+from kube_cache.storage.transfer import FetchProgress, Manifest, TransferEngine
 
 _log = structlog.get_logger("kube_cache.store")
-_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    capacity_bytes: int
-    free_bytes: int
-    """What may be used: free on the file system, less what is kept free, less what is reserved."""
-    reserved_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class WarmResult:
-    fetched_bytes: int
-    resumed_bytes: int
-    verified: Verified
+class Reconciled:
+    pinned: int
+    unpinned: int
 
 
 class NodeStore:
-    """Thread-safe. Every method raises DiskFault where the disk does."""
+    """Thread-safe. Every method raises DiskFault where the disk does, and StoreConflict where another process is slow."""
 
-    def __init__(self, settings: StoreSettings, layout: Layout, index: Index, cache_id: str) -> None:
+    def __init__(self, settings: StoreSettings, disk: Disk) -> None:
+        """Use `open`."""
         self._settings = settings
-        self._layout = layout
-        self._index = index
-        self.cache_id = cache_id
-        self._lock = threading.RLock()
-        self._reserved: dict[str, int] = {}
-        self._records: dict[str, SnapshotRecord] = {}
+        self._disk = disk
+        self._layout = Layout(settings.root)
+        self._opening = threading.RLock()
+        self._owner = False
+        self.cache_id = ""
+        self.found = Found()
+        """What the start-up scan found."""
+
+    @property
+    def root(self) -> Path:
+        return self._layout.root
 
     @classmethod
-    def open(cls, settings: StoreSettings) -> NodeStore:
-        """Create or open the root, and tidy what a crash left. Raises NodeUnsuitable, DiskFault."""
-        layout = Layout(settings.root)
-        try:
-            layout.root.mkdir(parents=True, exist_ok=True)
-            if not settings.allow_root_disk and layout.root.stat().st_dev == Path("/").stat().st_dev:
-                raise NodeUnsuitable(
-                    f"{layout.root} is on the machine's root disk, where a full cache would take the node down; "
-                    "mount an NVMe there, or set KUBE_CACHE_STORE__ALLOW_ROOT_DISK=true"
-                )
-            for folder in (layout.objects, layout.incoming, layout.snapshots, layout.datasets):
-                folder.mkdir(exist_ok=True)
-            if not layout.cache_id.exists():
-                snapshots.write_durably(layout.cache_id, uuid.uuid4().hex[:16].encode())
-            store = cls(settings, layout, Index(layout.index), layout.cache_id.read_text().strip())
-            store._tidy()
-        except OSError as error:
-            raise disk_fault(error, layout.root) from error
+    def open(cls, settings: StoreSettings, *, tidy: bool = True, disk: Disk | None = None) -> NodeStore:
+        """Create or open the root. tidy: also clean up what a crash left, unless another process is fetching.
+
+        Raises NodeUnsuitable, DiskFault.
+        """
+        store = cls(settings, disk or Disk())
+        store._owner = tidy
+        store._open()
         return store
 
-    def _tidy(self) -> None:
-        for aside in self._layout.snapshots.glob(".building-*"):
-            snapshots.remove_tree(aside)
-        known = set(self._index.by_last_use())
-        found = {path.name for path in self._layout.snapshots.iterdir()}
-        for digest in found - known:
-            self._index.touch(digest)
-        for digest in known - found:
-            self._index.forget(digest)
-        for journal in self._layout.incoming.glob("*.journal"):
-            if not journal.with_suffix(".part").exists():
-                journal.unlink(missing_ok=True)
-        self._drop_orphans()
+    @translated
+    def _open(self) -> None:
+        layout, disk = self._layout, self._disk
+        disk.make_folder(layout.root)
+        if not self._settings.allow_root_disk and layout.root.stat().st_dev == Path("/").stat().st_dev:
+            raise NodeUnsuitable(
+                f"{layout.root} is on the machine's root disk, where a full cache would take the node down; "
+                "mount an NVMe there, or set KUBE_CACHE_STORE__ALLOW_ROOT_DISK=true"
+            )
+        for folder in (*layout.folders, *shards(layout)):
+            if not folder.is_dir():
+                disk.make_folder(folder)
+        if not layout.cache_id.exists():
+            disk.write_whole(layout.cache_id, [uuid.uuid4().hex[:16].encode()])
+        self.cache_id = layout.cache_id.read_text().strip()
+        index, fresh = _open_index(layout, self.cache_id)
+        self._core = Core(self._settings, layout, disk, index)
+        if self._owner or fresh:
+            self._tidy(rebuild=fresh)
+
+    def _tidy(self, *, rebuild: bool) -> None:
+        alone = self._core.try_alone()
+        if alone is None:
+            _log.info("another process is fetching: the disk is not tidied now", root=str(self.root))
+            return
+        try:
+            with self._core.mutation():
+                self._core.index.end_warms_but(-1)
+                self.found = scans.scan(self._core, rebuild=rebuild)
+        finally:
+            os.close(alone)
+        _log.info(
+            "the disk was looked through",
+            root=str(self.root),
+            snapshots=self.found.snapshots,
+            objects=self.found.objects,
+            recovered=self.found.recovered,
+            removed=self.found.removed,
+            rebuilt=self.found.rebuilt,
+            seconds=round(self.found.seconds, 3),
+        )
+
+    def _same_disk(self) -> Core:
+        """A disk that was wiped or replaced under us is another cache: opened anew, with its own identity."""
+        try:
+            if self._layout.cache_id.read_bytes().decode(errors="replace").strip() == self.cache_id:
+                return self._core
+        except FileNotFoundError:
+            pass
+        with self._opening:
+            try:
+                if self._layout.cache_id.read_text().strip() == self.cache_id:
+                    return self._core
+            except FileNotFoundError:
+                pass
+            _log.error("the disk was wiped or replaced", root=str(self.root), cache_id=self.cache_id)
+            before = self._core
+            self._open()
+            before.close()
+            return self._core
 
     # Looking.
 
+    @translated
     def check(self, digest: str) -> SnapshotState:
-        """What is there of a snapshot, by `stat` alone."""
-        record = self._record(digest)
-        if record is None:
-            return SnapshotState(complete=False, present_bytes=0)
-        try:
-            state = snapshots.look(self._layout, record)
-        except OSError:
-            self._records.pop(digest, None)
-            return SnapshotState(complete=False, present_bytes=0)
+        """What is there of a snapshot, by `stat` alone; by nothing at all while it is watched and nothing happened."""
+        core = self._same_disk()
+        if core.watch.is_clean(digest) and (header := manifests.read_header(self._layout.manifest(digest))):
+            core.index.touch(digest)
+            return SnapshotState(complete=True, present_bytes=header.bytes)
+        state = self._look(core, digest)
+        if not state.complete and state.problems:
+            # Perhaps somebody was just publishing or removing a snapshot that shares these objects.
+            with core.mutation():
+                state = self._look(core, digest)
         if state.complete:
-            self._index.touch(digest)
-        else:
+            core.index.touch(digest)
+        elif state.problems:
             _log.warning("snapshot is damaged", digest=digest, problems=state.problems[:5], count=len(state.problems))
-            self._withdraw(record, state)
         return state
 
-    def check_full(self, digest: str, *, beat: Callable[[], object] = lambda: None) -> SnapshotState:
-        """As `check`, and every byte is read against its checksum; what fails is withdrawn."""
+    def _look(self, core: Core, digest: str) -> SnapshotState:
+        core.watch.arm(digest, snapshots.folders(self._layout, digest))
+        state = SnapshotState(complete=False, present_bytes=0)
+        try:
+            state = snapshots.look(self._layout, self._disk, digest, core.index.objects)
+        finally:
+            core.watch.seen(digest, whole=state.complete)
+        return state
+
+    @translated
+    def check_full(
+        self, digest: str, *, beat: Callable[[], object] = lambda: None, cancelled: Callable[[], bool] = lambda: False
+    ) -> SnapshotState:
+        """As `check`, and every byte is read against its checksum; what fails is quarantined. Raises Cancelled."""
+
+        def may_stop() -> bool:
+            beat()
+            return cancelled()
+
         state = self.check(digest)
-        record = self._record(digest)
-        if not state.complete or record is None:
+        if not state.complete:
             return state
-        bad = snapshots.read_through(self._layout, record, beat)
-        if not bad:
-            return state
-        problems = [f"{one.path} does not have its checksum" for one in bad]
-        _log.error("snapshot holds wrong bytes", digest=digest, problems=problems[:5])
-        damaged = SnapshotState(
-            complete=False, present_bytes=record.bytes - sum(one.size for one in bad), problems=problems
-        )
-        self._withdraw(record, damaged, {one.object for one in bad})
-        return damaged
+        core = self._same_disk()
+        result = scrub.scrub_now(core, digest, may_stop)
+        return self.check(digest) if result.bad else state
 
-    def _withdraw(self, record: SnapshotRecord, state: SnapshotState, bad: set[str] | None = None) -> None:
-        """A damaged snapshot must not be seen as whole; its good objects stay and are linked again."""
-        with self._mutation():
-            self._records.pop(record.digest, None)
-            if bad is None:
-                damaged = {problem.split(" ", 1)[0] for problem in state.problems}
-                bad = {one.object for one in record.files if one.path in damaged}
-            for name in bad:
-                self._layout.object(name).unlink(missing_ok=True)
-                self._layout.object(name).with_suffix(".json").unlink(missing_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                self._layout.manifest(record.digest).unlink()
-
-    def _record(self, digest: str) -> SnapshotRecord | None:
-        record = self._records.get(digest)
-        if record is None:
-            record = snapshots.read(self._layout, digest)
-            if record is not None:
-                self._records[digest] = record
-        return record
-
-    def snapshots(self) -> list[SnapshotRecord]:
-        """All that can be seen, least recently used first."""
-        order = {digest: place for place, digest in enumerate(self._index.by_last_use())}
-        names = [path.name for path in self._layout.snapshots.iterdir() if not path.name.startswith(".")]
-        found = [self._record(name) for name in sorted(names, key=lambda name: order.get(name, -1))]
-        return [record for record in found if record is not None]
+    def snapshots(self) -> list[Header]:
+        """All that can be seen, least recently used first; damaged ones too."""
+        core = self._same_disk()
+        found = [manifests.read_header(self._layout.manifest(digest)) for digest in rooms.digests(core)]
+        return [header for header in found if header is not None]
 
     # Pins.
 
+    @translated
     def pin(self, digest: str, owner: str, *, until: float | None = None) -> None:
-        """Keep it, whether it is there yet or not; pinning twice is pinning once."""
-        self._index.pin(digest, owner, until)
+        """Keep it, whether it is there yet or not; pinning twice is pinning once. until: seconds since the epoch."""
+        self._same_disk().index.pin(digest, owner, until)
 
-    def unpin(self, digest: str, owner: str) -> None:
-        self._index.unpin(digest, owner)
+    @translated
+    def unpin(self, digest: str, owner: str) -> bool:
+        """False when there was no such pin."""
+        return self._same_disk().index.unpin(digest, owner)
 
+    @translated
     def pins(self) -> list[Pin]:
-        return self._index.pins()
+        return self._same_disk().index.pins()
+
+    @translated
+    def reconcile(self, expected: Iterable[tuple[str, str]], *, kind: str = "pod/", grace_s: float = 600) -> Reconciled:
+        """Make the pins of this kind those that are expected, as (digest, owner).
+
+        One younger than `grace_s` stays: its Pod may be younger than the list.
+        """
+        index = self._same_disk().index
+        wanted = set(expected)
+        there = {(pin.digest, pin.owner): pin for pin in index.pins() if pin.owner.startswith(kind)}
+        missing = wanted - there.keys()
+        for digest, owner in missing:
+            index.pin(digest, owner, None)
+        # A clock that jumped back makes an age negative: then the pin is old enough to be judged by the list alone.
+        stale = [
+            key for key, pin in there.items() if key not in wanted and not 0 <= time.time() - pin.created < grace_s
+        ]
+        for digest, owner in stale:
+            index.unpin(digest, owner)
+        return Reconciled(len(missing), len(stale))
+
+    def in_use_by_mounts(self, digest: str) -> bool:
+        """Mounted in a mount namespace that this process can see; False proves nothing."""
+        return digest in mounts.mounted()
 
     # Room.
 
+    @translated
     def room(self) -> Room:
-        stat = os.statvfs(self._layout.root)
-        capacity = stat.f_blocks * stat.f_frsize
-        with self._lock:
-            reserved = sum(self._reserved.values())
-        kept = int(capacity * self._settings.min_free)
-        return Room(capacity, stat.f_bavail * stat.f_frsize - kept - reserved, reserved)
+        return rooms.room(self._same_disk())
 
-    @contextlib.contextmanager
-    def _reservation(self, digest: str, needed: int) -> Iterator[None]:
-        with self._mutation():
-            self._make_room(digest, needed)
-            with self._lock:
-                self._reserved[digest] = self._reserved.get(digest, 0) + needed
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._reserved.pop(digest, None)
+    @translated
+    def usage(self) -> Usage:
+        """In detail; looks at each file."""
+        return rooms.usage(self._same_disk())
 
-    def _make_room(self, digest: str, needed: int) -> None:
-        pinned = {pin.digest for pin in self.pins()}
-        for record in self.snapshots():
-            if self.room().free_bytes >= needed:
-                return
-            if record.digest not in pinned and record.digest != digest:
-                self._remove(record)
-        room = self.room()
-        if room.free_bytes >= needed:
-            return
-        held = [record for record in self.snapshots() if record.digest in pinned]
-        owners = sorted({pin.owner for pin in self.pins() if pin.digest in {record.digest for record in held}})
-        kept = int(room.capacity_bytes * self._settings.min_free)
-        raise InsufficientDisk(
-            f"needs {format_bytes(needed)}, but {format_bytes(max(0, room.free_bytes))} can be used of {format_bytes(room.capacity_bytes)}: "
-            f"{format_bytes(kept)} are kept free, {format_bytes(room.reserved_bytes)} are reserved by other downloads, "
-            f"{format_bytes(sum(record.bytes for record in held))} are pinned by {', '.join(owners[:5]) or 'nobody'}; "
-            "end what uses them, or use a larger disk",
-            needed=needed,
-            free=room.free_bytes,
-        )
+    @translated
+    def make_room(self, needed: int) -> int:
+        """Evict until `needed` bytes can be used; bytes that became free. Raises InsufficientDisk."""
+        core = self._same_disk()
+        with core.mutation():
+            return rooms.make_room(core, needed)
 
+    @translated
     def evict(self, digest: str) -> int:
-        """Bytes freed; 0 when it is not there. Raises SnapshotInUse."""
-        with self._mutation():
-            owners = [pin.owner for pin in self.pins() if pin.digest == digest]
-            if owners:
-                raise SnapshotInUse(
-                    f"snapshot {digest[:12]} is pinned by {', '.join(owners[:5])}; it can be evicted when they have ended"
-                )
-            record = self._record(digest)
-            if record is None:
-                return 0
-            before = self.room().free_bytes
-            self._remove(record)
-            return max(0, self.room().free_bytes - before)
+        """Bytes that became free; 0 when it is not there. Raises SnapshotInUse."""
+        core = self._same_disk()
+        with core.mutation():
+            before = rooms.room(core).disk_free_bytes
+            removal.evict(core, digest)
+            return max(0, rooms.room(core).disk_free_bytes - before)
 
-    def _remove(self, record: SnapshotRecord) -> None:
-        self._records.pop(record.digest, None)
-        snapshots.remove(self._layout, record)
-        self._index.forget(record.digest)
-        for one in record.files:
-            self._drop_object(one.object)
-        _log.info("evicted", digest=record.digest, uri=record.uri, bytes=record.bytes)
+    # Filling.
 
-    def _drop_object(self, name: str) -> None:
-        path = self._layout.object(name)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_nlink == 1:
-                path.unlink()
-                path.with_suffix(".json").unlink(missing_ok=True)
-
-    def _drop_orphans(self) -> None:
-        """Objects that no snapshot links: a publish that never came, or an eviction that was cut short."""
-        for path in self._layout.objects.glob("*/*"):
-            if path.suffix == ".json" and not path.with_suffix("").exists():
-                path.unlink(missing_ok=True)
-
-    # Warming.
-
+    @translated
     def warm(
         self,
         manifest: Manifest,
@@ -269,132 +274,56 @@ class NodeStore:
 
         Raises what `TransferEngine.fetch` raises, InsufficientDisk, Cancelled.
         """
-        try:
-            return self._warm(manifest, engine, progress, cancelled, priority)
-        except OSError as error:
-            raise disk_fault(error, self._layout.root) from error
+        started = time.monotonic()
+        core = self._same_disk()
+        warming = Warming(core, manifest, engine, _rising(progress), cancelled, priority)
+        header = warming.run()
+        if not core.watch.is_clean(manifest.digest):
+            self._look(core, manifest.digest)  # so that the next check, at a release, finds it watched
+        return WarmResult(warming.fetched, warming.resumed, header.verified, time.monotonic() - started)
 
-    def _warm(
+    @translated
+    def scrub(
         self,
-        manifest: Manifest,
-        engine: TransferEngine,
-        progress: Callable[[FetchProgress], None],
-        cancelled: Callable[[], bool],
-        priority: int,
-    ) -> WarmResult:
-        objects = {object_id(obj): obj for obj in manifest.objects}
-        fetched = resumed = 0
-        with self._holding(sorted(objects), cancelled):
-            records = {name: known for name in objects if (known := self._object(name)) is not None}
-            missing = {name: obj for name, obj in objects.items() if name not in records}
-            present = sum(objects[name].size for name in records)
-            allocated = sum(_allocated(self._layout.part(name)) for name in missing)
-            needed = max(0, sum(obj.size for obj in missing.values()) - allocated)
-            jobs = {
-                name: FetchJob(obj, self._layout.part(name), self._layout.journal(name))
-                for name, obj in missing.items()
-            }
-            by_job = {job.part_path: name for name, job in jobs.items()}
-
-            def land(done: FetchedObject) -> None:
-                nonlocal fetched, resumed
-                name = by_job[done.job.part_path]
-                record = self._land(name, done)
-                with self._lock:
-                    records[name] = record
-                    fetched += done.fetched_bytes
-                    resumed += done.resumed_bytes
-
-            def tell(of_missing: FetchProgress) -> None:
-                progress(FetchProgress(present + of_missing.done_bytes, manifest.total_bytes, of_missing.bytes_per_s))
-
-            if missing:
-                with self._reservation(manifest.digest, needed):
-                    engine.fetch(jobs.values(), on_object=land, progress=tell, cancelled=cancelled, priority=priority)
-            if cancelled():
-                raise Cancelled("cancelled before it was published; what was verified is kept")
-            record = self._publish(manifest, records)
-        return WarmResult(fetched, resumed, record.verified)
-
-    def _publish(self, manifest: Manifest, records: dict[str, ObjectRecord]) -> SnapshotRecord:
-        with self._mutation():
-            found = self._record(manifest.digest)
-            if found is None or not snapshots.look(self._layout, found).complete:
-                found = snapshots.build(self._layout, manifest, records)
-                self._records[manifest.digest] = found
-            snapshots.point(self._layout, manifest.uri, manifest.digest)
-            self._index.touch(manifest.digest)
-            return found
-
-    def _land(self, name: str, done: FetchedObject) -> ObjectRecord:
-        """From incoming/ to objects/: the record first, so that an object never lies there without its checksum."""
-        target = self._layout.object(name)
-        target.parent.mkdir(exist_ok=True)
-        record = ObjectRecord(done.crc64nvme, str(done.verified))
-        snapshots.write_durably(target.with_suffix(".json"), json.dumps([record.crc64nvme, record.verified]).encode())
-        done.job.part_path.chmod(0o444)
-        done.job.part_path.replace(target)
-        snapshots.sync_folder(target.parent)
-        done.job.journal_path.unlink(missing_ok=True)
-        return record
-
-    def _object(self, name: str) -> ObjectRecord | None:
-        path = self._layout.object(name)
-        try:
-            if not path.exists():
-                return None
-            crc, verified = json.loads(path.with_suffix(".json").read_bytes())
-            return ObjectRecord(int(crc), str(verified))
-        except (OSError, ValueError):
-            return None
-
-    # Locks.
-
-    @contextlib.contextmanager
-    def _holding(self, names: list[str], cancelled: Callable[[], bool]) -> Iterator[None]:
-        """One lock per object, in order of name so that two warms never wait for each other."""
-        with contextlib.ExitStack() as stack:
-            for name in names:
-                fd = os.open(self._layout.object_lock(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                stack.callback(os.close, fd)
-                while True:
-                    try:
-                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        if cancelled():
-                            raise Cancelled("cancelled while another download of the same object ran") from None
-                        time.sleep(_POLL_S)
-            yield
-            for name in names:
-                self._layout.object_lock(name).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _mutation(self) -> Iterator[None]:
-        """Nobody else builds or removes snapshots inside: neither a thread nor the CLI."""
-        with self._lock:
-            fd = os.open(self._layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                deadline = time.monotonic() + 60
-                while True:
-                    try:
-                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        if time.monotonic() > deadline:
-                            raise StoreConflict(f"another process has held {self._layout.lock} for 60 s") from None
-                        time.sleep(0.01)
-                yield
-            finally:
-                os.close(fd)
+        rate_bytes_per_s: float | None = None,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        on_bad: Callable[[BadObject], None] = lambda _: None,
+    ) -> ScrubResult:
+        """Once through everything, slowly; for a thread of its own. None: the rate of the settings. Raises Cancelled."""
+        rate = self._settings.scrub_bytes_per_s if rate_bytes_per_s is None else rate_bytes_per_s
+        return scrub.scrub(self._same_disk(), rate, cancelled, on_bad)
 
     def close(self) -> None:
-        self._index.close()
+        self._core.close()
 
 
-def _allocated(path: Path) -> int:
-    """Bytes that a part file already takes on the disk; it is sparse until it is filled."""
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
+def _open_index(layout: Layout, cache_id: str) -> tuple[Index, bool]:
+    """The index, and whether it knows nothing of this disk: it was lost, damaged, or came from another one."""
+    if layout.index.exists():
+        try:
+            index = Index(layout.index)
+            if index.belongs_to() == cache_id:
+                return index, False
+            index.close()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and not faults.is_damage(error):
+                raise
+            _log.warning("the index is damaged and is rebuilt", error=str(error))
+    for name in ("", "-wal", "-shm"):
+        layout.index.with_name(layout.index.name + name).unlink(missing_ok=True)
+    index = Index(layout.index)
+    index.claim_for(cache_id)
+    return index, True
+
+
+def _rising(progress: Callable[[FetchProgress], None]) -> Callable[[FetchProgress], None]:
+    """Never falls and never exceeds the total, whatever rounds a download takes."""
+    most = 0
+
+    def tell(now: FetchProgress) -> None:
+        nonlocal most
+        most = min(now.total_bytes, max(most, now.done_bytes))
+        progress(FetchProgress(most, now.total_bytes, now.bytes_per_s))
+
+    return tell

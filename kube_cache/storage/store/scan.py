@@ -1,0 +1,186 @@
+"""What a start-up finds on the disk and tidies: whatever a crash, a power cut, a wiped disk or a person left behind.
+
+The directories are the truth; the index is brought in line with them. One shard of `objects/` at a time, so that memory does
+not grow with the number of objects.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from kube_cache.storage.datasets import CURRENT
+from kube_cache.storage.store import manifests, removal, snapshots, warming
+from kube_cache.storage.store.core import Core
+from kube_cache.storage.store.index import ObjectRow
+from kube_cache.storage.store.layout import BUILDING, REMOVING
+from kube_cache.storage.store.manifests import Chunk
+
+_log = structlog.get_logger("kube_cache.store")
+_LITTER = (snapshots.LINK, snapshots.CHUNKS, snapshots.FRESH)
+
+
+@dataclass(slots=True)
+class Found:
+    """For the log and the bench."""
+
+    snapshots: int = 0
+    half_built: int = 0
+    objects: int = 0
+    recovered: int = 0
+    removed: int = 0
+    rebuilt: bool = False
+    seconds: float = 0.0
+
+
+def scan(core: Core, *, rebuild: bool) -> Found:
+    """Only while nobody fetches, and within `core.mutation`. rebuild: the index knows nothing of this disk."""
+    started = time.monotonic()
+    found = Found()
+    _finish_what_was_cut_short(core, found)
+    present = {name for name in os.listdir(core.layout.snapshots) if not name.startswith((BUILDING, REMOVING))}
+    found.snapshots = len(present)
+    known = set(core.index.uses())
+    for digest in sorted(present - known, key=lambda name: core.layout.snapshot(name).stat().st_mtime):
+        core.index.touch(digest)
+    for digest in known - present:
+        core.index.forget(digest)
+    if rebuild:
+        _rebuild(core, present)
+        found.rebuilt = True
+    if _objects(core, found) and not rebuild:
+        # Linked, yet unknown: the index is older than the disk, as after a power cut.
+        _rebuild(core, present)
+        found.rebuilt = True
+    _incoming(core, found)
+    _quarantine(core)
+    _datasets(core)
+    found.seconds = time.monotonic() - started
+    return found
+
+
+def _finish_what_was_cut_short(core: Core, found: Found) -> None:
+    for name in os.listdir(core.layout.snapshots):
+        path = core.layout.snapshots / name
+        if name.startswith((BUILDING, REMOVING)):
+            removal.finish(core, path)
+            found.half_built += 1
+        else:
+            for litter in _LITTER:
+                core.disk.unlink_if_there(path / litter)
+    for folder in (core.layout.root, core.layout.snapshots):
+        for path in folder.glob(".*.new"):
+            core.disk.unlink_if_there(path)
+
+
+def _rebuild(core: Core, digests: set[str]) -> None:
+    """The objects as the manifests know them; where several do, the newest inode time is the one that we caused."""
+    for digest in digests:
+        with suppress(FileNotFoundError, manifests.TornManifest):
+            for chunk in manifests.read_chunks(core.layout.manifest(digest)):
+                _learn(core, chunk)
+
+
+def _learn(core: Core, chunk: Chunk) -> None:
+    known = core.index.objects(chunk.ids)
+    rows = []
+    for place, name in enumerate(chunk.ids):
+        try:
+            inode = os.stat(core.layout.object(name)).st_ino
+        except FileNotFoundError:
+            continue
+        if inode != chunk.inodes[place]:
+            continue
+        old = known.get(name)
+        ctime = chunk.ctimes[place]
+        if old is not None and old.inode == inode:
+            ctime = max(ctime, old.ctime)
+        rows.append(
+            ObjectRow(
+                name, chunk.sizes[place], chunk.crcs[place], chunk.verified[place], inode, chunk.mtimes[place], ctime
+            )
+        )
+    core.index.put_objects(rows)
+
+
+def _objects(core: Core, found: Found) -> bool:
+    """True when the index lacks, or wrongly thinks unlinked, objects that a snapshot links."""
+    stale = False
+    now = time.time()
+    limit = now - core.settings.keep_partial_s
+    for shard in range(256):
+        rows = core.index.objects_under(shard)
+        unlinked: list[str] = []
+        gone: list[str] = []
+        with os.scandir(core.layout.objects / f"{shard:02x}") as entries:
+            for entry in entries:
+                found.objects += 1
+                row = rows.pop(entry.name, None)
+                stat = entry.stat(follow_symlinks=False)
+                if len(entry.name) != 64:
+                    core.disk.remove_tree(Path(entry.path))
+                elif stat.st_nlink > 1:
+                    stale = stale or row is None or row[1] is not None
+                elif row is None or row[0] != stat.st_ino:
+                    if warming.recover(core, entry.name):
+                        found.recovered += 1
+                    else:
+                        found.removed += 1
+                elif row[1] is None:
+                    unlinked.append(entry.name)  # its snapshot was removed by hand
+                elif row[1] < limit:
+                    gone.append(entry.name)
+        core.index.set_landed(unlinked, now)
+        found.removed += removal.drop_unlinked(core, gone)
+        core.index.drop_objects(rows)
+    return stale
+
+
+def _incoming(core: Core, found: Found) -> None:
+    limit = time.time() - core.settings.keep_partial_s
+    names = set(os.listdir(core.layout.incoming))
+    for name in names:
+        stem, _, kind = name.rpartition(".")
+        path = core.layout.incoming / name
+        if kind == "part":
+            keep = f"{stem}.journal" in names and path.stat().st_mtime >= limit
+        elif kind == "journal":
+            keep = f"{stem}.part" in names or _is_landed(core, stem)
+        else:
+            keep = False
+        if not keep:
+            core.disk.remove_tree(path)
+            found.removed += 1
+
+
+def _is_landed(core: Core, name: str) -> bool:
+    if len(name) != 64:
+        return False
+    row = core.index.objects([name]).get(name)
+    return row is not None and row.landed is not None
+
+
+def _quarantine(core: Core) -> None:
+    limit = time.time() - core.settings.quarantine_s
+    for name in os.listdir(core.layout.quarantine):
+        path = core.layout.quarantine / name
+        with suppress(FileNotFoundError):
+            if path.stat().st_ctime < limit:
+                core.disk.unlink(path)
+
+
+def _datasets(core: Core) -> None:
+    """Links to what is not there go, with the folders that are empty then."""
+    for folder, folders, files in os.walk(core.layout.datasets, topdown=False):
+        for name in files + folders:
+            path = Path(folder) / name
+            if path.is_symlink() and (name != CURRENT or not path.exists()):
+                core.disk.unlink(path)
+        if Path(folder) != core.layout.datasets:
+            with suppress(OSError):  # not empty
+                core.disk.remove_folder(folder)
