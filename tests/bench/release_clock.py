@@ -20,6 +20,7 @@ from kube_cache import names
 from kube_cache.kube.client import ApiError, Json, KubeClient, resource_path
 
 _WATCH_S = 3600
+_AGAIN_S = 0.1
 
 
 @dataclass
@@ -70,18 +71,27 @@ class Clock:
         return self.times.setdefault(uid, Times())
 
     def _watch(self, namespace: str, take: Callable[[str, Json, float], None]) -> None:
+        """A server under a burst ends the watch of whom it finds slow: then list, and watch again from there."""
         path = resource_path("pods", namespace)
-        _, version = self._client.list_pages("pods", namespace, "", "")
-        query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(_WATCH_S)}
-        try:
-            for line in self._client.watch_lines(path, query, read_timeout_s=_WATCH_S):
-                now = time.time()
-                event = json.loads(line)
-                with self._changed:
-                    take(event["type"], event["object"], now)
-                    self._changed.notify_all()
-        except ApiError:
-            return  # the server ended first: the bench is over
+        while True:
+            try:
+                items, version = self._client.list_pages("pods", namespace, "", "")
+                for item in items:
+                    self._note("MODIFIED", item, take)
+                query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(_WATCH_S)}
+                for line in self._client.watch_lines(path, query, read_timeout_s=_WATCH_S):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        break
+                    self._note(event["type"], event["object"], take)
+            except ApiError:
+                time.sleep(_AGAIN_S)  # the thread ends with the process
+
+    def _note(self, kind: str, item: Json, take: Callable[[str, Json, float], None]) -> None:
+        now = time.time()
+        with self._changed:
+            take(kind, item, now)
+            self._changed.notify_all()
 
     def _take_pod(self, kind: str, pod: Json, now: float) -> None:
         times = self._of(pod["metadata"]["uid"])
