@@ -6,12 +6,11 @@ beside a high one, always moves), then the higher priority, then whoever holds t
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
-
-import structlog
 
 from kube_cache.errors import Cancelled, KubeCacheError, SourceUnavailable
 from kube_cache.settings import EngineSettings
@@ -26,7 +25,7 @@ from kube_cache.storage.engine.worker import Worker
 from kube_cache.storage.s3 import ObjectStores
 from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress
 
-_log = structlog.get_logger("kube_cache.engine")
+_log = logging.getLogger("kube_cache.engine")
 _POLL_S: Final = 0.1
 _REPORT_S: Final = 1.0
 _IDLE_S: Final = 20.0

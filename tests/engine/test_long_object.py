@@ -1,0 +1,124 @@
+"""An object larger than any memory: constant memory, a small journal, progress that only rises, and never silent.
+
+2 GiB in `make test`; KUBE_CACHE_TEST_OBJECT_GIB=60 (`make test-60gib`) for the long form. Served from a sparse file and
+thrown away, so that neither side needs the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kube_cache.storage.engine import objects
+from kube_cache.storage.transfer import FetchJob, FetchProgress, RemoteObject
+from tests.engine.conftest import Fetcher
+
+MIB = 1 << 20
+SIZE = int(float(os.environ.get("KUBE_CACHE_TEST_OBJECT_GIB", "2")) * (1 << 30))
+
+
+class SparseServer:
+    """Ranged GETs of one sparse file by sendfile, a thread a connection."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for each in self._open:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._file.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                self._open.append(sock)
+                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError, ValueError):
+            while data := sock.recv(65536):
+                start, end = 0, SIZE - 1
+                status, extra = "200 OK", ""
+                if found := re.search(rb"(?i)range: bytes=(\d+)-(\d+)", data):
+                    start, end = int(found[1]), int(found[2])
+                    status, extra = "206 Partial Content", f"Content-Range: bytes {start}-{end}/{SIZE}\r\n"
+                head = f'HTTP/1.1 {status}\r\nContent-Length: {end - start + 1}\r\nETag: "e"\r\n{extra}\r\n'
+                sock.sendall(head.encode())
+                while not data.startswith(b"HEAD") and start <= end:
+                    start += os.sendfile(sock.fileno(), self._file.fileno(), start, min(4 * MIB, end - start + 1))
+
+
+class Discard:
+    """Where the part file would be: counts instead of writing."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size, self.inode, self.was_sized = path, size, 0, True
+        self.fd = os.memfd_create("discard")
+
+    def write(self, view: memoryview, offset: int) -> None:
+        assert 0 <= offset <= offset + len(view) <= self.size
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[SparseServer]:
+    path = tmp_path / "sparse"
+    with path.open("wb") as handle:
+        handle.truncate(SIZE)
+    made = SparseServer(path)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(1200)
+def test_memory_journal_and_progress(
+    server: SparseServer, fetcher: Callable[..., Fetcher], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(objects, "PartFile", Discard)
+    one = fetcher(f"http://127.0.0.1:{server.port}", connections=8, max_connections=8)
+    one.stores.of("s3")
+    seen: list[tuple[float, FetchProgress]] = []
+    resident: list[int] = []
+    job = FetchJob(RemoteObject("s3", "bucket", "key", "key", SIZE, '"e"'), tmp_path / "part", tmp_path / "journal")
+    begun = _resident()
+
+    def shown(progress: FetchProgress) -> None:
+        seen.append((time.monotonic(), progress))
+        resident.append(_resident())
+
+    one.engine.fetch([job], on_object=lambda done: one.done.__setitem__("key", done), progress=shown)
+    assert one.done["key"].fetched_bytes == SIZE
+    done = [progress.done_bytes for _, progress in seen]
+    assert done == sorted(done)
+    assert done[-1] == SIZE
+    gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(seen)]
+    assert max(gaps) < 2
+    assert max(resident) - begun < 8 * 4 * MIB + 16 * MIB
+    assert (tmp_path / "journal").stat().st_size <= 1024 + 24 * (SIZE // (16 * MIB))
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
