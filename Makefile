@@ -12,7 +12,7 @@ RUN := $(BIN)/python
 INPUTS := requirements.lock pyproject.toml
 STAMP := $(VENV)/.content
 
-.PHONY: help setup servers check test test-60gib demo stack bench bench-release bench-engine bench-store lock
+.PHONY: help setup servers check test test-large demo stack bench bench-release bench-engine bench-store lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,7 +43,7 @@ check: setup ## format, lint, types, import direction and the fast tests
 test: setup servers ## every test, against the real servers
 	$(BIN)/pytest tests
 
-test-60gib: setup ## an object of 60 GiB through the engine: memory, journal, heartbeats (make test has 2 GiB)
+test-large: setup ## an object of 60 GiB through the engine: memory, journal, heartbeats (make test has 2 GiB)
 	KUBE_CACHE_TEST_OBJECT_GIB=60 $(BIN)/pytest -q tests/engine/test_long_object.py
 
 demo: setup servers ## the main path, live, checking its own promises (KEEP=1, DEMO_MIB, DEMO_NODES, DEMO_PODS)

@@ -1,6 +1,6 @@
 """An object larger than any memory: constant memory, a small journal, progress that only rises, and never silent.
 
-2 GiB in `make test`; KUBE_CACHE_TEST_OBJECT_GIB=60 (`make test-60gib`) for the long form. Served from a sparse file and
+2 GiB in `make test`; KUBE_CACHE_TEST_OBJECT_GIB=60 (`make test-large`) for the long form. Served from a sparse file and
 thrown away, so that neither side needs the disk.
 """
 
