@@ -15,6 +15,7 @@ from temporalio.worker import Worker
 from kube_cache import contracts, names
 from tests.workflows.fakes import DIGEST, World
 from workflows.dataset_on_node import DatasetOnNode
+from workflows.reconcile import Reconcile
 from workflows.warm_pod import WarmPod
 
 
@@ -77,7 +78,7 @@ async def bench(address: str, *, living_nodes: tuple[int, ...] = (0, 1), **limit
             Worker(
                 made.client,
                 task_queue=names.OPERATOR_QUEUE,
-                workflows=[WarmPod, DatasetOnNode],
+                workflows=[WarmPod, DatasetOnNode, Reconcile],
                 activities=made.world.operator_activities(),
                 **brisk,
             )  # type: ignore[arg-type]

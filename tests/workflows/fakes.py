@@ -28,6 +28,8 @@ class World:
         self.nodes = ["node-1", "node-2"]
         self.complete: set[str] = set()
         self.error: dict[str, list[Exception]] = {}
+        self.cache_id = "disk-1"
+        self.survey: contracts.Survey | None = None
         self.bind_pod = True
         self.holders: dict[str, list[str]] = {}
         self.seat_binds = True
@@ -99,7 +101,13 @@ class World:
             self._enter(names.JOIN_DATASET, arg)
             await join.join_dataset(arg)
 
-        return [resolve, create_seat, delete_seat, patch_gate, report_phase, publish_progress, join_dataset]
+        @activity.defn(name=names.SURVEY)
+        async def survey() -> contracts.Survey:
+            self._enter(names.SURVEY, None)
+            assert self.survey is not None
+            return self.survey
+
+        return [survey, resolve, create_seat, delete_seat, patch_gate, report_phase, publish_progress, join_dataset]
 
     def node_activities(self) -> list[Any]:
         @activity.defn(name=names.CHECK_DISK)
@@ -124,7 +132,18 @@ class World:
         async def unpin(arg: contracts.UnpinInput) -> None:
             self._enter(names.UNPIN, arg)
 
-        return [check_disk, stream_dataset, unpin]
+        @activity.defn(name=names.EVICT)
+        async def evict(arg: contracts.EvictInput) -> contracts.EvictResult:
+            self._enter(names.EVICT, arg)
+            self.complete.discard(arg.digest)
+            return contracts.EvictResult(3000)
+
+        @activity.defn(name=names.RECONCILE_DISK)
+        async def reconcile_disk(arg: contracts.ReconcileDiskInput) -> contracts.ReconcileDiskResult:
+            self._enter(names.RECONCILE_DISK, arg)
+            return contracts.ReconcileDiskResult(self.cache_id, sorted(self.complete), unpinned=1)
+
+        return [check_disk, stream_dataset, unpin, evict, reconcile_disk]
 
 
 def refused(kind: str, message: str = "scripted") -> ApplicationError:

@@ -1,0 +1,108 @@
+"""The entity and the reconcile: what is in use stays, what has vanished is noticed, what nobody has is let go."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+from temporalio.client import WorkflowUpdateFailedError
+
+from kube_cache import contracts, names
+from tests.workflows.bench import Bench, bench, until
+from tests.workflows.fakes import DIGEST
+from workflows.dataset_on_node import DatasetOnNode
+from workflows.reconcile import Reconcile
+
+
+async def warmed(made: Bench) -> tuple[contracts.PodRef, str]:
+    """A Pod that was released with a download, and so holds the snapshot."""
+    handle = await made.start()
+    assert (await handle.result()).outcome == "released"
+    (patch,) = made.world.args(names.PATCH_GATE)
+    return patch.pod, handle.id
+
+
+async def status(made: Bench) -> contracts.DatasetOnNodeStatus:
+    return await made.entity().query("status", result_type=contracts.DatasetOnNodeStatus)
+
+
+def entity(made: Bench, *, ready: bool = True) -> contracts.Entity:
+    return contracts.Entity(made.entity().id, made.world.nodes[0], "disk-1", DIGEST, ready)
+
+
+async def reconcile(made: Bench, survey: contracts.Survey) -> contracts.ReconcileResult:
+    made.world.survey = survey
+    return await made.client.execute_workflow(
+        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=names.OPERATOR_QUEUE
+    )
+
+
+def test_what_a_pod_uses_is_not_evicted_until_it_has_ended(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            pod, workflow_id = await warmed(made)
+            with pytest.raises(WorkflowUpdateFailedError) as refused:
+                await made.entity().execute_update(DatasetOnNode.evict)
+            assert f"in use by {pod.namespace}/{pod.name}" in str(refused.value.cause)
+            assert made.world.count(names.EVICT) == 0
+            await made.entity().signal("leave", contracts.Interest(workflow_id, pod))
+            await until(lambda: made.world.count(names.UNPIN) == 1)
+            assert (await made.entity().execute_update(DatasetOnNode.evict)).freed_bytes == 3000
+            await asyncio.wait_for(made.entity().result(), 10)  # nothing on the disk, nobody asks for it
+
+    asyncio.run(scenario())
+
+
+def test_a_snapshot_that_vanished_under_a_pod_is_fetched_again(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            pod, _ = await warmed(made)
+            made.world.complete.clear()
+            survey = contracts.Survey([entity(made)], [pod.uid], made.world.nodes)
+            assert (await reconcile(made, survey)).vanished == 1
+            await until(lambda: made.world.count(names.STREAM_DATASET) == 2)
+
+            async def ready() -> bool:
+                return (await status(made)).phase == "Ready"
+
+            await until(ready)
+
+    asyncio.run(scenario())
+
+
+def test_an_entity_that_is_right_is_left_alone(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            pod, _ = await warmed(made)
+            result = await reconcile(made, contracts.Survey([entity(made)], [pod.uid], made.world.nodes))
+            assert result == contracts.ReconcileResult(nodes_seen=1, unpinned=1)
+            assert made.world.args(names.RECONCILE_DISK)[0].living == [pod.uid]
+            assert made.world.count(names.STREAM_DATASET) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("how", ["node deleted", "disk replaced"])
+def test_an_entity_whose_disk_is_no_more_ends(temporal_address: str, how: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            pod, _ = await warmed(made)
+            if how == "disk replaced":
+                made.world.cache_id = "disk-2"
+            nodes = made.world.nodes if how == "disk replaced" else []
+            assert (await reconcile(made, contracts.Survey([entity(made)], [pod.uid], nodes))).vanished == 1
+            ended = await asyncio.wait_for(made.entity().result(), 10)
+            assert ended.users == []
+
+    asyncio.run(scenario())
+
+
+def test_a_node_that_is_silent_is_judged_another_time(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address, living_nodes=()) as made:
+            gone = contracts.Entity("dataset/x/disk/d", made.world.nodes[0], "disk", "d", ready=True)
+            result = await reconcile(made, contracts.Survey([gone], [], made.world.nodes))
+            assert result == contracts.ReconcileResult(nodes_silent=1)
+
+    asyncio.run(scenario())
