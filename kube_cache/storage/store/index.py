@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS warms (
 CREATE TABLE IF NOT EXISTS objects (
     id BLOB PRIMARY KEY, size INTEGER NOT NULL, crc INTEGER NOT NULL, verified TEXT NOT NULL,
     inode INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, landed REAL, scrubbed REAL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS linking (id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS landed ON objects (landed) WHERE landed IS NOT NULL;
 CREATE TABLE IF NOT EXISTS totals (one INTEGER PRIMARY KEY CHECK (one = 1), objects INTEGER, bytes INTEGER);
 INSERT OR IGNORE INTO totals VALUES (1, 0, 0);
@@ -239,6 +240,20 @@ class Index:
             db.executemany(
                 "UPDATE objects SET ctime = ? WHERE id = ?", ((ctime, bytes.fromhex(name)) for name, ctime in found)
             )
+
+    def begin_linking(self, ids: Iterable[str]) -> None:
+        """Their inode times are about to change by our own hand; should we die in between, that explains it."""
+        with self.exclusive() as db:
+            db.executemany("INSERT OR IGNORE INTO linking VALUES (?)", ((bytes.fromhex(name),) for name in ids))
+
+    def end_linking(self, found: Iterable[tuple[str, int]]) -> None:
+        with self.exclusive() as db:
+            self.set_ctimes(found)
+            db.execute("DELETE FROM linking")
+
+    def linking(self) -> set[str]:
+        with self._open() as db:
+            return {row[0].hex() for row in db.execute("SELECT id FROM linking")}
 
     def set_landed(self, ids: Iterable[str], at: float | None) -> None:
         with self.exclusive() as db:

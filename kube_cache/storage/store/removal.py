@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,6 +81,21 @@ def finish(core: Core, aside: Path) -> int:
     return freed
 
 
+def abandon(core: Core, digest: str, ids: Sequence[str]) -> None:
+    """What was built so far of a snapshot goes; the inode times that our links changed stay trusted."""
+    explained = core.index.linking()
+    trusted: list[str] = []
+    for first in range(0, len(ids), manifests.CHUNK):
+        some = ids[first : first + manifests.CHUNK]
+        for name, row in core.index.objects(some).items():
+            with suppress(FileNotFoundError):
+                now = os.stat(core.layout.object(name))
+                if now.st_ino == row.inode and (now.st_ctime_ns == row.ctime or name in explained):
+                    trusted.append(name)
+    core.disk.remove_tree(core.layout.building(digest))
+    core.index.end_linking([(name, os.stat(core.layout.object(name)).st_ctime_ns) for name in trusted])
+
+
 def _release(core: Core, ids: list[str], sizes: list[int]) -> int:
     freed = 0
     gone: list[str] = []
@@ -93,7 +109,7 @@ def _release(core: Core, ids: list[str], sizes: list[int]) -> int:
         except FileNotFoundError:
             gone.append(name)
             continue
-        if now.st_nlink > 1:
+        if core.disk.links(now) > 1:
             shared.append((name, now.st_ctime_ns))
         elif core.claims.is_needed(name):
             kept.append((name, now.st_ctime_ns))
@@ -116,7 +132,7 @@ def drop_unlinked(core: Core, names: list[str]) -> int:
             continue
         path = core.layout.object(name)
         with suppress(FileNotFoundError):
-            if path.stat().st_nlink > 1:
+            if core.disk.links(path.stat()) > 1:
                 continue
             core.disk.unlink(path)
         core.disk.unlink_if_there(core.layout.journal(name))

@@ -231,7 +231,7 @@ def usage(core: Core) -> Usage:
             for chunk in manifests.read_chunks(core.layout.manifest(digest)):
                 for place, size in enumerate(chunk.sizes):
                     with suppress(OSError):
-                        links = os.stat(core.layout.files(digest) / chunk.path(place)).st_nlink
+                        links = core.disk.links(os.stat(core.layout.files(digest) / chunk.path(place)))
                         unique, shared = (unique + size, shared) if links <= 2 else (unique, shared + size)
         found.append(
             SnapshotUsage(

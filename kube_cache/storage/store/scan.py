@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from kube_cache.storage.store.core import Core
 from kube_cache.storage.store.index import ObjectRow
 from kube_cache.storage.store.layout import BUILDING, REMOVING
 from kube_cache.storage.store.manifests import Chunk
+from kube_cache.storage.transfer import Verified
 
 _log = structlog.get_logger("kube_cache.store")
 _LITTER = (snapshots.LINK, snapshots.CHUNKS, snapshots.FRESH)
@@ -42,7 +44,7 @@ def scan(core: Core, *, rebuild: bool) -> Found:
     """Only while nobody fetches, and within `core.mutation`. rebuild: the index knows nothing of this disk."""
     started = time.monotonic()
     found = Found()
-    _finish_what_was_cut_short(core, found)
+    ours = _finish_what_was_cut_short(core, found)
     present = {name for name in os.listdir(core.layout.snapshots) if not name.startswith((BUILDING, REMOVING))}
     found.snapshots = len(present)
     known = set(core.index.uses())
@@ -53,10 +55,11 @@ def scan(core: Core, *, rebuild: bool) -> Found:
     if rebuild:
         _rebuild(core, present)
         found.rebuilt = True
-    if _objects(core, found) and not rebuild:
+    if _objects(core, found, ours):
         # Linked, yet unknown: the index is older than the disk, as after a power cut.
         _rebuild(core, present)
         found.rebuilt = True
+        _strangers(core)
     _incoming(core, found)
     _quarantine(core)
     _datasets(core)
@@ -64,10 +67,15 @@ def scan(core: Core, *, rebuild: bool) -> Found:
     return found
 
 
-def _finish_what_was_cut_short(core: Core, found: Found) -> None:
+def _finish_what_was_cut_short(core: Core, found: Found) -> set[int]:
+    """Inodes whose times our own links changed and the index did not hear of."""
+    ours: set[int] = set()
     for name in os.listdir(core.layout.snapshots):
         path = core.layout.snapshots / name
+        with suppress(FileNotFoundError):
+            ours.add(os.stat(path / snapshots.LINK).st_ino)
         if name.startswith((BUILDING, REMOVING)):
+            ours.update(_inodes_under(path / "data"))
             removal.finish(core, path)
             found.half_built += 1
         else:
@@ -76,6 +84,13 @@ def _finish_what_was_cut_short(core: Core, found: Found) -> None:
     for folder in (core.layout.root, core.layout.snapshots):
         for path in folder.glob(".*.new"):
             core.disk.unlink_if_there(path)
+    return ours
+
+
+def _inodes_under(path: Path) -> Iterator[int]:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            yield os.stat(f"{folder}/{name}", follow_symlinks=False).st_ino
 
 
 def _rebuild(core: Core, digests: set[str]) -> None:
@@ -108,24 +123,31 @@ def _learn(core: Core, chunk: Chunk) -> None:
     core.index.put_objects(rows)
 
 
-def _objects(core: Core, found: Found) -> bool:
-    """True when the index lacks, or wrongly thinks unlinked, objects that a snapshot links."""
+def _objects(core: Core, found: Found, ours: set[int]) -> bool:
+    """True when a snapshot links objects that the index does not know."""
     stale = False
+    linking = core.index.linking()
+    explained: list[tuple[str, int]] = []
     now = time.time()
     limit = now - core.settings.keep_partial_s
     for shard in range(256):
         rows = core.index.objects_under(shard)
         unlinked: list[str] = []
+        linked: list[str] = []
         gone: list[str] = []
         with os.scandir(core.layout.objects / f"{shard:02x}") as entries:
             for entry in entries:
                 found.objects += 1
                 row = rows.pop(entry.name, None)
                 stat = entry.stat(follow_symlinks=False)
+                if entry.name in linking or stat.st_ino in ours:
+                    explained.append((entry.name, stat.st_ctime_ns))
                 if len(entry.name) != 64:
                     core.disk.remove_tree(Path(entry.path))
-                elif stat.st_nlink > 1:
-                    stale = stale or row is None or row[1] is not None
+                elif core.disk.links(stat) > 1:
+                    stale = stale or row is None or row[0] != stat.st_ino
+                    if row is not None and row[1] is not None:
+                        linked.append(entry.name)
                 elif row is None or row[0] != stat.st_ino:
                     if warming.recover(core, entry.name):
                         found.recovered += 1
@@ -136,9 +158,28 @@ def _objects(core: Core, found: Found) -> bool:
                 elif row[1] < limit:
                     gone.append(entry.name)
         core.index.set_landed(unlinked, now)
+        core.index.set_landed(linked, None)
         found.removed += removal.drop_unlinked(core, gone)
         core.index.drop_objects(rows)
+    core.index.end_linking(explained)
     return stale
+
+
+def _strangers(core: Core) -> None:
+    """Objects that only a half-mended snapshot links, so that no manifest speaks of them: counted, but never trusted."""
+    for shard in range(256):
+        rows = core.index.objects_under(shard)
+        unknown = []
+        with os.scandir(core.layout.objects / f"{shard:02x}") as entries:
+            for entry in entries:
+                stat = entry.stat(follow_symlinks=False)
+                if entry.name in rows and rows[entry.name][0] == stat.st_ino:
+                    continue
+                unknown.append(
+                    ObjectRow(entry.name, stat.st_size, 0, str(Verified.TRANSPORT_ONLY), stat.st_ino, -1, -1)
+                )
+        core.index.drop_objects(row.id for row in unknown)
+        core.index.put_objects(unknown)
 
 
 def _incoming(core: Core, found: Found) -> None:

@@ -102,9 +102,12 @@ def _scrub_chunk(
 ) -> None:
     rows = core.index.objects(chunk.ids)
     read: list[str] = []
+    known_bad = {line.rpartition(" | ")[0] for line in damages(core, digest)}
     for place, name in enumerate(chunk.ids):
         row = rows.get(name)
         if row is not None and row.scrubbed is not None and row.scrubbed >= started:
+            continue
+        if chunk.path(place) in known_bad:
             continue
         path = core.layout.files(digest) / chunk.path(place)
         try:
@@ -145,11 +148,13 @@ def _condemn(core: Core, digest: str, chunk: Chunk, place: int, reason: str) -> 
                         if each == inode and theirs.ids[here] == name
                     ]
                     if paths:
-                        mark(core, other, [f"{path} {reason}" for path in paths])
+                        mark(core, other, [f"{path} | {reason}" for path in paths])
         with suppress(FileNotFoundError):
             if os.stat(core.layout.object(name)).st_ino == inode:
+                # rename(2) does nothing where both are names of one file.
+                core.disk.unlink_if_there(core.layout.quarantine / name)
                 core.disk.rename(core.layout.object(name), core.layout.quarantine / name)
-        core.index.drop_objects([name])
+                core.index.drop_objects([name])
     _log.error("an object is quarantined", digest=digest, path=chunk.path(place), reason=reason)
     return True
 
@@ -157,12 +162,18 @@ def _condemn(core: Core, digest: str, chunk: Chunk, place: int, reason: str) -> 
 def mark(core: Core, digest: str, problems: list[str]) -> None:
     """No check finds it whole from now on, until it is mended."""
     path = core.layout.damaged(digest)
-    known: list[str] = []
-    with suppress(FileNotFoundError):
-        known = path.read_text().splitlines()
+    known = damages(core, digest)
     lines = known + [problem for problem in problems if problem not in known]
     core.watch.disarm(digest)
     core.disk.write_whole(path, [f"{line}\n".encode() for line in lines])
+
+
+def damages(core: Core, digest: str) -> list[str]:
+    """`path | reason` each."""
+    try:
+        return core.layout.damaged(digest).read_text().splitlines()
+    except FileNotFoundError:
+        return []
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def look(layout: Layout, disk: Disk, digest: str, known: Known) -> SnapshotState
     path = layout.manifest(digest)
     data = layout.files(digest)
     try:
-        found = layout.damaged(digest).read_text().splitlines()
+        found = [line.replace(" | ", " ") for line in layout.damaged(digest).read_text().splitlines()]
         count = len(found)
     except FileNotFoundError:
         pass
@@ -126,19 +126,21 @@ def folders(layout: Layout, digest: str) -> Iterator[Path]:
 
 
 class Publisher:
-    """Builds one snapshot. Objects must be there; `linked` is told each one's new inode time."""
+    """Builds one snapshot. Objects must be there; `linked` is told each one's new inode time, `linking` that it will change."""
 
     def __init__(
         self,
         layout: Layout,
         disk: Disk,
         known: Known,
+        linking: Callable[[list[str]], None],
         linked: Callable[[list[tuple[str, int]]], None],
         fence: Callable[[], None],
     ) -> None:
         self._layout = layout
         self._disk = disk
         self._known = known
+        self._linking = linking
         self._linked = linked
         self._fence = fence
         self._weakest = Verified.FULL_OBJECT
@@ -218,6 +220,7 @@ class Publisher:
     def _chunk(self, data: Path, folder: str, some: list[_Placed], *, mending: bool) -> bytes:
         ids = [name for _, name in some]
         rows = self._known(ids)
+        self._linking(ids)
         chunk = Chunk(folder, [], ids, [], [], [], [], [], [])
         base = f"{data}/{folder}" if folder else str(data)
         objects = str(self._layout.objects)

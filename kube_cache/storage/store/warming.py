@@ -319,18 +319,25 @@ class Warming:
             header = manifests.read_header(core.layout.manifest(digest)) if state.complete else None
             if header is None:
                 core.watch.disarm(digest)
-                publisher = snapshots.Publisher(
-                    core.layout, core.disk, core.index.objects, self._linked, self._stop_if_cancelled
-                )
-                header = publisher.publish(self._manifest, self._ids)
+                header = self._build()
             snapshots.point(core.layout, core.disk, self._manifest.uri, digest)
             core.index.touch(digest)
             for first in range(0, len(self._ids), _BATCH):
                 self._settle(self._ids[first : first + _BATCH])
         return header
 
-    def _linked(self, found: list[tuple[str, int]]) -> None:
-        self._core.index.set_ctimes(found)
+    def _build(self) -> Header:
+        core = self._core
+        index = core.index
+        publisher = snapshots.Publisher(
+            core.layout, core.disk, index.objects, index.begin_linking, index.end_linking, self._stop_if_cancelled
+        )
+        try:
+            return publisher.publish(self._manifest, self._ids)
+        except BaseException:
+            with suppress(OSError):
+                removal.abandon(core, self._manifest.digest, self._ids)
+            raise
 
     def _settle(self, names: Sequence[str]) -> None:
         """Published and durable: linked from now on, and their journals are of no more use."""
@@ -346,6 +353,7 @@ def recover(core: Core, name: str) -> bool:
     if core.layout.journal(name).exists() and not core.layout.part(name).exists():
         core.disk.set_mode(path, 0o600)
         core.disk.rename(path, core.layout.part(name))
+        core.index.drop_objects([name])
         return True
     removal.drop_unlinked(core, [name])
     return False

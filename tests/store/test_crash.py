@@ -1,0 +1,183 @@
+"""SIGKILL and power cuts at random points of warm, publish, swap, evict, mend, scrub and start-up.
+
+After each: no snapshot that can be seen is less than whole, no byte is unaccounted for, and the next warm succeeds.
+`KUBE_CACHE_CRASH_POINTS` sets the number of points (200).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from kube_cache.errors import SnapshotInUse
+from kube_cache.storage.store import NodeStore
+from kube_cache.storage.store.disk import Disk
+from kube_cache.storage.store.layout import object_id
+from kube_cache.storage.transfer import Manifest
+from tests.store.crashing import CUT, SURVIVED, Mortal, PowerCut, child
+from tests.store.fakes import DictEngine, Source, read_all, settings
+
+POINTS = int(os.environ.get("KUBE_CACHE_CRASH_POINTS", "200"))
+KILLED = -9
+
+
+@pytest.fixture
+def fast_root() -> Iterator[Path]:
+    """In memory: what is durable is decided by the test, not by the medium."""
+    base = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="kube-cache-crash-", dir=base))
+    (folder / "cache").mkdir()
+    yield folder / "cache"
+    shutil.rmtree(folder)
+
+
+def datasets(source: Source) -> list[Manifest]:
+    """Revisions that share most of their objects, and one dataset that lies within another's prefix."""
+    common = {f"d{number % 3}/f{number}": bytes([number]) * (100 + number) for number in range(9)}
+    return [
+        source.dataset("a", common | {"config": b"one"}),
+        source.dataset("a", common | {"config": b"two", "d0/extra": b"x" * 50, "empty": b""}),
+        source.dataset("a/d0", {path[3:]: content for path, content in common.items() if path.startswith("d0/")}),
+        source.dataset("single", {"single": b"s" * 300}),
+        source.dataset("many", {f"deep/{number}/leaf": b"m%d" % number for number in range(90)}),
+    ]
+
+
+def flip(store_root: Path, chance: random.Random) -> None:
+    """A silent bit flip: same inode, size and times."""
+    found = sorted(store_root.glob("objects/??/*"))
+    found = [path for path in found if path.stat().st_size]
+    if not found:
+        return
+    path = chance.choice(found)
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(content)
+    path.chmod(0o444)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def act(root: Path, disk: Mortal, source: Source, made: list[Manifest], chance: random.Random, *, flips: bool) -> None:
+    engine = DictEngine(source, durable=lambda _: disk.tick(), sync=False)
+    engine.journals = True
+    store = NodeStore.open(settings(root, watch_trust_s=0), disk=disk)
+    for _ in range(8):
+        one = chance.choice(made)
+        deed = chance.random()
+        if deed < 0.55:
+            store.warm(one, engine)
+        elif deed < 0.8:
+            with suppress(SnapshotInUse):
+                store.evict(one.digest)
+        elif deed < 0.9:
+            store.pin(one.digest, "pod/x") if chance.random() < 0.3 else store.unpin(one.digest, "pod/x")
+        elif flips:
+            flip(root, chance)
+            store.scrub(0)
+        else:
+            store.check(one.digest)
+
+
+def inspect(store: NodeStore, source: Source, made: list[Manifest], *, flips: bool) -> None:
+    root = store.root
+    if flips:
+        account(store)
+        store.scrub(0)
+    by_digest = {one.digest: one for one in made}
+    names = sorted(path.name for path in (root / "snapshots").iterdir())
+    assert set(names) <= set(by_digest), "half-built things are not left lying about"
+    for name in names:
+        state = store.check(name)
+        if state.complete:
+            expected = {obj.path: source.bytes_of(obj) for obj in by_digest[name].objects}
+            assert read_all(store, by_digest[name]) == expected
+        else:
+            assert flips, f"{name[:12]} can be seen and is not whole: {state.problems}"
+    for link in (root / "datasets").rglob("@current"):
+        assert link.resolve().parent.name in names, f"{link} leads nowhere"
+        assert link.exists()
+    account(store)
+
+
+def account(store: NodeStore) -> None:
+    """Every byte under the root is an object that the index knows, or in incoming/ or quarantine/."""
+    root = store.root
+    usage = store.usage()
+    objects = {path.stat().st_ino: path.stat().st_size for path in root.glob("objects/??/*")}
+    assert (len(objects), sum(objects.values())) == (usage.objects, usage.object_bytes)
+    quarantined = {path.stat().st_ino for path in root.glob("quarantine/*")}
+    for path in (root / "snapshots").glob("*/data/**/*"):
+        if path.is_file():
+            known = path.stat().st_ino in objects.keys() | quarantined
+            assert known or not store.check(path.relative_to(root / "snapshots").parts[0]).complete, path
+    linked = sum(path.stat().st_size for path in root.glob("objects/??/*") if path.stat().st_nlink > 1)
+    assert usage.object_bytes - usage.unlinked_bytes == linked
+    assert usage.room.reserved_bytes == 0
+
+
+def next_warm_fetches_only_what_is_missing(store: NodeStore, source: Source, one: Manifest) -> None:
+    root = store.root
+    engine = DictEngine(source, sync=False)
+    missing = 0
+    for obj in one.objects:
+        name = object_id(obj)
+        part, journal = root / "incoming" / f"{name}.part", root / "incoming" / f"{name}.journal"
+        there = (root / "objects" / name[:2] / name).exists() or (part.exists() and journal.exists())
+        linked = (root / "snapshots" / one.digest / "data" / obj.path).exists()
+        missing += 0 if there or linked else obj.size
+    store.warm(one, engine)
+    assert engine.total <= missing or not store.check(one.digest).problems
+    assert store.check(one.digest).complete
+    assert read_all(store, one) == {obj.path: source.bytes_of(obj) for obj in one.objects}
+
+
+@pytest.mark.parametrize("flips", [pytest.param(False, id="sound-disk"), pytest.param(True, id="flipping-bits")])
+@pytest.mark.parametrize("power", [pytest.param(False, id="SIGKILL"), pytest.param(True, id="power-cut")])
+def test_whatever_moment_it_ends_at_what_can_be_seen_is_whole_and_every_byte_is_accounted_for(
+    fast_root: Path, power: bool, flips: bool
+) -> None:
+    source = Source()
+    made = datasets(source)
+    chance = random.Random(f"{power}{flips}")
+    disk_of: Callable[[int], Mortal] = (lambda at: PowerCut(at, fast_root, chance)) if power else Mortal
+    crashes = 0
+    for attempt in range(POINTS * 4):
+        if crashes == POINTS // 2:
+            break
+        at = chance.choice([chance.randrange(1, 60), chance.randrange(1, 600)])
+        seed = chance.random()
+
+        def body(at: int = at, seed: float = seed) -> None:
+            chance.seed(seed)
+            act(fast_root, disk_of(at), source, made, chance, flips=flips)
+
+        code = child(body)
+        assert code in {SURVIVED, CUT, KILLED}, f"attempt {attempt}: ended with {code}"
+        shutil.rmtree(f"{fast_root}.graves", ignore_errors=True)
+        crashes += code != SURVIVED
+        chance.seed(seed + 1)
+        store = NodeStore.open(settings(fast_root, watch_trust_s=0), disk=Timeless() if power else Disk())
+        try:
+            inspect(store, source, made, flips=flips)
+            if chance.random() < 0.3:
+                next_warm_fetches_only_what_is_missing(store, source, chance.choice(made))
+                account(store)
+            for pin in store.pins():
+                store.unpin(pin.digest, pin.owner)
+        finally:
+            store.close()
+    assert crashes == POINTS // 2, "too few runs were cut short for the number of points asked for"
+
+
+class Timeless(Disk):
+    trusts_ctime = False
