@@ -14,6 +14,8 @@ from awscrt import checksums
 
 from kube_cache.errors import SourceUnavailable
 from kube_cache.settings import ObjectStoreSettings
+from kube_cache.storage.engine import tls
+from kube_cache.storage.engine.connection import Connection, Target
 from kube_cache.storage.transfer import RemoteObject
 from tests.engine import origin as faults
 from tests.engine.conftest import Fetcher, no_leak
@@ -156,6 +158,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(params=["as built", "python"])
+def tls_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native module where it could be built, and Python's ssl, which everybody has."""
+    if request.param == "python":
+        monkeypatch.setattr(tls, "_native", None)
+
+
 @contextmanager
 def tls_origin(authority: Path) -> Iterator[Origin]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -168,7 +177,7 @@ def tls_origin(authority: Path) -> Iterator[Origin]:
 
 
 def test_tls_with_an_authority_of_ones_own(
-    authority: Path, clean_aws: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    authority: Path, tls_kind: None, clean_aws: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     with no_leak(), tls_origin(authority) as server:
         clean_aws.setenv("AWS_CA_BUNDLE", str(authority / "ca.pem"))
@@ -180,8 +189,52 @@ def test_tls_with_an_authority_of_ones_own(
         one.stores.close()
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(faults.reset(None, 3 * (1 << 20) + 5), id="closed in the body"),
+        pytest.param(faults.reset(20), id="closed in the head"),
+        pytest.param(faults.stall(None, 3 * (1 << 20) + 5), id="silent in the body"),
+        pytest.param(faults.stall(20), id="silent in the head"),
+    ],
+)
+def test_tls_that_breaks(
+    authority: Path,
+    tls_kind: None,
+    clean_aws: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    fault: faults.Fault,
+) -> None:
+    with tls_origin(authority) as server:
+        clean_aws.setenv("AWS_CA_BUNDLE", str(authority / "ca.pem"))
+        one = request.getfixturevalue("fetcher")(server.endpoint, stall_timeout_s=0.5)
+        server.script = faults.times(2, fault, when=lambda asked: asked.range is not None)
+        one.fetch([server.put("key", DATA, headers=SUM)])
+        whole(one)
+        one.engine.close()
+        one.stores.close()
+
+
+def test_a_certificate_for_another_name_is_refused(
+    authority: Path, tls_kind: None, clean_aws: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """By the data plane itself: botocore, which asks first, is told to look away."""
+    with tls_origin(authority) as server:
+        clean_aws.setenv("AWS_CA_BUNDLE", str(authority / "ca.pem"))
+        target = Target(tls=True, host="another.example", port=server.port)
+        context = tls.context(str(authority / "ca.pem"))
+        with pytest.raises(SourceUnavailable, match="cannot be verified"):
+            Connection(target, ("127.0.0.1", server.port), stall_s=1, context=context)
+        target = Target(tls=True, host="127.0.0.1", port=server.port)
+        with pytest.raises(SourceUnavailable, match="cannot be verified"):
+            Connection(target, ("127.0.0.1", server.port), stall_s=1, context=context)
+        Connection(
+            Target(tls=True, host="localhost", port=server.port), ("127.0.0.1", server.port), stall_s=1, context=context
+        ).close()
+
+
 def test_a_certificate_that_nobody_vouches_for_is_refused(
-    authority: Path, clean_aws: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    authority: Path, tls_kind: None, clean_aws: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     with tls_origin(authority) as server:
         one = request.getfixturevalue("fetcher")(server.endpoint, give_up_s=1)

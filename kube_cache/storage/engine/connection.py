@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from kube_cache.errors import SourceUnavailable, TransferStalled
 from kube_cache.storage.engine.http import MAX_HEAD, Head, Odd, parse_head
+from kube_cache.storage.engine.tls import CertificateRefused, Channel, Context
 
 _CONNECT_S = 3.0
 _RECV_HEAD = 4096  # a head is some 700 bytes; what comes along of the body is copied once
@@ -35,24 +36,40 @@ class Stale(SourceUnavailable):
 
 
 class Connection:
-    def __init__(self, target: Target, address: tuple[str, int], *, stall_s: float, context: ssl.SSLContext) -> None:
-        """address: the one of the host's to use. Raises SourceUnavailable."""
+    def __init__(self, target: Target, address: tuple[str, int], *, stall_s: float, context: Context | None) -> None:
+        """address: the one of the host's to use. context: None without TLS. Raises SourceUnavailable."""
         self.target = target
         self.address = address
         self._stall_s = stall_s
         self._used = False
-        self._socket = _connect(target, address, context)
-        self._flags = 0 if target.tls else socket.MSG_WAITALL
-        packed = struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
+        self._raw = _connect(target, address)
+        self._channel: Channel = self._raw
+        self._flags = 0 if context and not context.waits_for_all else socket.MSG_WAITALL
+        try:
+            self._patience(_CONNECT_S)
+            if context is not None:
+                self._channel = _secure(self._raw, target, context)
+                if isinstance(self._channel, socket.socket):
+                    self._raw = self._channel  # Python's ssl has taken the descriptor over
+            self._patience(stall_s)
+        except BaseException:
+            self._raw.close()
+            raise
+
+    def _patience(self, seconds: float) -> None:
+        if isinstance(self._raw, ssl.SSLSocket):
+            self._raw.settimeout(seconds)  # it takes SO_RCVTIMEO's EAGAIN for a reason to read again, for ever
+            return
+        packed = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
 
     def request(self, request: bytes) -> Head:
         """Send, and read the answer's head. Raises Stale, TransferStalled, SourceUnavailable, Odd."""
         data = b""
         try:
-            self._socket.sendall(request)
-            data = self._socket.recv(_RECV_HEAD)
+            self._channel.sendall(request)
+            data = self._channel.recv(_RECV_HEAD)
             deadline = time.monotonic() + self._stall_s
             while (end := data.find(b"\r\n\r\n")) < 0:
                 if not data:
@@ -61,7 +78,7 @@ class Connection:
                     raise Odd(f"a head of more than {MAX_HEAD} bytes")
                 if time.monotonic() > deadline:
                     raise TransferStalled(f"{self.target.host} sends the head of its answer too slowly")
-                more = self._socket.recv(_RECV_HEAD)
+                more = self._channel.recv(_RECV_HEAD)
                 if not more:
                     raise ConnectionResetError("closed in the middle of a head")
                 data += more
@@ -75,7 +92,7 @@ class Connection:
     def receive(self, view: memoryview) -> int:
         """Fill `view` as far as bytes come within the stall timeout. Raises TransferStalled when none do, SourceUnavailable."""
         try:
-            count = self._socket.recv_into(view, len(view), self._flags)
+            count = self._channel.recv_into(view, len(view), self._flags)
         except OSError as error:
             raise self._broken(error) from error
         if count == 0:
@@ -86,16 +103,15 @@ class Connection:
         """The small body of an error, up to `limit` bytes; what cannot be had of it is left out."""
         data = bytearray(head.rest[:limit])
         want = min(limit, head.length)
-        buffer = bytearray(4096)
         deadline = time.monotonic() + self._stall_s
         while len(data) < want and time.monotonic() < deadline:
             try:
-                count = self._socket.recv_into(buffer, min(len(buffer), want - len(data)))
+                data_now = self._channel.recv(min(4096, want - len(data)))
             except OSError:
                 break
-            if not count:
+            if not data_now:
                 break
-            data += buffer[:count]
+            data += data_now
         return bytes(data)
 
     def _broken(self, error: OSError) -> SourceUnavailable:
@@ -106,33 +122,35 @@ class Connection:
     def abort(self) -> None:
         """From another thread: wake whoever waits in a receive."""
         with contextlib.suppress(OSError):  # closed already
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
 
     def close(self) -> None:
+        self._channel = self._raw  # lets go of a native channel before its descriptor
         with contextlib.suppress(OSError):
-            self._socket.close()
+            self._raw.close()
 
 
 def _is_timeout(error: OSError) -> bool:
     return isinstance(error, BlockingIOError | TimeoutError | ssl.SSLWantReadError | ssl.SSLWantWriteError)
 
 
-def _connect(target: Target, address: tuple[str, int], context: ssl.SSLContext) -> socket.socket:
-    where = f"{target.host}:{target.port}"
+def _connect(target: Target, address: tuple[str, int]) -> socket.socket:
     try:
         raw = socket.create_connection(address, timeout=_CONNECT_S)
     except OSError as error:
-        raise SourceUnavailable(f"cannot connect to {where} ({address[0]}): {error}") from error
+        raise SourceUnavailable(f"cannot connect to {target.host}:{target.port} ({address[0]}): {error}") from error
+    raw.settimeout(None)  # blocking from here on; SO_RCVTIMEO is the patience
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return raw
+
+
+def _secure(raw: socket.socket, target: Target, context: Context) -> Channel:
     try:
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made = context.wrap_socket(raw, server_hostname=target.host) if target.tls else raw
-        made.settimeout(None)
-        return made
-    except ssl.SSLCertVerificationError as error:
-        raw.close()
+        return context.wrap(raw, target.host, _CONNECT_S)
+    except CertificateRefused as error:
         raise SourceUnavailable(
-            f"the certificate of {where} cannot be verified ({error.verify_message}); for a private authority set AWS_CA_BUNDLE"
+            f"the certificate of {target.host}:{target.port} cannot be verified ({error});"
+            " for a private authority set AWS_CA_BUNDLE"
         ) from error
     except OSError as error:
-        raw.close()
-        raise SourceUnavailable(f"TLS with {where} ({address[0]}) failed: {error}") from error
+        raise SourceUnavailable(f"TLS with {target.host}:{target.port} failed: {error}") from error

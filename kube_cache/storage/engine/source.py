@@ -6,7 +6,6 @@ an error that ends the transfer. Decides nothing about waiting or giving up.
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import urllib3
 from kube_cache.errors import AccessDenied, DatasetNotFound, KubeCacheError, SourceChanged, SourceUnavailable
 from kube_cache.storage import s3_errors
 from kube_cache.storage.checksums import Declared, declared
-from kube_cache.storage.engine import http
+from kube_cache.storage.engine import http, tls
 from kube_cache.storage.engine.addresses import Addresses
 from kube_cache.storage.engine.connection import Connection, Stale, Target
 from kube_cache.storage.engine.objects import ObjectState
@@ -58,14 +57,14 @@ class Source:
         self.stall_s = stall_s
         self.addresses = Addresses()
         self._lock = threading.Lock()
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._contexts: dict[str, tls.Context] = {}
         self._odd: dict[Target, float] = {}
 
-    def context(self, store: ObjectStore) -> ssl.SSLContext:
+    def context(self, store: ObjectStore) -> tls.Context:
         with self._lock:
             made = self._contexts.get(store.ca_bundle)
             if made is None:
-                made = self._contexts[store.ca_bundle] = ssl.create_default_context(cafile=store.ca_bundle)
+                made = self._contexts[store.ca_bundle] = tls.context(store.ca_bundle)
             return made
 
     def is_odd(self, target: Target) -> bool:
@@ -161,9 +160,10 @@ class Line:
             return kept
         self.hang_up()
         addresses = self._source.addresses
+        context = self._source.context(store) if target.tls else None
         address = addresses.take(target.host, target.port)
         try:
-            made = Connection(target, address, stall_s=self._source.stall_s, context=self._source.context(store))
+            made = Connection(target, address, stall_s=self._source.stall_s, context=context)
         except KubeCacheError:
             addresses.failed(address)
             addresses.give_back(address)
