@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import structlog
-from kube_cache.storage.engine import Engine
-from kube_cache.storage.store import NodeStore
 from temporalio.worker import Worker
 
 from activities.check_disk import CheckDisk
@@ -23,6 +21,8 @@ from activities.unpin import Unpin
 from kube_cache import names
 from kube_cache.errors import InvalidRequest
 from kube_cache.settings import Settings
+from kube_cache.storage.engine import Engine
+from kube_cache.storage.store import NodeStore
 from kube_cache.temporal import connect
 
 _log = structlog.get_logger("kube_cache.agent")

@@ -39,7 +39,7 @@ class CreateSeat:
 
     def _create(self, arg: CreateSeatInput, held: Mapping[str, Sequence[Holding]]) -> CreateSeatResult:
         preferred = _with_most_bytes(arg.snapshots, held)
-        pod = gate.read_pod(self._kube, arg.pod)
+        pod = gate.read_pod(self._kube, arg.pod, maybe_stale=True)
         seat = seats.build_seat(
             pod,
             name=names.seat_name(arg.pod.uid, arg.number),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kube_cache.storage.store import NodeStore
 from temporalio import activity
 
 from activities.edge import translated
 from kube_cache import names
 from kube_cache.contracts import EvictInput, EvictResult
+from kube_cache.storage.store import NodeStore
 
 
 class Evict:

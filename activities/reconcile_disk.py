@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from kube_cache.storage.store import NodeStore
 from temporalio import activity
 
 from activities.edge import translated
 from kube_cache import names
 from kube_cache.contracts import ReconcileDiskInput, ReconcileDiskResult
+from kube_cache.storage.store import NodeStore
 
 # A pin younger than this may belong to a Pod that is younger than the list of the living.
 _GRACE_S = 600.0

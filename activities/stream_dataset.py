@@ -13,10 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
-from kube_cache.storage.datasets import parse_datasets
-from kube_cache.storage.listing import list_dataset
-from kube_cache.storage.s3 import ObjectStores
-from kube_cache.storage.store import NodeStore
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
@@ -25,6 +21,10 @@ from kube_cache import names
 from kube_cache.contracts import StreamInput, StreamProgress, StreamResult
 from kube_cache.errors import Cancelled, NodeUnsuitable, SourceChanged
 from kube_cache.settings import Settings
+from kube_cache.storage.datasets import parse_datasets
+from kube_cache.storage.listing import list_dataset
+from kube_cache.storage.s3 import ObjectStores
+from kube_cache.storage.store import NodeStore
 from kube_cache.storage.transfer import FetchProgress, TransferEngine
 
 _log = structlog.get_logger("kube_cache.stream")

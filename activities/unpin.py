@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kube_cache.storage.store import NodeStore
 from temporalio import activity
 
 from activities.check_disk import pin_owner
 from activities.edge import translated
 from kube_cache import names
 from kube_cache.contracts import UnpinInput
+from kube_cache.storage.store import NodeStore
 
 
 class Unpin:

@@ -29,8 +29,17 @@ class Released:
     bound_node: str = ""
 
 
-def read_pod(client: KubeClient, ref: PodRef) -> Json:
-    """Raises PodGone when the Pod, or this incarnation of it, does not exist."""
+def read_pod(client: KubeClient, ref: PodRef, *, maybe_stale: bool = False) -> Json:
+    """Raises PodGone when the Pod, or this incarnation of it, does not exist; that is never judged by a stale read."""
+    if maybe_stale:
+        try:
+            pod = client.get_pod(ref.namespace, ref.name, maybe_stale=True)
+        except ApiError as error:
+            if not is_not_found(error):
+                raise
+        else:
+            if pod["metadata"]["uid"] == ref.uid:
+                return pod
     try:
         pod = client.get_pod(ref.namespace, ref.name)
     except ApiError as error:
@@ -47,12 +56,15 @@ def release(client: KubeClient, ref: PodRef, node: str | None, receipt: Mapping[
 
     Raises PodGone, ForeignGates, ReleaseRefused (the server refuses it for good), Conflict and ApiError (try again).
     """
-    for _ in range(_TRIES):
-        pod = read_pod(client, ref)
+    for attempt in range(_TRIES):
+        # The first read may be a moment old: if it is, the resource version in the patch is too, and the server says 409.
+        pod = read_pod(client, ref, maybe_stale=attempt == 0)
         gates = [gate["name"] for gate in pod["spec"].get("schedulingGates") or []]
         if names.GATE not in gates:
             return Released("already", pod["spec"].get("nodeName") or "")
         foreign = [gate for gate in gates if gate != names.GATE]
+        if foreign and attempt == 0:
+            continue  # their owners may have removed them just now
         if foreign:
             raise ForeignGates(f"other controllers still hold gates: {', '.join(foreign)}", pod=ref.name)
         try:
