@@ -112,6 +112,8 @@ def _worker(client: Client, kube: KubeClient, settings: Settings) -> Worker:
         activity_executor=ThreadPoolExecutor(_LOCAL + _NORMAL, thread_name_prefix="activity"),
         # The sandbox costs half as much CPU again per workflow; the replay tests run inside it and keep the code honest.
         workflow_runner=UnsandboxedWorkflowRunner(),
+        # With the default of 5, tasks of a burst wait for a poll, not for a core.
+        max_concurrent_workflow_task_polls=20,
         max_cached_workflows=settings.operator.workflow_slots,
         max_concurrent_activities=_NORMAL,
         max_concurrent_local_activities=_LOCAL,

@@ -96,7 +96,8 @@ class PodWatcher:
             if facts is not None:
                 self.on_pod("MODIFIED", facts)
             return
-        self._pods.pop(ref.uid, None)
+        if self._pods.pop(ref.uid, None) is None:
+            return  # both watches lose a Pod; the first to confirm it has told it
         self._starter.signal(names.warm_pod_id(ref.namespace, ref.name, ref.uid), "pod_gone")
         self._give_back(last)
 

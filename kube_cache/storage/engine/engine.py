@@ -48,6 +48,7 @@ class Engine:
         """Bytes that workers received that are gone."""
         self._most = max(settings.connections, settings.max_connections)
         self._cap = Cap(settings.max_bytes_per_s)
+        self.capped = settings.max_bytes_per_s > 0
         self._buffers = Buffers(self._most)
         self._governor = Governor(self, settings.connections, self._most)
         self._calls: list[Call] = []
