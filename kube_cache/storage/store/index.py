@@ -259,6 +259,16 @@ class Index:
         with self.exclusive() as db:
             db.executemany("UPDATE objects SET landed = ? WHERE id = ?", ((at, bytes.fromhex(name)) for name in ids))
 
+    def publish(self, ids: Sequence[str]) -> list[str]:
+        """Linked by a snapshot from now on; those that were not before."""
+        marks = ",".join("?" * len(ids))
+        with self.exclusive() as db:
+            rows = db.execute(
+                f"UPDATE objects SET landed = NULL WHERE landed IS NOT NULL AND id IN ({marks}) RETURNING id",  # noqa: S608
+                [bytes.fromhex(name) for name in ids],
+            )
+            return [row[0].hex() for row in rows.fetchall()]
+
     def set_scrubbed(self, ids: Iterable[str], at: float) -> None:
         with self.exclusive() as db:
             db.executemany("UPDATE objects SET scrubbed = ? WHERE id = ?", ((at, bytes.fromhex(name)) for name in ids))

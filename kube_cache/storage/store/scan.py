@@ -196,6 +196,8 @@ def _incoming(core: Core, found: Found) -> None:
             keep = False
         if not keep:
             core.disk.remove_tree(path)
+            if kind == "part":
+                core.disk.unlink_if_there(core.layout.journal(stem))
             found.removed += 1
 
 

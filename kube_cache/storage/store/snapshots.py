@@ -184,7 +184,7 @@ class Publisher:
 
     def _sync(self, data: Path, made: set[str], ids: Sequence[str]) -> None:
         """Folder by folder while they are few: syncfs(2) also waits for what others on this disk have yet to write."""
-        shards = {self._layout.objects / name[:2] for name in ids}
+        shards = {self._layout.objects / shard for shard in {name[:2] for name in ids}}
         if len(shards) + len(made) > _MOST_FOLDERS:
             self._disk.sync_all(self._layout.root)
             return
@@ -220,7 +220,8 @@ class Publisher:
     def _chunk(self, data: Path, folder: str, some: list[_Placed], *, mending: bool) -> bytes:
         ids = [name for _, name in some]
         rows = self._known(ids)
-        self._linking(ids)
+        if mending:  # what is built aside explains itself: its directory is found
+            self._linking(ids)
         chunk = Chunk(folder, [], ids, [], [], [], [], [], [])
         base = f"{data}/{folder}" if folder else str(data)
         objects = str(self._layout.objects)

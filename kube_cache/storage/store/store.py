@@ -82,7 +82,8 @@ class NodeStore:
     def _open(self) -> None:
         layout, disk = self._layout, self._disk
         disk.make_folder(layout.root)
-        if not self._settings.allow_root_disk and layout.root.stat().st_dev == Path("/").stat().st_dev:
+        may_create = self._owner or not layout.cache_id.exists()
+        if may_create and not self._settings.allow_root_disk and layout.root.stat().st_dev == Path("/").stat().st_dev:
             raise NodeUnsuitable(
                 f"{layout.root} is on the machine's root disk, where a full cache would take the node down; "
                 "mount an NVMe there, or set KUBE_CACHE_STORE__ALLOW_ROOT_DISK=true"

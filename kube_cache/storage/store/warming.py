@@ -24,6 +24,7 @@ from kube_cache.storage.store.layout import object_id
 from kube_cache.storage.store.manifests import Header
 from kube_cache.storage.store.reading import crc_of
 from kube_cache.storage.store.room import make_room, reservation, room
+from kube_cache.storage.store.scrub import damages
 from kube_cache.storage.transfer import (
     FetchedObject,
     FetchJob,
@@ -119,12 +120,13 @@ class Warming:
         """Objects that only the snapshot itself still links are linked back, so that they need not be fetched."""
         digest = self._manifest.digest
         data = self._core.layout.files(digest)
+        bad = {line.rpartition(" | ")[0] for line in damages(self._core, digest)}
         with suppress(FileNotFoundError, manifests.TornManifest):
             for chunk in manifests.read_chunks(self._core.layout.manifest(digest)):
                 rows: list[ObjectRow] = []
                 for place, name in enumerate(chunk.ids):
                     target = self._core.layout.object(name)
-                    if target.exists():
+                    if target.exists() or chunk.path(place) in bad:
                         continue
                     path = data / chunk.path(place)
                     with suppress(FileNotFoundError, NotADirectoryError):
@@ -341,9 +343,7 @@ class Warming:
 
     def _settle(self, names: Sequence[str]) -> None:
         """Published and durable: linked from now on, and their journals are of no more use."""
-        landed = [row.id for row in self._core.index.objects(names).values() if row.landed is not None]
-        self._core.index.set_landed(landed, None)
-        for name in landed:
+        for name in self._core.index.publish(names):
             self._core.disk.unlink_if_there(self._core.layout.journal(name))
 
 

@@ -1,0 +1,205 @@
+"""Bench of the node's store: a table, and build/bench/store.json. Measures, never gates.
+
+    python -m tests.bench.store [--root DIR] [--objects 1000000]
+
+Files are tiny: what is measured is names, not bytes. The source is a dict, so nothing crosses a network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from kube_cache.settings import StoreSettings
+from kube_cache.storage.store import NodeStore
+from kube_cache.storage.store.disk import Disk
+from kube_cache.storage.store.index import ObjectRow
+from kube_cache.storage.store.layout import Layout, object_id
+from kube_cache.storage.store.snapshots import Publisher
+from kube_cache.storage.transfer import Manifest, RemoteObject
+from kube_cache.text import format_bytes
+from tests.store.fakes import manifest
+
+_REPEATS = 30
+_OUT = Path("build/bench/store.json")
+
+
+def dataset(files: int, prefix: str) -> Manifest:
+    """Folders of a thousand, as datasets of shards have them."""
+    objects = tuple(
+        RemoteObject("s3", "bench", f"{prefix}/{n // 1000:04d}/{n:08d}", f"{n // 1000:04d}/{n:08d}", 0, f'"{n}"')
+        for n in range(files)
+    )
+    return manifest(f"s3://bench/{prefix}", objects)
+
+
+def settings(root: Path, **changes: object) -> StoreSettings:
+    return StoreSettings.model_validate({"root": root, "allow_root_disk": True, "min_free": 0.0} | changes)
+
+
+def lay_objects(store: NodeStore, made: Manifest) -> list[str]:
+    """As if fetched: empty files in objects/, known to the index."""
+    layout = Layout(store.root)
+    ids = [object_id(obj) for obj in made.objects]
+    rows: list[ObjectRow] = []
+    for name in ids:
+        path = str(layout.object(name))
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o444))
+        now = Path(path).stat()
+        rows.append(ObjectRow(name, 0, 0, "full-object", now.st_ino, now.st_mtime_ns, now.st_ctime_ns, time.time()))
+        if len(rows) == 5000:
+            store._core.index.put_objects(rows)
+            rows.clear()
+    store._core.index.put_objects(rows)
+    return ids
+
+
+def publish(store: NodeStore, made: Manifest, ids: list[str]) -> float:
+    """Links, manifest, sync and rename: what a warm does after the last byte."""
+    index = store._core.index
+    started = time.perf_counter()
+    with store._core.mutation():
+        Publisher(
+            Layout(store.root), Disk(), index.objects, index.begin_linking, index.end_linking, lambda: None
+        ).publish(made, ids)
+        index.touch(made.digest)
+        for first in range(0, len(ids), 1000):
+            index.publish(ids[first : first + 1000])
+    return time.perf_counter() - started
+
+
+def times(body: Callable[[], object], repeats: int = _REPEATS) -> dict[str, float]:
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        body()
+        taken.append((time.perf_counter() - started) * 1000)
+    taken.sort()
+    return {"p50_ms": statistics.median(taken), "p99_ms": taken[-1], "min_ms": taken[0]}
+
+
+def memory() -> int:
+    """Resident bytes now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    started = time.perf_counter()
+    print(f"  {text} ...", file=sys.stderr, flush=True)
+    yield
+    print(f"  {text}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def checks(root: Path, files: int, figures: dict[str, object]) -> None:
+    with step(f"{files} files: lay and publish"):
+        store = NodeStore.open(settings(root))
+        made = dataset(files, f"set{files}")
+        ids = lay_objects(store, made)
+        figures[f"publish_{files}_s"] = publish(store, made, ids)
+    # The first look stats every file and starts to watch; those after it trust the watch.
+    figures[f"first_check_{files}"] = times(lambda: store.check(made.digest), 1)
+    figures[f"check_{files}"] = times(lambda: store.check(made.digest))
+    unwatched = NodeStore.open(settings(root, watch_trust_s=0), tidy=False)
+    figures[f"full_check_{files}"] = times(lambda: unwatched.check(made.digest), 10)
+    unwatched.close()
+    (root / "snapshots" / made.digest / "data" / "0000" / "00000000").chmod(0o400)
+    started = time.perf_counter()
+    noticed = not store.check(made.digest).complete
+    figures[f"notice_{files}"] = {"noticed": noticed, "ms": (time.perf_counter() - started) * 1000}
+    figures[f"pin_{files}"] = times(lambda: store.pin(made.digest, "pod/bench"))
+    store.close()
+
+
+def scan(root: Path, objects: int, figures: dict[str, object]) -> None:
+    store = NodeStore.open(settings(root, watch_trust_s=0))
+    with step(f"{objects} objects: lay"):
+        ids = lay_objects(store, made := dataset(objects, "million"))
+    with step(f"{objects} objects: publish"):
+        figures[f"publish_{objects}_s"] = publish(store, made, ids)
+    digest = made.digest
+    del made, ids
+    store.close()
+    before = memory()
+    with step(f"{objects} objects: start-up scan"):
+        started = time.perf_counter()
+        store = NodeStore.open(settings(root, watch_trust_s=0))
+        figures["start_up_scan"] = {
+            "objects": store.found.objects,
+            "seconds": time.perf_counter() - started,
+            "memory_grew_bytes": memory() - before,
+        }
+    before = memory()
+    figures["full_check_million"] = times(lambda: store.check(digest), 2) | {"memory_grew_bytes": memory() - before}
+    store.close()
+    for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
+        (root / name).unlink(missing_ok=True)
+    before = memory()
+    with step(f"{objects} objects: start-up scan without an index"):
+        started = time.perf_counter()
+        store = NodeStore.open(settings(root, watch_trust_s=0))
+        figures["rebuild"] = {"seconds": time.perf_counter() - started, "memory_grew_bytes": memory() - before}
+    store.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=None, help="a folder on the disk to measure (default: build/)")
+    parser.add_argument("--objects", type=int, default=1_000_000, help="for the start-up scan")
+    args = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    base = args.root or Path("build")
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-store-", dir=base))
+    figures: dict[str, object] = {
+        "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+    }
+    try:
+        checks(folder / "small", 2_000, figures)
+        checks(folder / "large", 100_000, figures)
+        scan(folder / "million", args.objects, figures)
+    finally:
+        shutil.rmtree(folder)
+    _OUT.parent.mkdir(parents=True, exist_ok=True)
+    _OUT.write_text(json.dumps(figures, indent=1))
+    show(figures, args.objects)
+
+
+def show(figures: dict, objects: int) -> None:  # type: ignore[type-arg]
+    def row(what: str, seen: str, wanted: str = "") -> None:
+        print(f"{what:<52} {seen:>16}  {wanted}")
+
+    print()
+    for files, limit in ((2_000, "<= 5 ms"), (100_000, "<= 100 ms")):
+        row(f"check, {files} files, watched (p50)", f"{figures[f'check_{files}']['p50_ms']:.2f} ms", limit)
+        row(f"check, {files} files, watched (worst)", f"{figures[f'check_{files}']['p99_ms']:.2f} ms", limit)
+        row(f"check, {files} files, each looked at (p50)", f"{figures[f'full_check_{files}']['p50_ms']:.1f} ms")
+        row(f"check, {files} files, first after start", f"{figures[f'first_check_{files}']['p50_ms']:.1f} ms")
+        row(f"check, {files} files, after a change", f"{figures[f'notice_{files}']['ms']:.1f} ms")
+        row(f"publish, {files} files", f"{figures[f'publish_{files}_s']:.2f} s", "<= 10 s" if files > 2000 else "")
+    row("pin (durable)", f"{figures['pin_2000']['p50_ms']:.2f} ms")
+    for name, what in (("start_up_scan", "start-up scan"), ("rebuild", "start-up scan, index lost")):
+        row(f"{what}, {objects} objects", f"{figures[name]['seconds']:.1f} s")
+        row("  memory it took", format_bytes(max(0, figures[name]["memory_grew_bytes"])))
+    million = figures["full_check_million"]
+    row(f"check, {objects} files, each looked at", f"{million['p50_ms'] / 1000:.1f} s")
+    row("  memory it took", format_bytes(max(0, million["memory_grew_bytes"])))
+    print(f"\nfigures: {_OUT}")
+
+
+if __name__ == "__main__":
+    main()

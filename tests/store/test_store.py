@@ -1,0 +1,550 @@
+"""What people rely on: whole snapshots, shared bytes, pins, and a disk that is looked at and not believed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kube_cache.errors import Cancelled, InsufficientDisk, NodeUnsuitable, SnapshotInUse
+from kube_cache.storage.store import NodeStore
+from kube_cache.storage.store.layout import object_id
+from kube_cache.storage.transfer import FetchProgress, Manifest
+from tests.store.crashing import SURVIVED, child
+from tests.store.fakes import DictEngine, Source, open_store, read_all, settings, wait_for
+
+FILES = {"config.json": b"{}", "shards/0": b"0" * 1000, "shards/1": b"1" * 2000, "empty": b""}
+
+
+@pytest.fixture
+def made(source: Source) -> Manifest:
+    return source.dataset("gpt", FILES)
+
+
+def data(store: NodeStore, made: Manifest) -> Path:
+    return store.root / "snapshots" / made.digest / "data"
+
+
+def test_a_warm_snapshot_is_whole_readable_by_anybody_and_writable_by_nobody(
+    store: NodeStore, engine: DictEngine, made: Manifest
+) -> None:
+    told: list[FetchProgress] = []
+    result = store.warm(made, engine, progress=told.append)
+    assert (result.fetched_bytes, result.verified) == (3002, "full-object")
+    assert store.check(made.digest).complete
+    assert read_all(store, made) == FILES
+    for path in [data(store, made), *data(store, made).rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o555 if path.is_dir() else 0o444), path
+    done = [one.done_bytes for one in told]
+    assert done == sorted(done)
+    assert done[-1] == told[-1].total_bytes == 3002
+    assert not list((store.root / "incoming").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("prefix", "files"),
+    [
+        pytest.param("", {"a": b"a", "b/c": b"c"}, id="a whole bucket"),
+        pytest.param("p/q", {"model.bin": b"one object"}, id="one object"),
+        pytest.param("p", {"@current": b"x", "d/@current": b"y"}, id="keys named like our link"),
+        pytest.param("what?is#this", {"a": b"a"}, id="characters that mean something in other URLs"),
+    ],
+)
+def test_current_leads_to_the_snapshot(
+    store: NodeStore, engine: DictEngine, source: Source, prefix: str, files: dict[str, bytes]
+) -> None:
+    made = source.dataset(prefix, files)
+    store.warm(made, engine)
+    current = store.root / "datasets" / "s3" / "models" / prefix / "@current"
+    assert current.is_symlink()
+    assert {path: (current / path).read_bytes() for path in files} == files
+
+
+def test_a_prefix_within_a_prefix_keeps_its_own_link_and_shares_the_bytes(
+    store: NodeStore, engine: DictEngine, source: Source
+) -> None:
+    outer = source.dataset("p", {"q/a": b"a" * 500, "b": b"b"})
+    inner = source.dataset("p/q", {"a": b"a" * 500})
+    store.warm(outer, engine)
+    assert store.warm(inner, engine).fetched_bytes == 0
+    base = store.root / "datasets/s3/models/p"
+    assert (base / "@current/q/a").stat().st_ino == (base / "q/@current/a").stat().st_ino
+    assert store.usage().object_bytes == 501
+    store.evict(outer.digest)
+    assert (base / "q/@current/a").read_bytes() == b"a" * 500
+    store.evict(inner.digest)
+    assert not list((store.root / "datasets").iterdir())
+
+
+def test_a_new_revision_fetches_what_changed_and_a_running_reader_keeps_the_old(
+    store: NodeStore, engine: DictEngine, source: Source, made: Manifest
+) -> None:
+    store.warm(made, engine)
+    current = store.root / "datasets/s3/models/gpt/@current"
+    mounted = os.open(current, os.O_RDONLY)  # as a mount does: the link is resolved once
+    newer = source.dataset("gpt", FILES | {"config.json": b"{1}"})
+    assert store.warm(newer, engine).fetched_bytes == 3
+    assert (current / "config.json").read_bytes() == b"{1}"
+    with open(os.open("config.json", os.O_RDONLY, dir_fd=mounted), "rb") as file:
+        assert file.read() == b"{}"
+    os.close(mounted)
+    assert store.check(made.digest).complete
+
+
+def test_many_who_want_one_dataset_cost_one_transfer(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
+    engine.hold = threading.Event()
+    results: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(store.warm(made, engine).fetched_bytes)) for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    assert engine.reached.wait(10)
+    engine.hold.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(results) == 20
+    assert sum(results) == engine.total == 3002
+
+
+def test_an_object_that_two_datasets_share_is_fetched_once_by_two_downloads_at_once(
+    store: NodeStore, engine: DictEngine, source: Source
+) -> None:
+    first = source.dataset("x", {"a/shared": b"s" * 900, "own": b"1"})
+    second = source.dataset("x/a", {"shared": b"s" * 900})
+    engine.hold = threading.Event()
+    threads = [threading.Thread(target=store.warm, args=(one, engine)) for one in (first, second)]
+    for thread in threads:
+        thread.start()
+    assert engine.reached.wait(10)
+    engine.hold.set()
+    for thread in threads:
+        thread.join(30)
+    assert engine.served["x/a/shared"] == 900
+    assert store.check(first.digest).complete
+    assert store.check(second.digest).complete
+
+
+def test_who_waits_for_another_download_can_be_cancelled_and_publishes_nothing(
+    store: NodeStore, engine: DictEngine, made: Manifest
+) -> None:
+    engine.hold = threading.Event()
+    first = threading.Thread(target=store.warm, args=(made, engine))
+    first.start()
+    assert engine.reached.wait(10)
+    with pytest.raises(Cancelled):
+        store.warm(made, engine, cancelled=lambda: True)
+    engine.hold.set()
+    first.join(30)
+    assert store.check(made.digest).complete
+
+
+def test_a_cancelled_download_keeps_what_it_verified_and_shows_nothing(
+    store: NodeStore, engine: DictEngine, made: Manifest
+) -> None:
+    asked = iter([False] * 5 + [True] * 100)
+    with pytest.raises(Cancelled):
+        store.warm(made, engine, cancelled=lambda: next(asked))
+    assert not list((store.root / "snapshots").iterdir())
+    kept = store.usage().unlinked_bytes
+    assert store.warm(made, engine).fetched_bytes == 3002 - kept
+    assert store.room().reserved_bytes == 0
+
+
+def test_another_process_that_fetches_is_waited_for(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
+    engine.hold = threading.Event()
+    thread = threading.Thread(target=store.warm, args=(made, engine))
+    thread.start()
+    assert engine.reached.wait(10)
+
+    def successor() -> None:
+        other = NodeStore.open(settings(store.root))
+        assert other.found.seconds == 0, "it does not tidy under a download"
+        asked = iter([False] * 3 + [True] * 1000)
+        with pytest.raises(Cancelled, match="another agent"):
+            other.warm(made, engine, cancelled=lambda: next(asked))
+        os._exit(SURVIVED)
+
+    assert child(successor) == SURVIVED
+    engine.hold.set()
+    thread.join(30)
+    assert store.check(made.digest).complete
+
+
+# Pins and eviction.
+
+
+def test_what_is_pinned_is_not_evicted_and_the_refusal_says_by_whom(
+    store: NodeStore, engine: DictEngine, made: Manifest
+) -> None:
+    store.pin(made.digest, "pod/before-it-was-there")
+    store.warm(made, engine)
+    with pytest.raises(SnapshotInUse, match="pod/before-it-was-there"):
+        store.evict(made.digest)
+    assert store.unpin(made.digest, "pod/before-it-was-there")
+    store.evict(made.digest)
+    assert store.usage().object_bytes == 0
+    assert not store.check(made.digest).complete
+    assert store.evict(made.digest) == 0
+
+
+def test_what_is_being_fetched_is_not_evicted(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
+    engine.hold = threading.Event()
+    thread = threading.Thread(target=store.warm, args=(made, engine))
+    thread.start()
+    assert engine.reached.wait(10)
+    with pytest.raises(SnapshotInUse, match="a download"):
+        (store.root / "snapshots" / made.digest).mkdir()
+        store.evict(made.digest)
+    engine.hold.set()
+    thread.join(30)
+
+
+def test_a_pin_ends_when_its_time_has_come(store: NodeStore) -> None:
+    store.pin("d" * 64, "user/me", until=time.time() - 1)
+    store.pin("e" * 64, "user/me", until=time.time() + 60)
+    assert [pin.digest for pin in store.pins()] == ["e" * 64]
+
+
+def test_reconcile_makes_the_pins_those_that_are_expected(store: NodeStore) -> None:
+    for owner in ("pod/gone", "pod/here", "user/cli"):
+        store.pin("d" * 64, owner)
+    found = store.reconcile([("d" * 64, "pod/here"), ("e" * 64, "pod/new")], grace_s=0)
+    assert (found.pinned, found.unpinned) == (1, 1)
+    assert {(pin.digest[0], pin.owner) for pin in store.pins()} == {
+        ("d", "pod/here"), ("d", "user/cli"), ("e", "pod/new"),
+    }  # fmt: skip
+    store.pin("d" * 64, "pod/young")
+    assert store.reconcile([("d" * 64, "pod/here"), ("e" * 64, "pod/new")]).unpinned == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_what_is_mounted_is_not_evicted_though_nobody_pinned_it(
+    store: NodeStore, engine: DictEngine, made: Manifest, tmp_path: Path
+) -> None:
+    store.warm(made, engine)
+    point = tmp_path / "in-a-pod"
+    point.mkdir()
+    assert os.system(f"mount --bind {data(store, made)} {point}") == 0
+    try:
+        assert store.in_use_by_mounts(made.digest)
+        with pytest.raises(SnapshotInUse, match="mounted"):
+            store.evict(made.digest)
+    finally:
+        assert os.system(f"umount {point}") == 0
+    assert store.evict(made.digest) >= 0
+    assert not store.check(made.digest).complete
+
+
+def test_the_least_recently_used_goes_first_even_when_the_clock_jumps_back(
+    root: Path, source: Source, engine: DictEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(root, capacity_bytes=250_000)
+    made = [source.dataset(f"d{number}", {"f": bytes([number]) * 100_000}) for number in range(3)]
+    store.warm(made[0], engine)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    store.warm(made[1], engine)
+    store.check(made[0].digest)
+    store.warm(made[2], engine)
+    assert [store.check(one.digest).complete for one in made] == [True, False, True]
+    store.close()
+
+
+# Room.
+
+
+def test_a_refusal_holds_the_arithmetic(root: Path, source: Source, engine: DictEngine) -> None:
+    store = open_store(root, capacity_bytes=1_000_000)
+    held = source.dataset("held", {"f": b"h" * 700_000})
+    store.warm(held, engine)
+    store.pin(held.digest, "pod/11-22")
+    with pytest.raises(InsufficientDisk) as refused:
+        store.warm(source.dataset("more", {"f": b"m" * 400_000}), engine)
+    for words in (
+        "s3://models/more",
+        "needs 390.6 KiB",
+        "976.6 KiB",
+        "683.6 KiB pinned by pod/11-22",
+        "reserved",
+        "kept free",
+    ):
+        assert words in refused.value.message
+    assert engine.served["more/f"] == 0, "refused before the first byte"
+    store.unpin(held.digest, "pod/11-22")
+    store.warm(source.dataset("more", {"f": b"m" * 400_000}), engine)
+    assert not store.check(held.digest).complete
+    store.close()
+
+
+def test_reservations_of_downloads_at_once_never_exceed_the_room(
+    root: Path, source: Source, engine: DictEngine
+) -> None:
+    store = open_store(root, capacity_bytes=1_000_000)
+    made = [source.dataset(f"d{number}", {"a": b"", "f": bytes([number]) * 400_000}) for number in range(6)]
+    engine.hold = threading.Event()
+    refused: list[BaseException] = []
+
+    def warm(one: Manifest) -> None:
+        try:
+            store.warm(one, engine)
+        except InsufficientDisk as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=warm, args=(one,)) for one in made]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(refused) == 4)
+    assert store.room().reserved_bytes <= 800_000
+    engine.hold.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(store.snapshots()) == 2
+    assert store.usage().object_bytes <= 1_000_000
+    store.close()
+
+
+def test_the_root_disk_is_refused_unless_allowed(tmp_path: Path) -> None:
+    if tmp_path.stat().st_dev != Path("/").stat().st_dev:
+        pytest.skip("the temporary folder is not on the root disk")
+    with pytest.raises(NodeUnsuitable, match="ALLOW_ROOT_DISK"):
+        open_store(tmp_path / "cache", allow_root_disk=False)
+
+
+# Truth.
+
+
+def drop(path: Path) -> None:
+    path.unlink()
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+def rewrite_and_restore_the_times(path: Path) -> None:
+    before = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(b"evil")
+    path.chmod(0o444)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"1" * 2000)
+    before = path.stat()
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.rename(path)
+
+
+@pytest.mark.parametrize("watched", [pytest.param(0, id="looked at"), pytest.param(900, id="watched")])
+@pytest.mark.parametrize("harm", [drop, truncate, rewrite_and_restore_the_times, replace])
+def test_harm_to_a_file_is_noticed_and_mended_by_fetching_that_file_at_most(
+    root: Path, engine: DictEngine, made: Manifest, harm: Callable[[Path], None], watched: int
+) -> None:
+    store = open_store(root, watch_trust_s=watched)
+    store.warm(made, engine)
+    assert store.check(made.digest).complete
+    harm(data(store, made) / "shards" / "1")
+    state = store.check(made.digest)
+    assert not state.complete
+    assert state.present_bytes == 1002
+    assert any("shards/1" in problem for problem in state.problems)
+    assert store.warm(made, engine).fetched_bytes <= 2000
+    assert store.check(made.digest).complete
+    assert read_all(store, made) == FILES
+    store.close()
+
+
+def remove_snapshot(root: Path, digest: str) -> None:
+    shutil.rmtree(root / "snapshots" / digest)
+
+
+def remove_manifest(root: Path, digest: str) -> None:
+    (root / "snapshots" / digest / "manifest").unlink()
+
+
+def tear_manifest(root: Path, digest: str) -> None:
+    path = root / "snapshots" / digest / "manifest"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def remove_objects(root: Path, _: str) -> None:
+    for path in root.glob("objects/??/*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("harm", [remove_snapshot, remove_manifest, tear_manifest, remove_objects])
+def test_what_a_person_removed_is_put_together_again_without_the_network(
+    store: NodeStore, engine: DictEngine, made: Manifest, harm: Callable[[Path, str], None]
+) -> None:
+    store.warm(made, engine)
+    harm(store.root, made.digest)
+    if harm is not remove_objects:
+        assert not store.check(made.digest).complete
+    assert store.warm(made, engine).fetched_bytes == 0
+    assert store.check(made.digest).complete
+
+
+@pytest.mark.parametrize("damage", [pytest.param(None, id="removed"), pytest.param(b"rubbish" * 1000, id="rubbish")])
+def test_a_lost_index_is_rebuilt_from_the_directories(
+    root: Path, engine: DictEngine, source: Source, made: Manifest, damage: bytes | None
+) -> None:
+    store = open_store(root)
+    store.warm(made, engine)
+    store.close()
+    for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
+        (root / name).unlink(missing_ok=True)
+    if damage:
+        (root / "index.sqlite").write_bytes(damage)
+    store = open_store(root)
+    assert store.found.rebuilt
+    assert store.check(made.digest).complete
+    assert store.usage().objects == 4
+    assert store.warm(source.dataset("gpt/shards", {"0": b"0" * 1000}), engine).fetched_bytes == 0
+    store.close()
+
+
+def test_an_index_removed_under_a_running_agent_loses_no_pin(
+    store: NodeStore, engine: DictEngine, made: Manifest
+) -> None:
+    store.warm(made, engine)
+    store.pin(made.digest, "pod/x")
+    for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
+        (store.root / name).unlink()
+    with pytest.raises(SnapshotInUse, match="pod/x"):
+        store.evict(made.digest)
+    assert (store.root / "index.sqlite").exists()
+
+
+def test_a_disk_wiped_under_a_running_agent_is_another_cache(
+    store: NodeStore, engine: DictEngine, made: Manifest
+) -> None:
+    store.warm(made, engine)
+    before = store.cache_id
+    for path in store.root.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert not store.check(made.digest).complete
+    assert store.cache_id != before
+    assert store.warm(made, engine).fetched_bytes == 3002
+    assert store.check(made.digest).complete
+
+
+def flip(path: Path) -> None:
+    """As a medium does: inode and times stay. Here the inode time cannot, so the index is told."""
+    before = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(b"X")
+    path.chmod(0o444)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("by", ["scrub", "check_full"])
+def test_a_flipped_bit_is_quarantined_and_only_that_object_is_fetched(
+    store: NodeStore, engine: DictEngine, made: Manifest, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(store._core.disk), "trusts_ctime", False)
+    store.warm(made, engine)
+    flip(data(store, made) / "shards" / "1")
+    assert store.check(made.digest).complete, "no look can find it"
+    if by == "scrub":
+        bad: list[str] = []
+        assert store.scrub(0, on_bad=lambda one: bad.append(one.path)).bad == 1
+        assert bad == ["shards/1"]
+    else:
+        assert not store.check_full(made.digest).complete
+    assert not store.check(made.digest).complete
+    assert store.usage().quarantine_bytes > 0
+    assert store.warm(made, engine).fetched_bytes == 2000
+    assert store.check_full(made.digest).complete
+    assert store.scrub(0).bad == 0
+    assert read_all(store, made) == FILES
+
+
+def test_a_scrub_reads_nothing_while_a_download_runs_and_goes_on_after_it(
+    store: NodeStore, engine: DictEngine, source: Source, made: Manifest
+) -> None:
+    store.warm(made, engine)
+    engine.hold = threading.Event()
+    download = threading.Thread(target=store.warm, args=(source.dataset("other", {"f": b"f" * 10, "g": b"g"}), engine))
+    download.start()
+    assert engine.reached.wait(10)
+    done: list[int] = []
+    asked: list[int] = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return False
+
+    scrub = threading.Thread(target=lambda: done.append(store.scrub(0, cancelled=cancelled).objects))
+    scrub.start()
+    wait_for(lambda: len(asked) > 2)
+    assert not done
+    engine.hold.set()
+    download.join(30)
+    scrub.join(30)
+    assert done
+    assert done[0] >= 4
+
+
+def test_the_scrub_keeps_to_its_rate_and_can_be_stopped(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
+    store.warm(made, engine)
+    result = store.scrub(10_000)
+    assert result.seconds >= 3002 / 10_000 * 0.9
+    with pytest.raises(Cancelled):
+        store.scrub(1, cancelled=lambda: True)
+
+
+# Litter.
+
+
+def test_a_start_up_removes_litter_and_old_parts_and_keeps_what_can_be_resumed(
+    root: Path, engine: DictEngine, made: Manifest
+) -> None:
+    store = open_store(root)
+    store.warm(made, engine)
+    store.close()
+    incoming = root / "incoming"
+    (incoming / "aa.part").write_bytes(b"x")
+    for name in ("bb", "cc"):
+        (incoming / f"{name}.part").write_bytes(b"x")
+        (incoming / f"{name}.journal").write_bytes(b"x")
+    os.utime(incoming / "cc.part", (0, 0))
+    (root / "snapshots" / f".building-{'d' * 64}" / "data").mkdir(parents=True)
+    stray = root / "datasets/s3/models/gone"
+    stray.mkdir(parents=True)
+    (stray / "@current").symlink_to("../nowhere/data")
+    store = open_store(root)
+    assert sorted(path.name for path in incoming.iterdir()) == ["bb.journal", "bb.part"]
+    assert [path.name for path in (root / "snapshots").iterdir()] == [made.digest]
+    assert not stray.exists()
+    assert store.check(made.digest).complete
+    store.close()
+
+
+def test_an_object_that_the_index_forgot_is_resumed_from_its_journal(
+    root: Path, engine: DictEngine, made: Manifest
+) -> None:
+    engine.journals = True
+    store = open_store(root)
+    asked = iter([False] * 6 + [True] * 100)
+    with pytest.raises(Cancelled):
+        store.warm(made, engine, cancelled=lambda: next(asked))
+    landed = store.usage().unlinked_bytes
+    assert landed > 0
+    store._core.index.drop_objects([object_id(obj) for obj in made.objects])
+    store.close()
+    store = open_store(root)
+    assert store.found.recovered > 0
+    result = store.warm(made, engine)
+    assert result.fetched_bytes == 3002 - landed
+    assert result.resumed_bytes == landed
+    store.close()
