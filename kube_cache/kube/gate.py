@@ -60,11 +60,11 @@ def release(client: KubeClient, ref: PodRef, node: str | None, receipt: Mapping[
         # The first read may be a moment old: if it is, the resource version in the patch is too, and the server says 409.
         pod = read_pod(client, ref, maybe_stale=attempt == 0)
         gates = [gate["name"] for gate in pod["spec"].get("schedulingGates") or []]
+        if attempt == 0 and gates != [names.GATE]:
+            continue  # our gate gone, or others still there: too weighty to be said from a read that may be stale
         if names.GATE not in gates:
             return Released("already", pod["spec"].get("nodeName") or "")
         foreign = [gate for gate in gates if gate != names.GATE]
-        if foreign and attempt == 0:
-            continue  # their owners may have removed them just now
         if foreign:
             raise ForeignGates(f"other controllers still hold gates: {', '.join(foreign)}", pod=ref.name)
         try:
