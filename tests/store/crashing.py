@@ -214,9 +214,8 @@ class PowerCut(Mortal):
 
     def sync_folder(self, path: Path) -> None:
         super().sync_folder(path)
-        for change in self._pending:
-            change.folders.discard(str(path))
-        self._pending = [change for change in self._pending if change.folders]
+        # A rename between folders is one transaction in every file system that is supported: one sync makes it durable.
+        self._pending = [change for change in self._pending if str(path) not in change.folders]
 
     def sync_all(self, root: Path) -> None:
         super().sync_all(root)

@@ -58,7 +58,7 @@ def test_pin_keeps_and_unpin_and_evict_let_go(cli: Cli, store: NodeStore, made: 
     cli("pin", short, "--for", "1h")
     assert "user/cli" in cli("evict", short, code=3)
     cli("unpin", short)
-    assert json.loads(cli("evict", short, "--json"))[0]["digest"] == made.digest
+    assert json.loads(cli("evict", short, "--json")) == [{"digest": made.digest, "size": 2049}]
     assert not store.check(made.digest).complete
     assert "no snapshot" in cli("evict", short, code=5)
 

@@ -99,10 +99,9 @@ def test_a_disk_filled_by_others_is_named_and_works_again_when_they_are_gone(
     store = open_store(root)
     made = source.dataset("gpt", {"a": b"a" * 1_000_000})
     hog = root.parent / "hog"
-    with hog.open("wb") as file, pytest.raises(OSError, match="No space"):
-        while True:
-            file.write(b"x" * 4096)
-            file.flush()
+    with hog.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while file.write(b"x" * 4096):
+            pass
     with pytest.raises((InsufficientDisk, DiskFault), match=r"can be used|ENOSPC|disk is full"):
         store.warm(made, DictEngine(source))
     hog.unlink()
@@ -214,7 +213,8 @@ def test_fifty_pods_and_five_datasets_on_a_disk_for_three(small_disk: Callable[[
     assert len([size for size in residences if size >= 14_000_000]) <= 50
     assert engine.total < 50 * 15_000_000 / 2, "what one Pod fetched serves others"
     assert least[0] >= 0.20
-    assert all("pinned by pod/" in text or "reserved" in text for text in refusals)
+    for text in refusals:
+        assert "pinned by pod/" in text or "are reserved by other downloads" in text, text
     print(f"fetched {engine.total}, refusals {len(refusals)}, least free {least[0]:.3f}")
     account(store)
     store.close()

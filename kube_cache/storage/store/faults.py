@@ -27,7 +27,6 @@ _SQLITE: Final = {
     sqlite3.SQLITE_READONLY: errno.EROFS,
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_PERM: errno.EACCES,
-    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
 }
 
 
@@ -47,12 +46,24 @@ def of_sqlite(error: sqlite3.Error, root: Path) -> DiskFault | StoreConflict:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return StoreConflict(f"{root}/index.sqlite: another process has held it for too long; it is tried again")
+    if code == sqlite3.SQLITE_CANTOPEN and (reason := _why_closed(root)):
+        return of_os(OSError(reason, str(error), str(root / "index.sqlite")), root)
     if code in _SQLITE:
         return of_os(OSError(_SQLITE[code], str(error), str(root / "index.sqlite")), root)
     return DiskFault(
         f"{root}/index.sqlite: {error}; remove it and restart the agent: it is rebuilt from the directories",
         path=str(root / "index.sqlite"),
     )
+
+
+def _why_closed(root: Path) -> int:
+    """SQLite does not tell why it cannot open a file."""
+    try:
+        if os.statvfs(root).f_flag & os.ST_RDONLY:
+            return errno.EROFS
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0 if os.access(root, os.W_OK) else errno.EACCES
 
 
 def is_damage(error: sqlite3.Error) -> bool:

@@ -18,12 +18,15 @@ import structlog
 from kube_cache.errors import InsufficientDisk, SnapshotInUse
 from kube_cache.storage.store import manifests, mounts, removal
 from kube_cache.storage.store.core import Core
+from kube_cache.storage.store.index import Pin
 from kube_cache.storage.store.layout import BUILDING, REMOVING
 from kube_cache.text import format_bytes
 
 _log = structlog.get_logger("kube_cache.store")
 # XFS gives blocks back in the background; this long is waited for them before the next snapshot is sacrificed.
 _SETTLE_S = 2.0
+# A pin may be given back between the last eviction and the refusal; a mounted snapshot never goes.
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,16 @@ def make_room(core: Core, needed: int, *, inodes: int = 0, what: str = "") -> in
 
     if enough():
         return 0
-    steps = (_drop_quarantine, _drop_expired, _evict_snapshots, _drop_unlinked)
-    for step in steps:
-        for _ in step(core):
-            if enough():
-                return max(0, room(core).disk_free_bytes - before.disk_free_bytes)
+    for _ in range(_ROUNDS):
+        for step in (_drop_quarantine, _drop_expired, _evict_snapshots, _drop_unlinked):
+            for _step in step(core):
+                if enough():
+                    return max(0, room(core).disk_free_bytes - before.disk_free_bytes)
+        # What is told in the refusal is what decided it: nobody may have let go in between.
+        pins = core.index.pins()
+        held = {pin.digest for pin in pins} | {warm.digest for warm in core.index.warms()}
+        if held.issuperset(digests(core)):
+            break
     now = room(core)
     if now.free_bytes >= needed:
         raise InsufficientDisk(
@@ -136,7 +144,7 @@ def make_room(core: Core, needed: int, *, inodes: int = 0, what: str = "") -> in
             needed=inodes,
             free=now.free_inodes,
         )
-    raise InsufficientDisk(_arithmetic(core, now, needed, what), needed=needed, free=now.free_bytes)
+    raise InsufficientDisk(_arithmetic(core, now, needed, what, pins), needed=needed, free=now.free_bytes)
 
 
 def _evict_snapshots(core: Core) -> Iterator[None]:
@@ -192,9 +200,9 @@ def _drop_parts(core: Core, *, older_than: float) -> Iterator[None]:
                 yield
 
 
-def _arithmetic(core: Core, now: Room, needed: int, what: str) -> str:
+def _arithmetic(core: Core, now: Room, needed: int, what: str, found: list[Pin]) -> str:
     pins: dict[str, list[str]] = {}
-    for pin in core.index.pins():
+    for pin in found:
         pins.setdefault(pin.digest, []).append(pin.owner)
     held = [
         (header, owners)

@@ -252,12 +252,10 @@ class NodeStore:
 
     @translated
     def evict(self, digest: str) -> int:
-        """Bytes that became free; 0 when it is not there. Raises SnapshotInUse."""
+        """Bytes of the objects that went, which nobody else linked; 0 when it is not there. Raises SnapshotInUse."""
         core = self._same_disk()
         with core.mutation():
-            before = rooms.room(core).disk_free_bytes
-            removal.evict(core, digest)
-            return max(0, rooms.room(core).disk_free_bytes - before)
+            return removal.evict(core, digest) or 0
 
     # Filling.
 
