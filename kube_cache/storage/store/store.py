@@ -88,9 +88,12 @@ class NodeStore:
                 f"{layout.root} is on the machine's root disk, where a full cache would take the node down; "
                 "mount an NVMe there, or set KUBE_CACHE_STORE__ALLOW_ROOT_DISK=true"
             )
-        for folder in (*layout.folders, *shards(layout)):
-            if not folder.is_dir():
-                disk.make_folder(folder)
+        missing = [folder for folder in (*layout.folders, *shards(layout)) if not folder.is_dir()]
+        for folder in missing:
+            disk.make_folder(folder)
+        if missing:
+            disk.sync_folder(layout.objects)
+            disk.sync_folder(layout.root)
         if not layout.cache_id.exists():
             disk.write_whole(layout.cache_id, [uuid.uuid4().hex[:16].encode()])
         self.cache_id = layout.cache_id.read_text().strip()
