@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from temporalio import activity
 from temporalio.client import Client
@@ -12,9 +13,10 @@ from temporalio.client import Client
 from activities.edge import translated
 from activities.inventory import Holding, Inventory
 from kube_cache import names
-from kube_cache.contracts import CreateSeatInput, CreateSeatResult, Snapshot
+from kube_cache.contracts import CreateSeatInput, CreateSeatResult, SeatBound, Snapshot
 from kube_cache.kube import gate, seats
 from kube_cache.kube.client import KubeClient
+from kube_cache.kube.sightings import Sightings
 from kube_cache.settings import OperatorSettings
 
 # A node that is fetching the data already is worth half of one that holds it: waiting beats fetching twice.
@@ -22,8 +24,9 @@ _WORTH_READY, _WORTH_WARMING = 2, 1
 
 
 class CreateSeat:
-    def __init__(self, kube: KubeClient, client: Client, settings: OperatorSettings) -> None:
+    def __init__(self, kube: KubeClient, client: Client, settings: OperatorSettings, sightings: Sightings) -> None:
         self._kube = kube
+        self._sightings = sightings
         self._inventory = Inventory(client)
         self._image = settings.seat_image
 
@@ -35,11 +38,17 @@ class CreateSeat:
         Raises PodGone.
         """
         held = {snapshot.uri: await self._inventory.of(snapshot.uri) for snapshot in arg.snapshots}
-        return await asyncio.to_thread(self._create, arg, held)
+        if not arg.wait_s:
+            return await asyncio.to_thread(self._create, arg, held)
+        with self._sightings.expect(arg.workflow_id, SeatBound) as expected:
+            made = await asyncio.to_thread(self._create, arg, held)
+            if not made.node and (bound := await expected.wait(arg.wait_s)) is not None and bound.seat == made.name:
+                made = replace(made, node=bound.node)
+        return made
 
     def _create(self, arg: CreateSeatInput, held: Mapping[str, Sequence[Holding]]) -> CreateSeatResult:
         preferred = _with_most_bytes(arg.snapshots, held)
-        pod = gate.read_pod(self._kube, arg.pod, maybe_stale=True)
+        pod = self._sightings.gated_pod(arg.pod.uid) or gate.read_pod(self._kube, arg.pod, maybe_stale=True)
         seat = seats.build_seat(
             pod,
             name=names.seat_name(arg.pod.uid, arg.number),

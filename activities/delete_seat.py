@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from temporalio import activity
 
 from activities.edge import translated
@@ -17,6 +19,6 @@ class DeleteSeat:
 
     @activity.defn(name=names.DELETE_SEAT)
     @translated
-    def delete_seat(self, arg: DeleteSeatInput) -> None:
+    async def delete_seat(self, arg: DeleteSeatInput) -> None:
         """A seat that is not there is deleted: running twice is harmless."""
-        seats.delete(self._kube, arg.namespace, arg.name)
+        await asyncio.to_thread(seats.delete, self._kube, arg.namespace, arg.name)

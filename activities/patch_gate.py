@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from temporalio import activity
 
 from activities.edge import translated
 from kube_cache import names
-from kube_cache.contracts import PatchGateInput, PatchGateResult
-from kube_cache.kube import gate
+from kube_cache.contracts import PatchGateInput, PatchGateResult, PodBound
+from kube_cache.kube import gate, seats
 from kube_cache.kube.client import KubeClient
+from kube_cache.kube.gate import Released
+from kube_cache.kube.sightings import Sightings
 
 
 class PatchGate:
-    def __init__(self, kube: KubeClient) -> None:
+    def __init__(self, kube: KubeClient, sightings: Sightings) -> None:
         self._kube = kube
+        self._sightings = sightings
 
     @activity.defn(name=names.PATCH_GATE)
     @translated
-    def patch_gate(self, arg: PatchGateInput) -> PatchGateResult:
+    async def patch_gate(self, arg: PatchGateInput) -> PatchGateResult:
         """Running twice finds our gate gone and answers `already`: a Pod is released once.
 
         Raises PodGone, ForeignGates, ReleaseRefused, Conflict.
         """
+        if not arg.wait_s:
+            released = await asyncio.to_thread(self._release, arg)
+            return PatchGateResult(released.outcome, released.bound_node)
+        with self._sightings.expect(activity.info().workflow_id or "", PodBound) as expected:
+            released = await asyncio.to_thread(self._release, arg)
+            node = released.bound_node
+            if not node and (bound := await expected.wait(arg.wait_s)) is not None:
+                node = bound.node
+        return PatchGateResult(released.outcome, node)
+
+    def _release(self, arg: PatchGateInput) -> Released:
         receipt = {
             names.NODE_ANNOTATION: arg.node,
             names.CACHE_ID_ANNOTATION: arg.cache_id,
             names.SNAPSHOT_ANNOTATION: ",".join(arg.digests),
         }
-        released = gate.release(self._kube, arg.pod, arg.node if arg.pin else None, receipt if arg.pin else {})
-        return PatchGateResult(released.outcome, released.bound_node)
+        released = gate.release(
+            self._kube,
+            arg.pod,
+            arg.node if arg.pin else None,
+            receipt if arg.pin else {},
+            seen=self._sightings.gated_pod(arg.pod.uid),
+        )
+        if arg.seat is not None:
+            seats.delete(self._kube, arg.seat.namespace, arg.seat.name)
+        return released

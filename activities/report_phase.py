@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 from temporalio import activity
 
@@ -21,11 +23,14 @@ class ReportPhase:
 
     @activity.defn(name=names.REPORT_PHASE)
     @translated
-    def report_phase(self, arg: ReportInput) -> None:
+    async def report_phase(self, arg: ReportInput) -> None:
         """Running twice sets the same condition; the Event's name follows from its content, so it is not doubled.
 
         A Pod that is gone needs no report: that is not an error here, the watcher tells the workflow.
         """
+        await asyncio.to_thread(self._report, arg)
+
+    def _report(self, arg: ReportInput) -> None:
         try:
             reports.set_condition(self._kube, arg.pod, ready=arg.ready, reason=arg.phase, message=arg.message)
             if arg.event_reason:

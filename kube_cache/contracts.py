@@ -66,6 +66,9 @@ class Policy:
     hundreds: to speak costs writes, and a busy cluster must not be made busier."""
     max_gate_time_s: float = 0
     """Applies when the Pod names none; 0 = no limit."""
+    sight_s: float = 0
+    """Seconds that an activity waits for what the operator's own watch is about to see (docs/design/sightings.md). 0, as
+    in inputs from before there was such a wait: everything comes by signal."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ class CreateSeatInput:
     snapshots: list[Snapshot] = field(default_factory=list)
     """Nodes that already hold these are preferred."""
     exclude_nodes: list[str] = field(default_factory=list)
+    wait_s: float = 0
+    """Seconds to wait for the scheduler."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class CreateSeatResult:
     gpus: int = 0
     """GPUs that the Pod asks for (sum of nvidia.com/gpu limits), for the savings in the result."""
     node: str = ""
-    """Set when the seat existed already and is bound."""
+    """Where the seat is bound; empty when it was not yet, and the signal `seat_bound` will tell."""
     holders: dict[str, list[str]] = field(default_factory=dict)
     """Digest -> nodes whose disk holds it, as the inventory says."""
 
@@ -203,6 +208,10 @@ class PatchGateInput:
     cache_id: str = ""
     pin: bool = True
     """False releases the Pod without a node: only for `on-timeout: release`, at its owner's wish."""
+    seat: DeleteSeatInput | None = None
+    """Deleted straight after the patch: the Pod may need its room."""
+    wait_s: float = 0
+    """Seconds to wait for the scheduler."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +219,7 @@ class PatchGateResult:
     outcome: str
     """`released`, or `already` when our gate was gone before."""
     bound_node: str = ""
+    """Empty when it was not bound yet, and the signal `pod_bound` will tell."""
 
 
 @dataclass(frozen=True)

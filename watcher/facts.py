@@ -5,7 +5,7 @@ A cluster's Pods pass through here by the thousand, so nothing is kept that is n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kube_cache import names
@@ -26,6 +26,10 @@ class PodFacts:
     receipt_node: str
     receipt_cache_id: str
     receipt_digests: tuple[str, ...]
+    version: int = field(default=0, compare=False)
+    """resourceVersion: of two states of one object, the greater is the later (comparable by Kubernetes' own rules)."""
+    raw: dict[str, Any] | None = field(default=None, compare=False)
+    """The whole Pod, of one that is gated by us: placing and releasing it read it from here."""
 
     @property
     def workflow_id(self) -> str:
@@ -63,7 +67,12 @@ def pod_facts(pod: dict[str, Any]) -> PodFacts | None:
         action=annotations.get(names.ACTION_ANNOTATION, ""),
         verify=annotations.get(names.VERIFY_ANNOTATION, ""),
     )
+    gated = None
+    if view.gated:  # who wrote which field is half of a Pod, and nothing to us
+        gated = {**pod, "metadata": {key: value for key, value in meta.items() if key != "managedFields"}}
     return PodFacts(
+        version=int(meta.get("resourceVersion") or 0),
+        raw=gated,
         ref=PodRef(meta["namespace"], meta["name"], meta["uid"]),
         view=view,
         node=spec.get("nodeName") or "",

@@ -41,6 +41,7 @@ from kube_cache import names
 from kube_cache.contracts import Policy
 from kube_cache.kube.client import KubeClient
 from kube_cache.kube.reflector import Reflector
+from kube_cache.kube.sightings import Sightings
 from kube_cache.settings import OperatorSettings, Settings
 from kube_cache.temporal import connect
 from watcher.facts import pod_facts, seat_facts
@@ -51,8 +52,13 @@ from workflows.reconcile import Reconcile
 from workflows.warm_pod import WarmPod
 
 _log = structlog.get_logger("kube_cache.operator")
-# Local activities at once: calls of the Kubernetes API, a few milliseconds each, so more of them only wait for the GIL.
-_LOCAL = 32
+# Calls of the Kubernetes API at once, a few milliseconds each: more of them only wait for the GIL.
+_KUBE_CALLS = 16
+# Local activities at once. Most of them are a coroutine that waits for one of those threads, or for the scheduler.
+_LOCAL = 200
+# Seconds that an activity waits for the watch. The scheduler answers in milliseconds, in a burst of hundreds in a few
+# seconds; whoever has something else to say to the workflow ends the wait.
+_SIGHT_S = 4.0
 # Normal activities at once: a resolve holds a thread (many, while the object store is away), a progress costs none.
 _NORMAL = 1000
 
@@ -63,6 +69,7 @@ def policy(settings: OperatorSettings) -> Policy:
         linger_s=settings.linger_s,
         bind_grace_s=settings.bind_grace_s,
         max_gate_time_s=settings.max_gate_time_s,
+        sight_s=_SIGHT_S,
     )
 
 
@@ -77,8 +84,10 @@ async def _run(settings: Settings) -> int:
     kube = KubeClient.from_environment()
     client = await connect()
     starter = Starter(client, policy(settings.operator))
-    pods = PodWatcher(kube, starter)
-    worker = _worker(client, kube, settings)
+    sightings = Sightings()
+    pods = PodWatcher(kube, starter, sightings)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_KUBE_CALLS, thread_name_prefix="kube"))
+    worker = _worker(client, kube, settings, sightings)
     stopping = threading.Event()
     # What was imported stays for good; collecting over it again and again was a measurable part of a burst.
     gc.collect()
@@ -94,17 +103,17 @@ async def _run(settings: Settings) -> int:
     return 0
 
 
-def _worker(client: Client, kube: KubeClient, settings: Settings) -> Worker:
+def _worker(client: Client, kube: KubeClient, settings: Settings, sightings: Sightings) -> Worker:
     return Worker(
         client,
         task_queue=names.OPERATOR_QUEUE,
         workflows=[WarmPod, DatasetOnNode, Reconcile],
         activities=[
             ResolveDataset(settings.engine, kube).resolve_dataset,
-            CreateSeat(kube, client, settings.operator).create_seat,
+            CreateSeat(kube, client, settings.operator, sightings).create_seat,
             DeleteSeat(kube).delete_seat,
             JoinDataset(client).join_dataset,
-            PatchGate(kube).patch_gate,
+            PatchGate(kube, sightings).patch_gate,
             ReportPhase(kube).report_phase,
             TakeSurvey(kube, client, settings.operator).survey,
             PublishProgress(kube, client, settings.operator).publish_progress,
@@ -132,7 +141,14 @@ def _watch(kube: KubeClient, pods: PodWatcher, settings: OperatorSettings, stopp
         return lambda event, item: loop.call_soon_threadsafe(handle, event, item)
 
     reflectors: list[Reflector[Any]] = [
-        Reflector(kube, "pods", project=pod_facts, handler=on_loop(pods.on_pod), field_selector="status.phase=Pending"),
+        Reflector(
+            kube,
+            "pods",
+            project=pod_facts,
+            handler=on_loop(pods.on_pod),
+            label_selector=f"{names.MANAGED_LABEL}!=true",
+            field_selector="status.phase=Pending",
+        ),
         Reflector(
             kube, "pods", project=pod_facts, handler=on_loop(pods.on_pod), label_selector=f"{names.MANAGED_LABEL}=true"
         ),

@@ -1,8 +1,8 @@
 """What each event about a Pod or a seat means: which start, which signal. Runs on the operator's event loop.
 
-Two watches of Pods feed it: all that are Pending (annotations and gates cannot be selected), and all that we have
-released (by label), in any phase. An object that leaves a selection looks deleted, so an end is confirmed with a GET
-before anything is told.
+Two watches of Pods feed it: all that are Pending and not released by us (annotations and gates cannot be selected), and
+all that we have released (by label), in any phase. An object that leaves a selection looks deleted, so an end is confirmed
+with a GET before anything is told. What an activity of this process waits for, it is told instead of its workflow.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import structlog
 from kube_cache import contracts, names
 from kube_cache.errors import KubeCacheError
 from kube_cache.kube.client import KubeClient, is_not_found
+from kube_cache.kube.sightings import Sightings
 from watcher.facts import PodFacts, SeatFacts, pod_facts
 from watcher.starter import Starter
 
 _log = structlog.get_logger("kube_cache.watcher")
+# A released Pod leaves one watch and enters the other, each a connection of its own.
+_CROSSING_S = 0.5
 
 
 class PodWatcher:
-    def __init__(self, kube: KubeClient, starter: Starter) -> None:
+    def __init__(self, kube: KubeClient, starter: Starter, sightings: Sightings) -> None:
         self._kube = kube
         self._starter = starter
+        self._sightings = sightings
         self._pods: dict[str, PodFacts] = {}
         self._seats: dict[str, SeatFacts] = {}
         self._confirming: set[asyncio.Task[None]] = set()
@@ -32,23 +36,27 @@ class PodWatcher:
         """ADDED or MODIFIED: how the Pod is. DELETED: it left one of the two selections."""
         before = self._pods.get(pod.ref.uid)
         if event == "DELETED":
-            if before is not None:
+            if before is not None and (pod.managed or not before.managed):  # else it is in the other selection
                 self._confirm(pod)
             return
+        if before is not None and pod.version < before.version:
+            return  # the other watch was quicker
         self._pods[pod.ref.uid] = pod
+        self._sightings.show(pod.ref.uid, pod.raw)
         if pod.ended:
             if before is None or not before.ended:
-                self._ended(pod)
+                self._ended(pod, before)
         elif pod.node:
             if before is None or not before.node:
-                self._starter.signal(pod.workflow_id, "pod_bound", contracts.PodBound(pod.node))
+                self._signal(pod.workflow_id, "pod_bound", contracts.PodBound(pod.node))
         elif before is None or before.view != pod.view:
             if pod.view.gated:
+                self._sightings.tell(pod.workflow_id)
                 self._starter.start(pod)
             elif not pod.managed:
-                self._starter.signal(pod.workflow_id, "pod_changed", pod.view)
+                self._signal(pod.workflow_id, "pod_changed", pod.view)
         if pod.unschedulable and (before is None or before.unschedulable != pod.unschedulable):
-            self._starter.signal(pod.workflow_id, "pod_unschedulable", contracts.PodUnschedulable(pod.unschedulable))
+            self._signal(pod.workflow_id, "pod_unschedulable", contracts.PodUnschedulable(pod.unschedulable))
 
     def on_seat(self, event: str, seat: SeatFacts) -> None:
         before = self._seats.get(seat.uid)
@@ -57,15 +65,18 @@ class PodWatcher:
             # workflow looks again by itself.
             if self._seats.pop(seat.uid, None) is not None and seat.disrupted:
                 lost = contracts.SeatLost(seat.name, "it was preempted, evicted, or its node is gone")
-                self._starter.signal(seat.workflow_id, "seat_lost", lost)
+                self._signal(seat.workflow_id, "seat_lost", lost)
             return
         self._seats[seat.uid] = seat
         if seat.node and (before is None or not before.node):
-            self._starter.signal(seat.workflow_id, "seat_bound", contracts.SeatBound(seat.name, seat.node))
+            self._signal(seat.workflow_id, "seat_bound", contracts.SeatBound(seat.name, seat.node))
         elif seat.unschedulable and (before is None or before.unschedulable != seat.unschedulable):
-            self._starter.signal(
-                seat.workflow_id, "seat_unschedulable", contracts.SeatPending(seat.name, seat.unschedulable)
-            )
+            self._signal(seat.workflow_id, "seat_unschedulable", contracts.SeatPending(seat.name, seat.unschedulable))
+
+    def _signal(self, workflow_id: str, name: str, arg: object | None = None) -> None:
+        """To the activity that waits for it, else to the workflow."""
+        if not self._sightings.tell(workflow_id, arg):
+            self._starter.signal(workflow_id, name, arg)
 
     def _confirm(self, pod: PodFacts) -> None:
         task = asyncio.get_running_loop().create_task(self._look(pod))
@@ -74,6 +85,10 @@ class PodWatcher:
 
     async def _look(self, last: PodFacts) -> None:
         ref = last.ref
+        if self._sightings.is_expected(last.workflow_id):  # being released: it comes back in the other watch
+            await asyncio.sleep(_CROSSING_S)
+            if (now := self._pods.get(ref.uid)) is None or now.managed != last.managed:
+                return
         delay = 0.2
         while True:
             try:
@@ -98,15 +113,16 @@ class PodWatcher:
             return
         if self._pods.pop(ref.uid, None) is None:
             return  # both watches lose a Pod; the first to confirm it has told it
-        self._starter.signal(names.warm_pod_id(ref.namespace, ref.name, ref.uid), "pod_gone")
+        self._sightings.show(ref.uid, None)
+        if not (last.managed and last.node):  # bound was the last word that its workflow waited for
+            self._signal(last.workflow_id, "pod_gone")
         self._give_back(last)
 
-    def _ended(self, pod: PodFacts) -> None:
-        self._starter.signal(
-            pod.workflow_id,
-            "pod_gone" if not pod.node else "pod_bound",
-            None if not pod.node else contracts.PodBound(pod.node),
-        )
+    def _ended(self, pod: PodFacts, before: PodFacts | None) -> None:
+        if not pod.node:
+            self._signal(pod.workflow_id, "pod_gone")
+        elif before is None or not before.node:
+            self._signal(pod.workflow_id, "pod_bound", contracts.PodBound(pod.node))
         self._give_back(pod)
 
     def _give_back(self, pod: PodFacts) -> None:

@@ -65,13 +65,12 @@ async def report_phase(arg: contracts.ReportInput) -> None:
     await _local(names.REPORT_PHASE, arg, None)
 
 
-async def resolve_dataset(arg: contracts.ResolveInput) -> contracts.ResolveResult:
-    """Most lists take milliseconds, and a local activity costs no round trip; a long one, or one that must be tried
-    again, becomes a normal activity, which heartbeats and can be seen.
+async def resolve_quickly(arg: contracts.ResolveInput) -> contracts.ResolveResult | None:
+    """Most lists take milliseconds, and a local activity costs no round trip; None for a long one, or one that must be
+    tried again: then call `resolve_dataset`, which heartbeats and can be seen.
     """
-    result: contracts.ResolveResult
     try:
-        result = await workflow.execute_local_activity(
+        result: contracts.ResolveResult = await workflow.execute_local_activity(
             names.RESOLVE_DATASET,
             arg,
             result_type=contracts.ResolveResult,
@@ -82,7 +81,11 @@ async def resolve_dataset(arg: contracts.ResolveInput) -> contracts.ResolveResul
     except FailureError as error:
         if is_final(error):
             raise
-    result = await workflow.execute_activity(
+        return None
+
+
+async def resolve_dataset(arg: contracts.ResolveInput) -> contracts.ResolveResult:
+    result: contracts.ResolveResult = await workflow.execute_activity(
         names.RESOLVE_DATASET,
         arg,
         result_type=contracts.ResolveResult,

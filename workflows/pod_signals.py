@@ -22,7 +22,7 @@ CANCEL, PAUSE, TIMEOUT = "cancel", "pause", "timeout"
 class PodSignals:
     def __init__(self, inp: WarmPodInput) -> None:
         self._view = inp.view
-        self._seat = Seat(inp.pod, workflow.info().workflow_id, inp.policy.operator_namespace)
+        self._seat = Seat(inp.pod, workflow.info().workflow_id, inp.policy.operator_namespace, inp.policy.sight_s)
         self._answers: dict[str, contracts.DatasetReady | contracts.DatasetFailed] = {}
         self._error: ErrorInfo | None = None
         self._stop = ""

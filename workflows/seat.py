@@ -7,6 +7,7 @@ number, so that a late signal about the old one is recognised.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
 from temporalio import workflow
@@ -22,8 +23,9 @@ class SeatMoved(Exception):
 
 
 class Seat:
-    def __init__(self, pod: PodRef, workflow_id: str, namespace: str) -> None:
+    def __init__(self, pod: PodRef, workflow_id: str, namespace: str, sight_s: float) -> None:
         self._pod = pod
+        self._sight_s = sight_s
         self._workflow_id = workflow_id
         self._namespace = namespace
         self._number = 0
@@ -38,7 +40,12 @@ class Seat:
         """Why the seat is gone; empty while it stands."""
         self.gpus = 0
 
-    async def take(self, snapshots: list[Snapshot], tell: Callable[[str], Awaitable[None]]) -> str:
+    async def take(
+        self,
+        snapshots: list[Snapshot],
+        tell: Callable[[str], Awaitable[None]],
+        slowly: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> str:
         """The node where the seat is bound. Waits as long as no node fits, and tells why when the scheduler does."""
         self._snapshots = snapshots
         self._number += 1
@@ -46,26 +53,32 @@ class Seat:
         told = ""
         while True:
             self._look = False
-            await self.look_again()
-            while not (self.node or self.lost or self._look):
-                await workflow.wait_condition(
-                    lambda: bool(self.node or self.lost or self._look or self._unschedulable != told)
-                )
-                if self._unschedulable != told and not self.node:
-                    told = self._unschedulable
-                    await tell(told)
+            await self.look_again(wait_s=self._sight_s)
+            if not self.node:
+                async with slowly():
+                    told = await self._wait_for_scheduler(told, tell)
             if self.node:
                 return self.node
             if self.lost:
                 self._number += 1
                 self.lost = ""
 
-    async def look_again(self) -> None:
-        """Create the seat if it does not stand (idempotent), and learn where it is bound."""
+    async def _wait_for_scheduler(self, told: str, tell: Callable[[str], Awaitable[None]]) -> str:
+        while not (self.node or self.lost or self._look):
+            await workflow.wait_condition(
+                lambda: bool(self.node or self.lost or self._look or self._unschedulable != told)
+            )
+            if self._unschedulable != told and not self.node:
+                told = self._unschedulable
+                await tell(told)
+        return told
+
+    async def look_again(self, *, wait_s: float = 0) -> None:
+        """Create the seat if it does not stand (idempotent), and learn where it is bound, or is within `wait_s` seconds."""
         self._created = True
         made = await calls.create_seat(
             contracts.CreateSeatInput(
-                self._pod, self._workflow_id, self._number, self._namespace, self._snapshots, self._avoid_now()
+                self._pod, self._workflow_id, self._number, self._namespace, self._snapshots, self._avoid_now(), wait_s
             )
         )
         self.gpus = made.gpus
@@ -89,7 +102,15 @@ class Seat:
     async def give_up(self) -> None:
         if self._created:
             self._created = False
-            await calls.delete_seat(contracts.DeleteSeatInput(self._namespace, self._name()))
+            await calls.delete_seat(self.deletion)
+
+    @property
+    def deletion(self) -> contracts.DeleteSeatInput:
+        return contracts.DeleteSeatInput(self._namespace, self._name())
+
+    def on_deleted(self) -> None:
+        """Whoever released the Pod has deleted it."""
+        self._created = False
 
     def _name(self) -> str:
         return names.seat_name(self._pod.uid, self._number)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 from temporalio import workflow
@@ -93,9 +95,20 @@ class WarmPod(PodSignals):
     # The main path.
 
     async def _warm(self) -> WarmPodResult:
+        if self._inp.policy.sight_s:
+            return await self._resolve_and_place()
+        async with self._speaking():  # as older histories have it: a timer for every Pod, from the beginning
+            return await self._resolve_and_place()
+
+    def _slowly(self) -> AbstractAsyncContextManager[None]:
+        """Around what a hit does without."""
+        return self._speaking() if self._inp.policy.sight_s else contextlib.nullcontext()
+
+    @contextlib.asynccontextmanager
+    async def _speaking(self) -> AsyncIterator[None]:
         speaker = asyncio.create_task(self._speak_when_slow())
         try:
-            return await self._resolve_and_place()
+            yield
         finally:
             speaker.cancel()
 
@@ -110,8 +123,7 @@ class WarmPod(PodSignals):
             try:
                 self._enter(Phase.RESOLVING)
                 options.check(self._view)
-                resolved = await calls.resolve_dataset(contracts.ResolveInput(self._inp.pod, self._view.dataset))
-                self._snapshots = resolved.snapshots
+                self._snapshots = await self._resolve()
                 await self._wait_for_foreign_gates()
                 return await self._place_and_release()
             except _SourceChanged as changed:
@@ -134,6 +146,14 @@ class WarmPod(PodSignals):
             )
         )
 
+    async def _resolve(self) -> list[Snapshot]:
+        wanted = contracts.ResolveInput(self._inp.pod, self._view.dataset)
+        resolved = await calls.resolve_quickly(wanted)
+        if resolved is None:
+            async with self._slowly():
+                resolved = await calls.resolve_dataset(wanted)
+        return resolved.snapshots
+
     async def _wait_for_foreign_gates(self) -> None:
         while self._view.foreign_gates and self._view.gated:
             gates = list(self._view.foreign_gates)
@@ -148,7 +168,7 @@ class WarmPod(PodSignals):
     async def _place_and_release(self) -> WarmPodResult:
         while True:
             self._enter(Phase.PLACING)
-            node = await self._seat.take(self._snapshots, self._report_unschedulable)
+            node = await self._seat.take(self._snapshots, self._report_unschedulable, self._slowly)
             try:
                 started = workflow.now()
                 checked = await self._check(node)
@@ -168,11 +188,12 @@ class WarmPod(PodSignals):
         self._node = node
         verify = self._view.verify == "full"
         try:
-            checked = await calls.check_disk(
-                node,
-                contracts.CheckDiskInput(self._snapshots, self._inp.pod, verify),
-                self._inp.policy.check_schedule_to_start_s,
-            )
+            async with self._slowly() if verify else contextlib.nullcontext():
+                checked = await calls.check_disk(
+                    node,
+                    contracts.CheckDiskInput(self._snapshots, self._inp.pod, verify),
+                    self._inp.policy.check_schedule_to_start_s,
+                )
         except FailureError as error:
             info = error_info(error, node=node)
             if info.type in (AGENT_LOST, "Timeout"):
@@ -245,10 +266,17 @@ class WarmPod(PodSignals):
         self._enter(Phase.RELEASING)
         self._releasing = True
         digests = [snapshot.digest for snapshot in self._snapshots]
+        sight_s = self._inp.policy.sight_s
+        wanted = contracts.PatchGateInput(
+            self._inp.pod,
+            node,
+            digests,
+            cache_id=self._cache_id,
+            seat=self._seat.deletion if sight_s else None,
+            wait_s=sight_s,
+        )
         try:
-            patched = await calls.patch_gate(
-                contracts.PatchGateInput(self._inp.pod, node, digests, cache_id=self._cache_id)
-            )
+            patched = await calls.patch_gate(wanted)
         except FailureError as error:
             self._releasing = False
             info = error_info(error, node=node)
@@ -258,6 +286,9 @@ class WarmPod(PodSignals):
         size = sum(snapshot.bytes for snapshot in self._snapshots)
         elsewhere = patched.outcome == "already" and patched.bound_node not in ("", node)
         gpus = self._seat.gpus
+        if sight_s:
+            self._seat.on_deleted()
+            self._bound_node = self._bound_node or patched.bound_node
         self._enter(Phase.BINDING)
         # A node that the inventory did not know to hold it: tell the entity. One that it knew needs no telling for a hit.
         unknown = [snapshot for snapshot in self._hits if not self._seat.is_known_to_hold(snapshot)]

@@ -51,14 +51,17 @@ def read_pod(client: KubeClient, ref: PodRef, *, maybe_stale: bool = False) -> J
     return pod
 
 
-def release(client: KubeClient, ref: PodRef, node: str | None, receipt: Mapping[str, str]) -> Released:
+def release(
+    client: KubeClient, ref: PodRef, node: str | None, receipt: Mapping[str, str], *, seen: Json | None = None
+) -> Released:
     """Remove our gate and pin the Pod to `node` (None: no pin); `receipt` becomes annotations. Idempotent.
 
+    seen: the Pod as a watch had it, which spares the first read.
     Raises PodGone, ForeignGates, ReleaseRefused (the server refuses it for good), Conflict and ApiError (try again).
     """
     for attempt in range(_TRIES):
         # The first read may be a moment old: if it is, the resource version in the patch is too, and the server says 409.
-        pod = read_pod(client, ref, maybe_stale=attempt == 0)
+        pod = seen if attempt == 0 and seen is not None else read_pod(client, ref, maybe_stale=attempt == 0)
         gates = [gate["name"] for gate in pod["spec"].get("schedulingGates") or []]
         if attempt == 0 and gates != [names.GATE]:
             continue  # our gate gone, or others still there: too weighty to be said from a read that may be stale

@@ -9,6 +9,7 @@ import pytest
 
 from kube_cache import contracts, names
 from kube_cache.kube.client import ApiError
+from kube_cache.kube.sightings import Sightings
 from watcher.facts import PodFacts, pod_facts, seat_facts
 from watcher.pods import PodWatcher
 
@@ -68,7 +69,7 @@ def play(*events: tuple[str, dict[str, Any]], kube: _Kube | None = None) -> _Sta
     starter = _Starter()
 
     async def run() -> None:
-        watcher = PodWatcher(kube or _Kube(), starter)  # type: ignore[arg-type]
+        watcher = PodWatcher(kube or _Kube(), starter, Sightings())  # type: ignore[arg-type]
         for kind, item in events:
             facts = pod_facts(item)
             if facts is not None:
@@ -162,7 +163,7 @@ def seat(*, node: str = "", deleted: bool = False, disrupted: bool = False) -> d
 
 def play_seats(*events: tuple[str, dict[str, Any]]) -> _Starter:
     starter = _Starter()
-    watcher = PodWatcher(_Kube(), starter)  # type: ignore[arg-type]
+    watcher = PodWatcher(_Kube(), starter, Sightings())  # type: ignore[arg-type]
     for kind, item in events:
         facts = seat_facts(item)
         assert facts is not None
