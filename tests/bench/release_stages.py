@@ -27,16 +27,16 @@ MILESTONES = (
     ("resolve_scheduled", "first workflow task"),
     ("resolve_started", "task queue hands out resolve_dataset"),
     ("resolve_done", "resolve_dataset: LIST"),
-    ("create_seat", "workflow task, create_seat"),
+    ("seat_seen", "workflow task, create_seat"),
     ("seat_bound", "scheduler binds the seat"),
     ("seat_signalled", "watch and signal seat_bound"),
-    ("check_scheduled", "workflow task"),
+    ("check_scheduled", "watch, workflow task"),
     ("check_started", "task queue hands out check_disk"),
     ("check_done", "check_disk on the node"),
-    ("patch_gate", "workflow task, patch_gate"),
+    ("ungated", "workflow task, patch_gate"),
     ("bound", "scheduler binds the Pod"),
     ("bound_signalled", "after: watch and signal pod_bound"),
-    ("closed", "after: seat, condition, Event, entity; workflow ends"),
+    ("closed", "after: seat, condition, Event; workflow ends"),
 )
 _LAST = "bound"
 _FETCHES = 8
@@ -105,7 +105,14 @@ def read(events: Sequence[HistoryEvent]) -> History:
 
 def merge(times: Times, history: History) -> dict[str, float]:
     """A Pod's milestones; what did not happen (a signal that came too late to be needed) is left out."""
-    seen = {"sent": times.sent, "seen": times.seen, "seat_bound": times.seat_bound, "bound": times.bound}
+    seen = {
+        "sent": times.sent,
+        "seen": times.seen,
+        "seat_seen": times.seat_seen,
+        "seat_bound": times.seat_bound,
+        "ungated": times.ungated,
+        "bound": times.bound,
+    }
     return {**history.milestones, **{name: when for name, when in seen.items() if when}}
 
 

@@ -14,7 +14,7 @@ from watcher.facts import PodFacts, pod_facts, seat_facts
 from watcher.pods import PodWatcher
 
 
-class _Starter:
+class Starter:
     def __init__(self) -> None:
         self.said: list[tuple[str, ...]] = []
         self.args: list[object] = []
@@ -28,7 +28,7 @@ class _Starter:
         self.args.append(arg)
 
 
-class _Kube:
+class Kube:
     """Answers a GET with what the API server would have."""
 
     def __init__(self, pod: dict[str, Any] | None = None) -> None:
@@ -65,11 +65,11 @@ def released(**more: Any) -> dict[str, Any]:
     return pod(gates=(), **{**receipt, **more})
 
 
-def play(*events: tuple[str, dict[str, Any]], kube: _Kube | None = None) -> _Starter:
-    starter = _Starter()
+def play(*events: tuple[str, dict[str, Any]], kube: Kube | None = None) -> Starter:
+    starter = Starter()
 
     async def run() -> None:
-        watcher = PodWatcher(kube or _Kube(), starter, Sightings())  # type: ignore[arg-type]
+        watcher = PodWatcher(kube or Kube(), starter, Sightings())  # type: ignore[arg-type]
         for kind, item in events:
             facts = pod_facts(item)
             if facts is not None:
@@ -124,14 +124,14 @@ def test_a_deleted_pod_is_confirmed_before_it_is_told() -> None:
 
 def test_a_pod_that_left_the_selection_by_running_is_not_gone() -> None:
     running = released(node="gpu-1", phase="Running")
-    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=_Kube(running))
+    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=Kube(running))
     assert starter.said == [("start", WARM), ("pod_bound", WARM)]
 
 
 def test_another_pod_of_the_same_name_does_not_stand_in_for_the_deleted_one() -> None:
     other = pod()
     other["metadata"]["uid"] = "uid-2"
-    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=_Kube(other))
+    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=Kube(other))
     assert ("pod_gone", WARM) in starter.said
 
 
@@ -161,9 +161,9 @@ def seat(*, node: str = "", deleted: bool = False, disrupted: bool = False) -> d
     }
 
 
-def play_seats(*events: tuple[str, dict[str, Any]]) -> _Starter:
-    starter = _Starter()
-    watcher = PodWatcher(_Kube(), starter, Sightings())  # type: ignore[arg-type]
+def play_seats(*events: tuple[str, dict[str, Any]]) -> Starter:
+    starter = Starter()
+    watcher = PodWatcher(Kube(), starter, Sightings())  # type: ignore[arg-type]
     for kind, item in events:
         facts = seat_facts(item)
         assert facts is not None

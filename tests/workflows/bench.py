@@ -18,6 +18,9 @@ from workflows.dataset_on_node import DatasetOnNode
 from workflows.reconcile import Reconcile
 from workflows.warm_pod import WarmPod
 
+SEEN_S = 4.0
+"""As in production: activities wait for what the watch is about to see. 0 in inputs from before they did."""
+
 
 def policy(**changes: float) -> contracts.Policy:
     """Short limits, so that a test of a limit is short."""
@@ -29,6 +32,7 @@ def policy(**changes: float) -> contracts.Policy:
             "linger_s": 0.3,
             "bind_grace_s": 1.0,
             "speak_after_s": 2.0,
+            "sight_s": SEEN_S,
             **changes,
         }  # type: ignore[arg-type]
     )

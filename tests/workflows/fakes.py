@@ -1,7 +1,7 @@
 """Activities under the real names, scripted: what the workflows call, without a cluster, a disk or a network.
 
 Each records its calls; a test changes what one answers by setting an attribute. The watcher's part (seat_bound,
-pod_bound) is played as the real one would, by signal.
+pod_bound) is played as the real one would: told to the activity that waits for it (`sees`), else by signal.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class World:
         self.bind_pod = True
         self.holders: dict[str, list[str]] = {}
         self.seat_binds = True
+        self.sees = True
         self.streaming = asyncio.Event()
         self.finish_stream = asyncio.Event()
         self.finish_stream.set()
@@ -64,12 +65,15 @@ class World:
         async def create_seat(arg: contracts.CreateSeatInput) -> contracts.CreateSeatResult:
             self._enter(names.CREATE_SEAT, arg)
             name = names.seat_name(arg.pod.uid, arg.number)
+            seen = ""
             if self.seat_binds:
                 node = next(node for node in self.nodes if node not in arg.exclude_nodes)
+                seen = node if arg.wait_s and self.sees else ""
+            if self.seat_binds and not seen:
                 await self.client.get_workflow_handle(arg.workflow_id).signal(
                     "seat_bound", contracts.SeatBound(name, node)
                 )
-            return contracts.CreateSeatResult(name, gpus=8, holders=self.holders)
+            return contracts.CreateSeatResult(name, gpus=8, node=seen, holders=self.holders)
 
         @activity.defn(name=names.DELETE_SEAT)
         async def delete_seat(arg: contracts.DeleteSeatInput) -> None:
@@ -78,6 +82,10 @@ class World:
         @activity.defn(name=names.PATCH_GATE)
         async def patch_gate(arg: contracts.PatchGateInput) -> contracts.PatchGateResult:
             self._enter(names.PATCH_GATE, arg)
+            if arg.seat is not None:
+                self._enter(names.DELETE_SEAT, arg.seat)
+            if self.bind_pod and self.sees and arg.wait_s:
+                return contracts.PatchGateResult("released", arg.node or "node-9")
             if self.bind_pod:
                 workflow_id = names.warm_pod_id(arg.pod.namespace, arg.pod.name, arg.pod.uid)
                 await self.client.get_workflow_handle(workflow_id).signal(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable
+from itertools import product
 from pathlib import Path
 
 from temporalio.client import WorkflowHandle
 
 from kube_cache import contracts, names
-from tests.workflows.bench import Bench, bench, until
+from tests.workflows.bench import SEEN_S, Bench, bench, until
 from tests.workflows.fakes import DIGEST, refused
 from tools.stack import Stack
 from tools.stack.stack import TEMPORAL
@@ -118,12 +119,16 @@ SCENARIOS = [
 ]
 
 
+SIGHTS = {"signalled": 0.0, "seen": SEEN_S}
+"""Both ways in which a Pod's workflow learns of the scheduler's doings."""
+
+
 async def record(address: str) -> None:
     HISTORIES.mkdir(exist_ok=True)
-    for scenario in SCENARIOS:
-        async with bench(address) as made:
+    for scenario, (sight, seconds) in product(SCENARIOS, SIGHTS.items()):
+        async with bench(address, sight_s=seconds) as made:
             for part, handle in (await scenario(made)).items():
-                target = HISTORIES / f"{scenario.__name__}.{part}.json"
+                target = HISTORIES / f"{scenario.__name__}.{part}.{sight}.json"
                 if target.exists():
                     continue
                 target.write_text((await handle.fetch_history()).to_json() + "\n")

@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
-from tests.workflows.record import HISTORIES, SCENARIOS
+from tests.workflows.record import HISTORIES, SCENARIOS, SIGHTS
 from workflows.dataset_on_node import DatasetOnNode
 from workflows.warm_pod import WarmPod
 
@@ -22,4 +22,5 @@ def test_a_recorded_history_replays(path: object) -> None:
 
 
 def test_every_scenario_was_recorded() -> None:
-    assert {path.stem.split(".")[0] for path in _FILES} == {scenario.__name__ for scenario in SCENARIOS}
+    found = {(path.stem.split(".")[0], path.stem.split(".")[2]) for path in _FILES}
+    assert found == {(scenario.__name__, sight) for scenario in SCENARIOS for sight in SIGHTS}

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from kube_cache import contracts, names
 from tests.workflows.bench import bench, until
 from tests.workflows.fakes import DIGEST, refused
+
+
+@pytest.fixture(autouse=True, params=["seen", "signalled"])
+def sight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every promise holds both ways: whether an activity or a signal tells what the scheduler did."""
+    if request.param == "signalled":
+        monkeypatch.setattr("tests.workflows.bench.SEEN_S", 0.0)
 
 
 def test_a_hit_is_released_without_a_download(temporal_address: str) -> None:
@@ -331,5 +340,18 @@ def test_a_more_urgent_pod_raises_the_priority_of_a_running_download(temporal_ad
             assert [arg.priority for arg in made.world.args(names.STREAM_DATASET)] == [0, 50]
             made.world.finish_stream.set()
             assert [(await handle.result()).outcome for handle in (first, second)] == ["released", "released"]
+
+    asyncio.run(scenario())
+
+
+def test_a_wait_that_was_too_short_is_made_up_for_by_the_signal(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.complete.add(DIGEST)
+            made.world.sees = False
+            result = await (await made.start()).result()
+            assert (result.outcome, result.hit, result.node) == ("released", True, made.world.nodes[0])
+            assert made.world.count(names.PATCH_GATE) == 1
+            assert made.world.count(names.DELETE_SEAT) == 1
 
     asyncio.run(scenario())
