@@ -7,7 +7,6 @@ to its whole; a stage may be negative where two sides see one thing (a seat is b
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
@@ -16,7 +15,6 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client
 
-from kube_cache import names
 from tests.bench.release_clock import Times
 
 # In the order in which they come. Those before `bound` are on the way; the others are what is cleaned up behind it.
@@ -95,9 +93,6 @@ def read(events: Sequence[HistoryEvent]) -> History:
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
                 signal = event.workflow_execution_signaled_event_attributes.signal_name
                 note({"seat_bound": "seat_signalled", "pod_bound": "bound_signalled"}.get(signal, signal), event)
-            case EventType.EVENT_TYPE_MARKER_RECORDED:
-                name, done = _local_activity(event)
-                found.setdefault(name, done)
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
                 note("closed", event)
     return History(found, len(events), tasks)
@@ -138,13 +133,3 @@ def _since_the_one_before(pod: dict[str, float], position: int) -> float | None:
         if before in pod:
             return pod[name] - pod[before]
     return None
-
-
-def _local_activity(event: HistoryEvent) -> tuple[str, float]:
-    """Name and end of the local activity that a marker records; the marker's own time is that of the task's end."""
-    details = event.marker_recorded_event_attributes.details
-    data = json.loads(details["data"].payloads[0].data)
-    done = data.get("complete_time") or {}
-    seconds = float(done.get("seconds", 0)) + float(done.get("nanos", 0)) / 1e9
-    kind = str(data.get("activity_type", "?"))
-    return (kind if kind in (names.CREATE_SEAT, names.PATCH_GATE) else f"local/{kind}"), seconds
