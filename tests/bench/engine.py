@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -229,28 +230,30 @@ def limits(folder: Path) -> dict[str, float]:
     return found
 
 
-def table(results: dict[str, dict[str, Cell]], edges: dict[str, float], chosen: list[Workload]) -> None:
-    print(f"\n{platform.machine()}, {os.cpu_count()} cores shared by client and server, Linux {platform.release()}")
+def introduce(edges: dict[str, float]) -> None:
+    print(f"{platform.machine()}, {os.cpu_count()} cores shared by client and server, Linux {platform.release()}")
     print(
-        f"direct writes by fio {edges['fio_direct_gbps']:.2f} GB/s, loopback by iperf3 {edges['loopback_gbps']:.2f} GB/s (0: not installed)"
+        f"direct writes by fio {edges['fio_direct_gbps']:.2f} GB/s, loopback by iperf3 {edges['loopback_gbps']:.2f} GB/s"
+        " (0: not installed)"
     )
-    for work in chosen:
-        print(f"\n{work.name}: {len(work.objects)} objects, {work.bytes / GB:.2f} GB, {work.connections} connections")
-        print(
-            f"  {'client':8} {'GB/s (min-max)':>20} {'durable (min-max)':>20} {'CPU-s/GB':>9} {'+server':>8} {'RSS MiB':>8}"
-        )
-        for client, cell in results[work.name].items():
-            shown = cell.json()
-            if "problem" in shown:
-                print(f"  {client:8} {shown['problem']}")
-                continue
-            rate = f"{shown['gbps']:.2f} ({shown['gbps_min']:.2f}-{shown['gbps_max']:.2f})"
-            durable = f"{shown['durable_gbps']:.2f} ({shown['durable_gbps_min']:.2f}-{shown['durable_gbps_max']:.2f})"
-            both = shown["cpu_s_per_gb"] + shown["server_cpu_s_per_gb"]
-            print(
-                f"  {client:8} {rate:>20} {durable:>20} {shown['cpu_s_per_gb']:9.2f} {both:8.2f} {shown['rss_mib']:8.0f}"
-            )
-        _verdict(work, results[work.name], edges)
+
+
+def table(work: Workload, cells: dict[str, Cell], edges: dict[str, float]) -> None:
+    print(f"\n{work.name}: {len(work.objects)} objects, {work.bytes / GB:.2f} GB, {work.connections} connections")
+    print(
+        f"  {'client':8} {'GB/s (min-max)':>20} {'durable (min-max)':>20} {'CPU-s/GB':>9} {'+server':>8} {'RSS MiB':>8}"
+    )
+    for client, cell in cells.items():
+        shown = cell.json()
+        if "problem" in shown:
+            print(f"  {client:8} {shown['problem']}")
+            continue
+        rate = f"{shown['gbps']:.2f} ({shown['gbps_min']:.2f}-{shown['gbps_max']:.2f})"
+        durable = f"{shown['durable_gbps']:.2f} ({shown['durable_gbps_min']:.2f}-{shown['durable_gbps_max']:.2f})"
+        both = shown["cpu_s_per_gb"] + shown["server_cpu_s_per_gb"]
+        print(f"  {client:8} {rate:>20} {durable:>20} {shown['cpu_s_per_gb']:9.2f} {both:8.2f} {shown['rss_mib']:8.0f}")
+    _verdict(work, cells, edges)
+    sys.stdout.flush()
 
 
 def _verdict(work: Workload, cells: dict[str, Cell], edges: dict[str, float]) -> None:
@@ -277,6 +280,7 @@ def main() -> int:
     if problem := Origin.missing():
         print(f"bench-engine: {problem}", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nginx and its gigabytes of memory go, too
     scale = float(os.environ.get("BENCH_SCALE", "1"))
     rounds = int(os.environ.get("BENCH_ROUNDS", "5"))
     only = os.environ.get("BENCH_ONLY", "")
@@ -292,6 +296,7 @@ def main() -> int:
             origin.add(key, size)
         origin.start()
         edges = limits(folder)
+        introduce(edges)
         bench = Bench(origin, folder)
         for work in chosen:
             cells = results[work.name] = {client: Cell() for client in work.clients if client in who}
@@ -305,7 +310,7 @@ def main() -> int:
                             flush=True,
                         )
                         bench.round(work, client, cell)
-        table(results, edges, chosen)
+            table(work, cells, edges)
     finally:
         origin.stop()
         shutil.rmtree(folder, ignore_errors=True)

@@ -260,6 +260,16 @@ def test_a_dripping_connection_is_raced(origin: Origin, fetcher: Callable[..., F
     assert time.monotonic() - started < 8
 
 
+def test_two_racing_connections_do_not_leave_the_range_to_each_other_for_ever(
+    origin: Origin, fetcher: Callable[..., Fetcher], found: RemoteObject
+) -> None:
+    """Silent for longer than it takes to send a second connection after the first: it ends all the same."""
+    slow = fetcher(origin.endpoint, stall_timeout_s=2.1, give_up_s=1)
+    origin.script = lambda request: faults.stall(None, 0) if request.range else None
+    with pytest.raises(SourceUnavailable, match="gave up after"):
+        slow.fetch([found])
+
+
 def test_cancel_ends_within_two_seconds_and_keeps_what_was_verified(
     origin: Origin, fetcher: Callable[..., Fetcher], found: RemoteObject
 ) -> None:

@@ -148,7 +148,10 @@ class Call:
         finally:
             worker.at = None
             with self.engine.lock:
-                wanted.attempts -= 1
+                if worker.has_left:
+                    worker.has_left = False
+                else:
+                    wanted.attempts -= 1
                 state.active -= 1
                 if won:
                     state.left -= 1
@@ -164,6 +167,16 @@ class Call:
             elif whole:
                 self._finisher.put(state)
 
+    def leave(self, worker: Worker, wanted: Range) -> bool:
+        """True when somebody else is at the range, who then must not leave it to this one in turn."""
+        with self.engine.lock:
+            if wanted.attempts < 2:
+                return False
+            wanted.attempts -= 1
+            wanted.hedged = False  # the one that is left may need a race, too
+            worker.has_left = True
+            return True
+
     def moved(self, state: ObjectState, count: int) -> None:
         state.fetched_bytes += count
         self.last_byte_at = time.monotonic()
@@ -177,6 +190,10 @@ class Call:
         """Raises Cancelled as soon as the call has ended."""
         if self._stop.wait(seconds):
             raise Cancelled("the transfer has ended")
+
+    def sleep(self, seconds: float) -> None:
+        """Shorter if the call ends."""
+        self._stop.wait(seconds)
 
     def done_with(self, worker: Worker) -> None:
         with self.engine.lock:
@@ -207,6 +224,10 @@ class Call:
     def states(self) -> list[ObjectState]:
         with self.engine.lock:
             return list(self._states)
+
+    def has_more(self, waiting: int) -> bool:
+        """Objects that are neither landed nor among the `waiting` ones."""
+        return self._left > waiting
 
     def landed(self, state: ObjectState) -> bool:
         """True when it was the last."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _TICK_S: Final = 0.25
 _BATCH: Final = 256
 _WORTH_SYNCFS: Final = 8
+_GATHER_S: Final = 0.1
+_GATHERED: Final = 128
 _LEAVE_S: Final = 1.5
 """For workers to leave after the end of a call; who has not left by then waits for a disk, and closes the file itself."""
 
@@ -42,7 +44,8 @@ class Finisher:
     def put(self, state: ObjectState) -> None:
         with self._wake:
             self._queue.append(state)
-            self._wake.notify()
+            if len(self._queue) == 1:
+                self._wake.notify()
 
     def wake(self) -> None:
         with self._wake:
@@ -71,6 +74,12 @@ class Finisher:
         with self._wake:
             if not self._queue and self._call.error is None:
                 self._wake.wait(_TICK_S)
+            # More small objects are on their way: one sync for many, not many syncs.
+            gather = 0 < len(self._queue) < _GATHERED and self._call.has_more(len(self._queue))
+            gather = gather and all(state.small for state in self._queue)
+        if gather:
+            self._call.sleep(_GATHER_S)
+        with self._wake:
             return [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
 
     def _land(self, batch: list[ObjectState]) -> bool:

@@ -25,7 +25,20 @@ def range_size(size: int) -> int:
 class Range:
     """A range and how far it is. Only its owner writes to the file, under `lock`; see `worker` for how it changes hands."""
 
-    __slots__ = ("attempts", "aux", "crc64", "done", "hedged", "length", "lock", "number", "offset", "owner", "part")
+    __slots__ = (
+        "attempts",
+        "aux",
+        "crc64",
+        "done",
+        "hedged",
+        "length",
+        "lock",
+        "number",
+        "offset",
+        "owner",
+        "part",
+        "tries",
+    )
 
     def __init__(self, number: int, offset: int, length: int, part: int = 0) -> None:
         self.number = number
@@ -38,6 +51,8 @@ class Range:
         self.attempts = 0
         """Workers that are at it; guarded by the scheduler's lock, like `hedged`."""
         self.hedged = False
+        self.tries = 0
+        """Failed ones since its last byte, whoever made them."""
         self.done = 0
         self.crc64 = 0
         self.aux = 0
@@ -46,6 +61,7 @@ class Range:
         self.owner = None
         self.done = self.crc64 = self.aux = 0
         self.hedged = False
+        self.tries = 0
 
 
 def ranges(size: int, stored_parts: Sequence[int] = ()) -> list[Range]:

@@ -44,6 +44,8 @@ class Worker:
         self._give_up_s = give_up_s
         self.at: tuple[Call, ObjectState, Range] | None = None
         """What it is busy with, for the governor."""
+        self.has_left = False
+        """Its attempt at a range is not counted any more; guarded by the engine's lock."""
         self.since = 0.0
         self.received = 0
         """Bytes ever; the governor takes differences."""
@@ -52,9 +54,7 @@ class Worker:
     def fetch(self, call: Call, state: ObjectState, wanted: Range) -> bool:
         """Bring the range to its place; False when another worker did. Raises what the call should end with."""
         jitter = Jitter()
-        tries = 0
         refreshed = False
-        last_byte_at = time.monotonic()
         while True:
             before = wanted.done
             try:
@@ -66,7 +66,8 @@ class Worker:
             except SourceUnavailable as error:
                 self.line.hang_up()
                 call.check()
-                if wanted.attempts > 1:
+                wanted.tries += 1
+                if call.leave(self, wanted):
                     return False  # the other one goes on
                 if isinstance(error, Expired):
                     if refreshed:
@@ -81,11 +82,9 @@ class Worker:
                         self._pace.refused(error.after_s)
                 if wanted.done > before:  # it moves: a bad connection, not a bad store
                     jitter.reset()
-                    tries, last_byte_at = 0, time.monotonic()
-                tries += 1
-                last_byte_at = max(last_byte_at, call.last_byte_at)
-                if tries >= _MOST_TRIES and time.monotonic() - last_byte_at > self._give_up_s:
-                    raise _given_up(error, state, tries) from error
+                    wanted.tries = 1
+                if wanted.tries >= _MOST_TRIES and time.monotonic() - call.last_byte_at > self._give_up_s:
+                    raise _given_up(error, state, wanted.tries) from error
                 started = time.perf_counter()
                 call.pause(max(wait, jitter.next()))
                 state.timings.wait_s += time.perf_counter() - started
