@@ -18,8 +18,6 @@ from urllib.parse import quote, urlsplit
 
 import botocore.session
 from botocore import UNSIGNED
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
@@ -30,6 +28,7 @@ from kube_cache.errors import AccessDenied, InvalidRequest, SourceUnavailable
 from kube_cache.settings import EngineSettings, ObjectStoreSettings
 from kube_cache.storage import s3_errors
 from kube_cache.storage.checksums import Declared, declared, unbase64
+from kube_cache.storage.signing import Keys, Signer
 from kube_cache.storage.transfer import RemoteObject
 
 # Two attempts must end before the 10 s in which the caller promised a heartbeat.
@@ -89,6 +88,8 @@ class ObjectStore:
         self._settings = settings
         self._lock = threading.Lock()
         self._routes: dict[str, Route] = {}
+        self._signers: dict[str, Signer] = {}
+        self._extra = _extra_headers(settings)
         self._sent = threading.local()
         session = botocore.session.Session()
         # Every SDK but botocore reads AWS_REGION.
@@ -202,19 +203,23 @@ class ObjectStore:
             query = f"?versionId={quote(found.version_id, safe='')}"
         elif generation:
             query = f"?generation={generation}"
-        scheme = "https" if route.tls else "http"
-        request = AWSRequest(
-            "GET", f"{scheme}://{route.host_header}{path}{query}", {**headers, **self._extra_headers()}
-        )
+        headers = {**headers, **self._extra}
         if self._credentials is not None:
             with _Translated(f"{self.scheme}://{found.bucket}"):
                 frozen = self._credentials.get_frozen_credentials()
-                S3SigV4Auth(frozen, "s3", route.region).add_auth(request)
+            keys = Keys(frozen.access_key, frozen.secret_key, frozen.token or "")
+            headers = self._signer(route.region).sign(keys, route.host_header, path, query[1:], headers)
         # Not signed, since Google's front end changes it. GCS would unpack what is stored packed if we did not take gzip.
         accept = "gzip" if self.scheme == "gs" else "identity"
         lines = [f"GET {path}{query} HTTP/1.1", f"Host: {route.host_header}", f"Accept-Encoding: {accept}"]
-        lines += [f"{name}: {value}" for name, value in request.headers.items()]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+    def _signer(self, region: str) -> Signer:
+        signer = self._signers.get(region)
+        if signer is None:
+            signer = self._signers[region] = Signer(region)
+        return signer
 
     def refresh_credentials(self) -> None:
         """After the store called them expired; does nothing for static ones, and only once for many callers."""
@@ -245,20 +250,6 @@ class ObjectStore:
         if key := self._settings.sse_c_key.get_secret_value():
             address |= {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": unbase64(key)}
         return address
-
-    def _extra_headers(self) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        if self._settings.requester_pays:
-            headers["x-amz-request-payer"] = "requester"
-        if key := self._settings.sse_c_key.get_secret_value():
-            prefix = "x-amz-server-side-encryption-customer"
-            digest = hashlib.md5(unbase64(key), usedforsecurity=False).digest()
-            headers |= {
-                f"{prefix}-algorithm": "AES256",
-                f"{prefix}-key": key,
-                f"{prefix}-key-MD5": base64.b64encode(digest).decode(),
-            }
-        return headers
 
     def _head_of(self, answer: Mapping[str, Any]) -> ObjectHead:
         headers: Mapping[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
@@ -292,7 +283,7 @@ class ObjectStore:
             tls=url.scheme == "https",
             host=url.hostname or "",
             port=url.port or (443 if url.scheme == "https" else 80),
-            host_header=url.netloc,
+            host_header=url.netloc.removesuffix(":443" if url.scheme == "https" else ":80"),
             base_path=url.path.removesuffix(tail),
             region=region,
             direct=not proxied
@@ -375,6 +366,21 @@ def _client(session: botocore.session.Session, scheme: str, settings: ObjectStor
         **options,
     )
     return session.create_client("s3", config=config, **arguments)
+
+
+def _extra_headers(settings: ObjectStoreSettings) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if settings.requester_pays:
+        headers["x-amz-request-payer"] = "requester"
+    if key := settings.sse_c_key.get_secret_value():
+        prefix = "x-amz-server-side-encryption-customer"
+        digest = hashlib.md5(unbase64(key), usedforsecurity=False).digest()
+        headers |= {
+            f"{prefix}-algorithm": "AES256",
+            f"{prefix}-key": key,
+            f"{prefix}-key-MD5": base64.b64encode(digest).decode(),
+        }
+    return headers
 
 
 def _stored_part(each: Mapping[str, Any]) -> StoredPart:
