@@ -10,6 +10,7 @@ RUN := $(BIN)/python
 
 # The environment depends on these; a change of content, not of time stamp, makes a new one.
 INPUTS := requirements.lock pyproject.toml
+NATIVE := tools/build_native.py $(wildcard kube_cache/storage/*.c kube_cache/storage/*/*.c)
 STAMP := $(VENV)/.content
 
 .PHONY: help setup servers check test test-large demo stack bench bench-release bench-engine bench-store lock
@@ -28,6 +29,10 @@ setup: ## make .venv from requirements.lock; instant when nothing changed
 	  $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; \
 	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	  echo "$$content" > $(STAMP); \
+	fi
+	@content=$$(cat $(NATIVE) | sha256sum | cut -d' ' -f1); \
+	if [ "$$(cat $(STAMP)-native 2>/dev/null)" != "$$content" ]; then \
+	  $(RUN) tools/build_native.py && echo "$$content" > $(STAMP)-native; \
 	fi
 
 servers: setup ## build the pinned real servers that are missing

@@ -1,7 +1,8 @@
-"""Builds the engine's one native module, as a build hook of hatchling or by `python tools/build_native.py`.
+"""Builds the package's native modules, as a build hook of hatchling or by `python tools/build_native.py`.
 
-`kube_cache/storage/engine/_tls.c` needs a C compiler, Python's headers and OpenSSL's (Debian: libssl-dev). Where one is missing
-a line says so and the package is built without: the engine then uses Python's `ssl`, which is slower.
+`_crc.c` needs a C compiler and Python's headers, and there is no doing without it. `_tls.c` needs OpenSSL's headers, too (Debian:
+libssl-dev); where they are missing a line says so and the package is built without: the engine then uses Python's `ssl`, which
+is slower.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +21,66 @@ try:
 except ImportError:  # run by hand in an environment without it
     BuildHookInterface = object  # type: ignore[assignment, misc]
 
-FOLDER = "kube_cache/storage/engine"
-SOURCE = f"{FOLDER}/_tls.c"
-TARGET = f"{FOLDER}/_tls.abi3.so"
+
+@dataclass(frozen=True)
+class Native:
+    """A module of one C file, `stem`.c, made to `stem`.abi3.so; `without` says what its lack costs, empty: it cannot lack."""
+
+    stem: str
+    libraries: tuple[str, ...] = ()
+    without: str = ""
+
+    @property
+    def source(self) -> str:
+        return f"{self.stem}.c"
+
+    @property
+    def target(self) -> str:
+        return f"{self.stem}.abi3.so"
 
 
-def build(root: Path) -> bool:
-    """False when it cannot be built here; the reason has been printed."""
+MODULES = (
+    Native("kube_cache/storage/_crc"),
+    Native("kube_cache/storage/engine/_tls", ("ssl", "crypto"), without="TLS will be slower"),
+)
+
+
+def build(root: Path) -> list[Native]:
+    """Those that were built. Raises SystemExit when one that is needed cannot be."""
+    return [module for module in MODULES if _build(root, module)]
+
+
+def _build(root: Path, module: Native) -> bool:
+    """False when it cannot be built here and need not be; the reason has been printed."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    aside = root / f"{TARGET}.{os.getpid()}"
+    aside = root / f"{module.target}.{os.getpid()}"
     command = [
         *compiler,
-        *("-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-cast-function-type", "-shared", "-fPIC"),
-        *(f"-I{sysconfig.get_paths()['include']}", str(root / SOURCE), "-o", str(aside), "-lssl", "-lcrypto"),
+        *(
+            "-O2",
+            "-pthread",
+            "-Wall",
+            "-Wextra",
+            "-Wno-unused-parameter",
+            "-Wno-cast-function-type",
+            "-shared",
+            "-fPIC",
+        ),
+        *(f"-I{sysconfig.get_paths()['include']}", str(root / module.source), "-o", str(aside)),
+        *(f"-l{name}" for name in module.libraries),
     ]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
-        aside.replace(root / TARGET)  # a process that has the old one open keeps it
+        aside.replace(root / module.target)  # a process that has the old one open keeps it
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        print(f"{SOURCE} is left out, TLS will be slower: {said[0] if said else error}", file=sys.stderr)
+        why = said[0] if said else str(error)
+        if not module.without:
+            raise SystemExit(
+                f"error: {module.source} cannot be built: {why}; it needs a C compiler and Python's headers"
+                " (Debian: gcc python3-dev)"
+            ) from error
+        print(f"{module.source} is left out, {module.without}: {why}", file=sys.stderr)
         return False
     finally:
         aside.unlink(missing_ok=True)
@@ -49,11 +91,11 @@ class NativeBuild(BuildHookInterface):  # type: ignore[type-arg, unused-ignore]
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
-        if self.target_name == "wheel" and build(Path(self.root)):
-            build_data["artifacts"].append(TARGET)
+        if self.target_name == "wheel":
+            build_data["artifacts"] += [module.target for module in build(Path(self.root))]
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
 
 if __name__ == "__main__":
-    sys.exit(0 if build(Path(__file__).parents[1]) else 1)
+    build(Path(__file__).parents[1])

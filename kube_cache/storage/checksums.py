@@ -1,19 +1,21 @@
 """Checksums as object stores declare them, and the arithmetic that proves a file from the checksums of its ranges.
 
-The CRCs come from awscrt, which computes them at memory speed without the GIL and combines them without the bytes. SHA and
-MD5 cannot be combined, so they are never computed while fetching; `engine.verify` reads the file again for them, by option.
+CRC64NVME and CRC32C come from `_crc.c`, at memory speed without the interpreter's lock, CRC32 from zlib, and all three are combined
+without the bytes. SHA and MD5 cannot be combined, so they are never computed while fetching; `engine.verify` reads the file
+again for them, by option.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from awscrt import checksums as crt
+from kube_cache.storage import _crc  # type: ignore[attr-defined, unused-ignore]
 
 
 class Algorithm(StrEnum):
@@ -25,17 +27,18 @@ class Algorithm(StrEnum):
 
 
 Update = Callable[[Any, int], int]
+"""(bytes, CRC so far) → CRC."""
 Combine = Callable[[int, int, int], int]
 
 UPDATE: Final[Mapping[Algorithm, Update]] = {
-    Algorithm.CRC64NVME: crt.crc64nvme,
-    Algorithm.CRC32C: crt.crc32c,
-    Algorithm.CRC32: crt.crc32,
+    Algorithm.CRC64NVME: _crc.crc64nvme,
+    Algorithm.CRC32C: _crc.crc32c,
+    Algorithm.CRC32: zlib.crc32,
 }
 _COMBINE: Final[Mapping[Algorithm, Combine]] = {
-    Algorithm.CRC64NVME: crt.combine_crc64nvme,
-    Algorithm.CRC32C: crt.combine_crc32c,
-    Algorithm.CRC32: crt.combine_crc32,
+    Algorithm.CRC64NVME: _crc.combine_crc64nvme,
+    Algorithm.CRC32C: _crc.combine_crc32c,
+    Algorithm.CRC32: _crc.combine_crc32,
 }
 _WIDTH: Final[Mapping[Algorithm, int]] = {Algorithm.CRC64NVME: 8, Algorithm.CRC32C: 4, Algorithm.CRC32: 4}
 

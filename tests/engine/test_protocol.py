@@ -71,7 +71,7 @@ def test_keys_of_the_customer_and_requester_pays_are_on_every_request(
     remote = origin.put("key", b"abc")
     store = one.stores.of("s3")
     store._client.meta.events.unregister("before-sign.s3")
-    headers = store._extra_headers()
+    headers = store._extra
     prefix = "x-amz-server-side-encryption-customer"
     assert headers == {
         "x-amz-request-payer": "requester",

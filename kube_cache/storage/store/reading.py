@@ -11,9 +11,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from awscrt import checksums
+from kube_cache.storage.checksums import UPDATE, Algorithm
 
 _PIECE = 4 << 20
+_crc64 = UPDATE[Algorithm.CRC64NVME]
 
 
 def crc_of(path: Path | str, beat: Callable[[int], object]) -> int:
@@ -36,7 +37,7 @@ def crc_of(path: Path | str, beat: Callable[[int], object]) -> int:
                     if count <= 0:
                         break
                     with window[:count] as read:
-                        crc = checksums.crc64nvme(read, crc)
+                        crc = _crc64(read, crc)
                 done += count
                 beat(count)
     finally:
