@@ -26,7 +26,7 @@ from botocore.utils import get_environ_proxies
 
 from kube_cache.errors import AccessDenied, InvalidRequest, SourceUnavailable
 from kube_cache.settings import EngineSettings, ObjectStoreSettings
-from kube_cache.storage import s3_errors
+from kube_cache.storage import botocore_data, s3_errors
 from kube_cache.storage.checksums import Declared, declared, unbase64
 from kube_cache.storage.signing import Keys, Signer
 from kube_cache.storage.transfer import RemoteObject
@@ -92,6 +92,7 @@ class ObjectStore:
         self._extra = _extra_headers(settings)
         self._sent = threading.local()
         session = botocore.session.Session()
+        session.register_component("data_loader", botocore_data.loader(session.get_config_variable("data_path")))
         # Every SDK but botocore reads AWS_REGION.
         session.session_var_map["region"] = ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)
         self._session = session
