@@ -224,5 +224,6 @@ def test_wrapper_modules_pin_the_version_that_the_pin_names(pin: Pin) -> None:
         "etcd": "go.etcd.io/etcd/server/v3",
         "temporal": "github.com/temporalio/cli",
         "kubernetes": "k8s.io/kubernetes",
+        "s5cmd": "github.com/peak/s5cmd/v2",
     }[pin.wrapper]
     assert f"{module} v{pin.version}" in modules

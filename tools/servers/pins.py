@@ -104,6 +104,8 @@ _ALL = [
     _kubernetes("kube-controller-manager", build_s=76),
     _kubernetes("kubectl", build_s=31, version_args=("version", "--client")),
     Pin(name="kwok", version="0.8.0", package="sigs.k8s.io/kwok/cmd/kwok", build_s=104),
+    # No server, but pinned and built like one: a peer in make bench-engine.
+    Pin(name="s5cmd", version="2.3.0", package=".", wrapper="s5cmd", build_s=25, default=False),
     _kubernetes("kubelet", build_s=37, default=False),
     _containerd("containerd"),
     _containerd("containerd-shim-runc-v2"),
