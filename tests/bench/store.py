@@ -73,12 +73,11 @@ def publish(store: NodeStore, made: Manifest, ids: list[str]) -> float:
     index = store._core.index
     started = time.perf_counter()
     with store._core.mutation():
-        Publisher(
+        publisher = Publisher(
             Layout(store.root), Disk(), index.objects, index.begin_linking, index.end_linking, lambda: None
-        ).publish(made, ids)
-        index.touch(made.digest)
-        for first in range(0, len(ids), 1000):
-            index.publish(ids[first : first + 1000])
+        )
+        publisher.publish(made, ids)
+        index.publish(made.digest, ids, publisher.linked)
     return time.perf_counter() - started
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kube_cache.errors import Cancelled, InsufficientDisk, NodeUnsuitable, SnapshotInUse
-from kube_cache.storage.store import NodeStore
+from kube_cache.storage.store import NodeStore, looking
 from kube_cache.storage.store.layout import object_id
 from kube_cache.storage.transfer import FetchProgress, Manifest
 from tests.store.crashing import SURVIVED, child
@@ -344,12 +344,20 @@ def replace(path: Path) -> None:
     other.rename(path)
 
 
-@pytest.mark.parametrize("watched", [pytest.param(0, id="looked at"), pytest.param(900, id="watched")])
-@pytest.mark.parametrize("harm", [drop, truncate, rewrite_and_restore_the_times, replace])
+def replace_by_a_folder(path: Path) -> None:
+    path.unlink()
+    (path / "within").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("how", ["watched", "looked at in C", "looked at in Python"])
+@pytest.mark.parametrize("harm", [drop, truncate, rewrite_and_restore_the_times, replace, replace_by_a_folder])
 def test_harm_to_a_file_is_noticed_and_mended_by_fetching_that_file_at_most(
-    root: Path, engine: DictEngine, made: Manifest, harm: Callable[[Path], None], watched: int
-) -> None:
-    store = open_store(root, watch_trust_s=watched)
+    root: Path, engine: DictEngine, made: Manifest, harm: Callable[[Path], None], how: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if how == "looked at in Python":
+        monkeypatch.setattr(looking, "_built", None)
+    store = open_store(root, watch_trust_s=900 if how == "watched" else 0)
     store.warm(made, engine)
     assert store.check(made.digest).complete
     harm(data(store, made) / "shards" / "1")

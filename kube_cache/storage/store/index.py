@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -36,6 +37,8 @@ CREATE TRIGGER IF NOT EXISTS less AFTER DELETE ON objects
     BEGIN UPDATE totals SET objects = objects - 1, bytes = bytes - OLD.size; END;
 """
 _BATCH = 500
+_UNSIGNED = (1 << 64) - 1
+_MANY = 50_000
 _COLUMNS = "id, size, crc, verified, inode, mtime, ctime, landed, scrubbed"
 
 
@@ -48,8 +51,9 @@ class Pin:
     until: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectRow:
+class ObjectRow(NamedTuple):
+    """A tuple, because a publish makes one for each of 100,000 objects."""
+
     id: str
     size: int
     crc64nvme: int
@@ -222,6 +226,17 @@ class Index:
                     found[one.id] = one
         return found
 
+    def times(self, ids: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Raw id -> (inode, inode time), for a look at 100,000 of them."""
+        found: dict[bytes, tuple[int, int]] = {}
+        with self._open() as db:
+            for first in range(0, len(ids), _BATCH):
+                some = ids[first : first + _BATCH]
+                marks = ",".join("?" * len(some))
+                rows = db.execute(f"SELECT id, inode, ctime FROM objects WHERE id IN ({marks})", some)  # noqa: S608
+                found.update((name, (inode, ctime)) for name, inode, ctime in rows)
+        return found
+
     def objects_under(self, shard: int) -> dict[str, tuple[int, float | None]]:
         """Id -> (inode, landed), of those whose id begins with this byte."""
         with self._open() as db:
@@ -259,15 +274,30 @@ class Index:
         with self.exclusive() as db:
             db.executemany("UPDATE objects SET landed = ? WHERE id = ?", ((at, bytes.fromhex(name)) for name in ids))
 
-    def publish(self, ids: Sequence[str]) -> list[str]:
-        """Linked by a snapshot from now on; those that were not before."""
-        marks = ",".join("?" * len(ids))
+    def publish(self, digest: str, ids: Iterable[str], linked: list[tuple[str, int]]) -> list[str]:
+        """The snapshot can be seen: its objects are linked from now on, with the inode times that this made.
+
+        Returns those that no snapshot linked before. The use of the snapshot is noted last: as long as it is not, the
+        start-up scan learns all this from the manifest.
+        """
+        with self._open() as db:
+            fresh = {row[0] for row in db.execute("SELECT id FROM objects WHERE landed IS NOT NULL")}
+        fresh.intersection_update(map(bytes.fromhex, ids))
+        # In the order of the table: at random each batch would touch, and write, nearly all of its pages.
+        rows = sorted((bytes.fromhex(name), ctime) for name, ctime in linked)
+        for first in range(0, len(rows), _MANY):
+            with self.exclusive() as db:
+                db.executemany(
+                    "UPDATE objects SET ctime = ?, landed = NULL WHERE id = ?",
+                    ((ctime, name) for name, ctime in rows[first : first + _MANY]),
+                )
         with self.exclusive() as db:
-            rows = db.execute(
-                f"UPDATE objects SET landed = NULL WHERE landed IS NOT NULL AND id IN ({marks}) RETURNING id",  # noqa: S608
-                [bytes.fromhex(name) for name in ids],
+            db.executemany(
+                "UPDATE objects SET landed = NULL WHERE id = ? AND landed IS NOT NULL",
+                ((one,) for one in sorted(fresh)),
             )
-            return [row[0].hex() for row in rows.fetchall()]
+            self.touch(digest)
+        return [name.hex() for name in fresh]
 
     def set_scrubbed(self, ids: Iterable[str], at: float) -> None:
         with self.exclusive() as db:
@@ -298,7 +328,7 @@ class Index:
 
 
 def _row(row: tuple[bytes, int, int, str, int, int, int, float | None, float | None]) -> ObjectRow:
-    return ObjectRow(row[0].hex(), row[1], row[2] & ((1 << 64) - 1), *row[3:])
+    return ObjectRow(row[0].hex(), row[1], row[2] & _UNSIGNED, *row[3:])
 
 
 def _connect(path: Path) -> tuple[sqlite3.Connection, int]:

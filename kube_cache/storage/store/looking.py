@@ -116,7 +116,7 @@ def _by_threads(file: BinaryIO, header: Header, data: int, tally: _Tally, times:
             used, files, good, count, harmed, moved = _built.look(piece, data, threads)
         except ValueError as error:
             raise manifests.TornManifest(str(error)) from error
-        seen += files
+        seen += int(files)
         tally.good += good
         tally.add([_harm(os.fsdecode(path), missing=bool(missing)) for path, missing in harmed], count)
         _explain(((*rest, os.fsdecode(path)) for *rest, path in moved), tally, times)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import structlog
 from kube_cache.errors import SnapshotInUse
 from kube_cache.storage.store import manifests, mounts, snapshots
 from kube_cache.storage.store.core import Core
-from kube_cache.storage.store.layout import REMOVING
 
 _log = structlog.get_logger("kube_cache.store")
 
@@ -68,13 +67,12 @@ def finish(core: Core, aside: Path) -> int:
         core.disk.unlink_if_there(aside / name)
     with suppress(FileNotFoundError, manifests.TornManifest):
         for chunk in manifests.read_chunks(aside / "manifest"):
-            folder = aside / "data" / chunk.folder
-            with suppress(FileNotFoundError):
-                core.disk.set_mode(folder, 0o755)
-            base = f"{folder}/"
-            for name in chunk.names:
+            for folder in {path.rpartition("/")[0] for path in chunk.paths}:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    core.disk.set_mode(aside / "data" / folder, 0o755)
+            for path in chunk.paths:
                 with suppress(NotADirectoryError):
-                    core.disk.unlink_if_there(base + name)
+                    core.disk.unlink_if_there(f"{aside}/data/{path}")
             freed += _release(core, chunk.ids, chunk.sizes)
     core.disk.remove_tree(aside / "data")
     core.disk.remove_tree(aside)  # the manifest goes last: as long as it is there, the objects can be found
@@ -84,13 +82,15 @@ def finish(core: Core, aside: Path) -> int:
 def abandon(core: Core, digest: str, ids: Sequence[str]) -> None:
     """What was built so far of a snapshot goes; the inode times that our links changed stay trusted."""
     explained = core.index.linking()
+    linked = set(inodes_under(core.layout.building(digest) / "data"))
     trusted: list[str] = []
     for first in range(0, len(ids), manifests.CHUNK):
         some = ids[first : first + manifests.CHUNK]
         for name, row in core.index.objects(some).items():
             with suppress(FileNotFoundError):
                 now = os.stat(core.layout.object(name))
-                if now.st_ino == row.inode and (now.st_ctime_ns == row.ctime or name in explained):
+                ours = name in explained or now.st_ino in linked
+                if now.st_ino == row.inode and (ours or now.st_ctime_ns == row.ctime):
                     trusted.append(name)
     core.disk.remove_tree(core.layout.building(digest))
     core.index.end_linking([(name, os.stat(core.layout.object(name)).st_ctime_ns) for name in trusted])
@@ -141,5 +141,8 @@ def drop_unlinked(core: Core, names: list[str]) -> int:
     return len(gone)
 
 
-def is_removing(path: Path) -> bool:
-    return path.name.startswith(REMOVING)
+def inodes_under(path: Path) -> Iterator[int]:
+    """Of the files."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            yield os.stat(f"{folder}/{name}", follow_symlinks=False).st_ino

@@ -239,7 +239,7 @@ def usage(core: Core) -> Usage:
             for chunk in manifests.read_chunks(core.layout.manifest(digest)):
                 for place, size in enumerate(chunk.sizes):
                     with suppress(OSError):
-                        links = core.disk.links(os.stat(core.layout.files(digest) / chunk.path(place)))
+                        links = core.disk.links(os.stat(core.layout.files(digest) / chunk.paths[place]))
                         unique, shared = (unique + size, shared) if links <= 2 else (unique, shared + size)
         found.append(
             SnapshotUsage(

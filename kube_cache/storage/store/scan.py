@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,10 @@ def scan(core: Core, *, rebuild: bool) -> Found:
     present = {name for name in os.listdir(core.layout.snapshots) if not name.startswith((BUILDING, REMOVING))}
     found.snapshots = len(present)
     known = set(core.index.uses())
-    for digest in sorted(present - known, key=lambda name: core.layout.snapshot(name).stat().st_mtime):
+    fresh = sorted(present - known, key=lambda name: core.layout.snapshot(name).stat().st_mtime)
+    if not rebuild:
+        _rebuild(core, fresh)  # published, and then cut short before the index heard of it
+    for digest in fresh:
         core.index.touch(digest)
     for digest in known - present:
         core.index.forget(digest)
@@ -75,7 +78,7 @@ def _finish_what_was_cut_short(core: Core, found: Found) -> set[int]:
         with suppress(FileNotFoundError):
             ours.add(os.stat(path / snapshots.LINK).st_ino)
         if name.startswith((BUILDING, REMOVING)):
-            ours.update(_inodes_under(path / "data"))
+            ours.update(removal.inodes_under(path / "data"))
             removal.finish(core, path)
             found.half_built += 1
         else:
@@ -87,13 +90,7 @@ def _finish_what_was_cut_short(core: Core, found: Found) -> set[int]:
     return ours
 
 
-def _inodes_under(path: Path) -> Iterator[int]:
-    for folder, _, names in os.walk(path):
-        for name in names:
-            yield os.stat(f"{folder}/{name}", follow_symlinks=False).st_ino
-
-
-def _rebuild(core: Core, digests: set[str]) -> None:
+def _rebuild(core: Core, digests: Iterable[str]) -> None:
     """The objects as the manifests know them; where several do, the newest inode time is the one that we caused."""
     for digest in digests:
         with suppress(FileNotFoundError, manifests.TornManifest):

@@ -107,9 +107,9 @@ def _scrub_chunk(
         row = rows.get(name)
         if row is not None and row.scrubbed is not None and row.scrubbed >= started:
             continue
-        if chunk.path(place) in known_bad:
+        if chunk.paths[place] in known_bad:
             continue
-        path = core.layout.files(digest) / chunk.path(place)
+        path = core.layout.files(digest) / chunk.paths[place]
         try:
             crc = crc_of(path, pace)
         except FileNotFoundError:
@@ -125,7 +125,7 @@ def _scrub_chunk(
             continue
         if _condemn(core, digest, chunk, place, reason):
             result.bad += 1
-            on_bad(BadObject(digest, chunk.path(place), name, reason))
+            on_bad(BadObject(digest, chunk.paths[place], name, reason))
     core.index.set_scrubbed(read, time.time())
 
 
@@ -134,7 +134,7 @@ def _condemn(core: Core, digest: str, chunk: Chunk, place: int, reason: str) -> 
     name, inode = chunk.ids[place], chunk.inodes[place]
     with core.mutation():
         try:
-            if os.stat(core.layout.files(digest) / chunk.path(place)).st_ino != inode:
+            if os.stat(core.layout.files(digest) / chunk.paths[place]).st_ino != inode:
                 return False
         except FileNotFoundError:
             return False
@@ -143,7 +143,7 @@ def _condemn(core: Core, digest: str, chunk: Chunk, place: int, reason: str) -> 
             with suppress(FileNotFoundError, manifests.TornManifest):
                 for theirs in manifests.read_chunks(core.layout.manifest(other)):
                     paths = [
-                        theirs.path(here)
+                        theirs.paths[here]
                         for here, each in enumerate(theirs.inodes)
                         if each == inode and theirs.ids[here] == name
                     ]
@@ -155,7 +155,7 @@ def _condemn(core: Core, digest: str, chunk: Chunk, place: int, reason: str) -> 
                 core.disk.unlink_if_there(core.layout.quarantine / name)
                 core.disk.rename(core.layout.object(name), core.layout.quarantine / name)
                 core.index.drop_objects([name])
-    _log.error("an object is quarantined", digest=digest, path=chunk.path(place), reason=reason)
+    _log.error("an object is quarantined", digest=digest, path=chunk.paths[place], reason=reason)
     return True
 
 

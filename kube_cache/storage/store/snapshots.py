@@ -1,8 +1,6 @@
-"""Snapshots on the disk: built aside from hard links and renamed once, mended in place, looked at before every release.
+"""Snapshots on the disk: built aside from hard links and renamed once, mended in place, and what `@current` names.
 
-A manifest keeps for each file what `stat` said when it was published; a look compares again. A changed inode time alone may
-come of our own links (objects are shared): the index knows those; what it does not know is read again before it is
-trusted. A silently flipped bit no look can find; the scrub and `check_full` do.
+A manifest keeps for each file what `stat` said when it was published; `looking` compares again before every release.
 """
 
 from __future__ import annotations
@@ -10,8 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 
 from kube_cache.storage.datasets import CURRENT
@@ -20,13 +16,14 @@ from kube_cache.storage.store.disk import Disk
 from kube_cache.storage.store.index import ObjectRow
 from kube_cache.storage.store.layout import Layout
 from kube_cache.storage.store.manifests import Chunk, Header
+from kube_cache.storage.store.watch import MOST_FOLDERS
 from kube_cache.storage.transfer import Manifest, RemoteObject, Verified
 
 Known = Callable[[Sequence[str]], dict[str, ObjectRow]]
 CHUNKS, FRESH, LINK = ".chunks", ".manifest.new", ".link"
 """Beside the data, while it is built or mended."""
-_MOST_PROBLEMS = 100
 _MOST_FOLDERS = 64
+_PIECE = 1 << 20
 _Placed = tuple[RemoteObject, str]
 """An object and its id."""
 
@@ -35,98 +32,14 @@ def _folder_of(one: _Placed) -> str:
     return one[0].path.rpartition("/")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotState:
-    complete: bool
-    present_bytes: int
-    problems: list[str] = field(default_factory=list)
-    """At most a hundred, then their number."""
-
-
 class ObjectsMissing(Exception):
     """Objects went away, or changed, between the look at them and the link to them."""
 
 
-def look(layout: Layout, disk: Disk, digest: str, known: Known) -> SnapshotState:
-    """Compare each file with the manifest; no byte is read."""
-    present = 0
-    found: list[str] = []
-    count = 0
-    path = layout.manifest(digest)
-    data = layout.files(digest)
-    try:
-        found = [line.replace(" | ", " ") for line in layout.damaged(digest).read_text().splitlines()]
-        count = len(found)
-    except FileNotFoundError:
-        pass
-    try:
-        for chunk in manifests.read_chunks(path):
-            good, problems = _look_at(data, chunk, known, ctimes=disk.trusts_ctime)
-            present += good
-            count += len(problems)
-            found += problems[: _MOST_PROBLEMS - len(found)]
-    except FileNotFoundError:
-        return SnapshotState(complete=False, present_bytes=0)
-    except manifests.TornManifest as error:
-        return SnapshotState(complete=False, present_bytes=0, problems=[f"the manifest is torn ({error})"])
-    if count > len(found):
-        found.append(f"and {count - len(found)} more")
-    return SnapshotState(count == 0, present, found)
-
-
-def _look_at(data: Path, chunk: Chunk, known: Known, *, ctimes: bool) -> tuple[int, list[str]]:
-    """Bytes that are well, and what is not."""
-    try:
-        folder = os.open(data / chunk.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return 0, [f"{chunk.path(place)} is missing" for place in range(len(chunk.names))]
-    problems: list[str] = []
-    moved: list[tuple[int, int]] = []
-    good = 0
-    stat = os.stat
-    try:
-        for place, (name, size, mtime, ctime, inode) in enumerate(
-            zip(chunk.names, chunk.sizes, chunk.mtimes, chunk.ctimes, chunk.inodes, strict=True)
-        ):
-            try:
-                now = stat(name, dir_fd=folder, follow_symlinks=False)
-            except OSError:
-                problems.append(f"{chunk.path(place)} is missing")
-                continue
-            if now.st_size != size or now.st_mtime_ns != mtime or now.st_ino != inode:
-                problems.append(f"{chunk.path(place)} was changed")
-                continue
-            good += size
-            if now.st_ctime_ns != ctime:
-                moved.append((place, now.st_ctime_ns))
-    finally:
-        os.close(folder)
-    if moved and ctimes:
-        rows = known([chunk.ids[place] for place, _ in moved])
-        for place, ctime in moved:
-            row = rows.get(chunk.ids[place])
-            if row is None or row.ctime != ctime or row.inode != chunk.inodes[place]:
-                problems.append(f"{chunk.path(place)} was touched (its inode changed)")
-                good -= chunk.sizes[place]
-    return good, problems
-
-
-def folders(layout: Layout, digest: str) -> Iterator[Path]:
-    """Those whose entries make the snapshot."""
-    yield layout.snapshot(digest)
-    seen = {""}
-    yield layout.files(digest)
-    with suppress(OSError, manifests.TornManifest):
-        for chunk in manifests.read_chunks(layout.manifest(digest)):
-            folder = chunk.folder
-            while folder not in seen:
-                seen.add(folder)
-                yield layout.files(digest) / folder
-                folder = folder.rpartition("/")[0]
-
-
 class Publisher:
-    """Builds one snapshot. Objects must be there; `linked` is told each one's new inode time, `linking` that it will change."""
+    """Builds one snapshot from objects that are there. When it mends, `linking` hears whose inode times will change, and
+    `linked` what they are then; what is built aside explains itself, because its directory is found after a crash.
+    """
 
     def __init__(
         self,
@@ -145,6 +58,8 @@ class Publisher:
         self._fence = fence
         self._weakest = Verified.FULL_OBJECT
         self._aside = ""
+        self.linked: list[tuple[str, int]] = []
+        """Each object with its inode time after the link."""
 
     def publish(self, manifest: Manifest, ids: Sequence[str]) -> Header:
         """Raises ObjectsMissing, OSError, and what `fence` raises: it is asked last thing before the rename."""
@@ -166,7 +81,7 @@ class Publisher:
         self._disk.write(chunks, self._encoded(order, data, made, mending=mending))
         header = Header(manifest.digest, manifest.uri, len(order), manifest.total_bytes, self._weakest)
         fresh = base / FRESH
-        self._disk.write(fresh, _joined(header, chunks))
+        self._disk.write(fresh, _joined(header, sorted(made) if len(made) <= MOST_FOLDERS else None, chunks))
         self._disk.unlink(chunks)
         for folder in sorted(made, reverse=True):
             self._disk.set_mode(data / folder, 0o555)
@@ -192,16 +107,11 @@ class Publisher:
             self._disk.sync_folder(folder)
 
     def _encoded(self, order: list[_Placed], data: Path, made: set[str], *, mending: bool) -> Iterator[bytes]:
-        for folder, group in groupby(order, key=_folder_of):
-            self._make(data, folder, made, mending=mending)
-            some: list[_Placed] = []
-            for one in group:
-                some.append(one)
-                if len(some) == manifests.CHUNK:
-                    yield self._chunk(data, folder, some, mending=mending)
-                    some = []
-            if some:
-                yield self._chunk(data, folder, some, mending=mending)
+        for first in range(0, len(order), manifests.CHUNK):
+            some = order[first : first + manifests.CHUNK]
+            for folder in dict.fromkeys(map(_folder_of, some)):
+                self._make(data, folder, made, mending=mending)
+            yield self._chunk(data, some, mending=mending)
 
     def _make(self, data: Path, folder: str, made: set[str], *, mending: bool) -> None:
         missing = []
@@ -217,29 +127,31 @@ class Publisher:
             if mending:
                 self._disk.set_mode(path, 0o755)
 
-    def _chunk(self, data: Path, folder: str, some: list[_Placed], *, mending: bool) -> bytes:
+    def _chunk(self, data: Path, some: list[_Placed], *, mending: bool) -> bytes:
         ids = [name for _, name in some]
         rows = self._known(ids)
-        if mending:  # what is built aside explains itself: its directory is found
+        if mending:
             self._linking(ids)
-        chunk = Chunk(folder, [], ids, [], [], [], [], [], [])
-        base = f"{data}/{folder}" if folder else str(data)
+        chunk = Chunk([], ids, [], [], [], [], [], [])
         objects = str(self._layout.objects)
         linked: list[tuple[str, int]] = []
         for obj, name in some:
             row = rows.get(name)
             if row is None:
                 raise ObjectsMissing(name)
-            leaf = obj.path.rpartition("/")[2]
-            target = f"{base}/{leaf}"
+            source, target = f"{objects}/{name[:2]}/{name}", f"{data}/{obj.path}"
             try:
-                self._link(f"{objects}/{name[:2]}/{name}", target, row.inode, mending=mending)
+                before = os.stat(source, follow_symlinks=False)
+                # Its own link would hide for ever what else has changed the inode's time since it was looked at.
+                if self._disk.trusts_ctime and before.st_ctime_ns != row.ctime:
+                    raise ObjectsMissing(name)
+                self._link(source, target, row.inode, mending=mending)
             except FileNotFoundError as error:
                 raise ObjectsMissing(name) from error
             now = os.stat(target, follow_symlinks=False)
             if (now.st_ino, now.st_size, now.st_mtime_ns) != (row.inode, row.size, row.mtime):
                 raise ObjectsMissing(name)
-            chunk.names.append(leaf)
+            chunk.paths.append(obj.path)
             chunk.sizes.append(now.st_size)
             chunk.mtimes.append(now.st_mtime_ns)
             chunk.ctimes.append(now.st_ctime_ns)
@@ -248,7 +160,9 @@ class Publisher:
             chunk.verified.append(row.verified)
             linked.append((name, now.st_ctime_ns))
         self._weakest = manifests.weakest((self._weakest, *(Verified(one) for one in set(chunk.verified))))
-        self._linked(linked)
+        if mending:
+            self._linked(linked)
+        self.linked += linked
         return manifests.encode_chunk(chunk)
 
     def _link(self, source: str, target: str, inode: int, *, mending: bool) -> None:
@@ -259,15 +173,18 @@ class Publisher:
             aside = self._aside
             self._disk.unlink_if_there(aside)
             self._disk.link(source, aside)
+            if os.path.isdir(target) and not os.path.islink(target):
+                self._disk.remove_tree(Path(target))
             self._disk.rename(aside, target)
             return
         self._disk.link(source, target)
 
 
-def _joined(header: Header, chunks: Path) -> Iterator[bytes]:
-    yield manifests.encode_header(header)
+def _joined(header: Header, folders: list[str] | None, chunks: Path) -> Iterator[bytes]:
+    yield manifests.encode_header(header, folders)
     with chunks.open("rb") as file:
-        yield from file
+        while piece := file.read(_PIECE):
+            yield piece
     yield manifests.encode_end(header)
 
 

@@ -24,7 +24,7 @@ import structlog
 
 from kube_cache.errors import NodeUnsuitable
 from kube_cache.settings import StoreSettings
-from kube_cache.storage.store import faults, manifests, mounts, removal, scrub, snapshots
+from kube_cache.storage.store import faults, looking, manifests, mounts, removal, scrub
 from kube_cache.storage.store import room as rooms
 from kube_cache.storage.store import scan as scans
 from kube_cache.storage.store.core import Core, shards
@@ -32,11 +32,11 @@ from kube_cache.storage.store.disk import Disk
 from kube_cache.storage.store.faults import translated
 from kube_cache.storage.store.index import Index, Pin
 from kube_cache.storage.store.layout import Layout
+from kube_cache.storage.store.looking import SnapshotState
 from kube_cache.storage.store.manifests import Header
 from kube_cache.storage.store.room import Room, Usage
 from kube_cache.storage.store.scan import Found
 from kube_cache.storage.store.scrub import BadObject, ScrubResult
-from kube_cache.storage.store.snapshots import SnapshotState
 from kube_cache.storage.store.warming import Warming, WarmResult
 from kube_cache.storage.transfer import FetchProgress, Manifest, TransferEngine
 
@@ -164,10 +164,10 @@ class NodeStore:
         return state
 
     def _look(self, core: Core, digest: str) -> SnapshotState:
-        core.watch.arm(digest, snapshots.folders(self._layout, digest))
+        core.watch.arm(digest, looking.folders(self._layout, digest))
         state = SnapshotState(complete=False, present_bytes=0)
         try:
-            state = snapshots.look(self._layout, self._disk, digest, core.index.objects)
+            state = looking.look(self._layout, self._disk, digest, core.index.times)
         finally:
             core.watch.seen(digest, whole=state.complete)
         return state

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import structlog
 
 from kube_cache.errors import Cancelled, DiskFault, InsufficientDisk
-from kube_cache.storage.store import manifests, removal, snapshots
+from kube_cache.storage.store import looking, manifests, removal, snapshots
 from kube_cache.storage.store.core import Core
 from kube_cache.storage.store.index import ObjectRow, Warm
 from kube_cache.storage.store.layout import object_id
@@ -126,9 +126,9 @@ class Warming:
                 rows: list[ObjectRow] = []
                 for place, name in enumerate(chunk.ids):
                     target = self._core.layout.object(name)
-                    if target.exists() or chunk.path(place) in bad:
+                    if target.exists() or chunk.paths[place] in bad:
                         continue
-                    path = data / chunk.path(place)
+                    path = data / chunk.paths[place]
                     with suppress(FileNotFoundError, NotADirectoryError):
                         now = os.stat(path, follow_symlinks=False)
                         if (now.st_ino, now.st_size, now.st_mtime_ns) != (
@@ -317,34 +317,32 @@ class Warming:
         core, digest = self._core, self._manifest.digest
         self._stop_if_cancelled()
         with core.mutation():
-            state = snapshots.look(core.layout, core.disk, digest, core.index.objects)
+            state = looking.look(core.layout, core.disk, digest, core.index.times)
             header = manifests.read_header(core.layout.manifest(digest)) if state.complete else None
+            linked: list[tuple[str, int]] = []
             if header is None:
                 core.watch.disarm(digest)
-                header = self._build()
+                header, linked = self._build()
             snapshots.point(core.layout, core.disk, self._manifest.uri, digest)
-            core.index.touch(digest)
-            for first in range(0, len(self._ids), _BATCH):
-                self._settle(self._ids[first : first + _BATCH])
+            # Published and durable: their journals are of no more use.
+            for name in core.index.publish(digest, self._ids, linked):
+                core.disk.unlink_if_there(core.layout.journal(name))
         return header
 
-    def _build(self) -> Header:
-        core = self._core
+    def _build(self) -> tuple[Header, list[tuple[str, int]]]:
+        core, digest = self._core, self._manifest.digest
         index = core.index
+        if not core.layout.snapshot(digest).exists():
+            index.forget(digest)  # were it removed by hand: a start-up learns from those whose use is not noted
         publisher = snapshots.Publisher(
             core.layout, core.disk, index.objects, index.begin_linking, index.end_linking, self._stop_if_cancelled
         )
         try:
-            return publisher.publish(self._manifest, self._ids)
+            return publisher.publish(self._manifest, self._ids), publisher.linked
         except BaseException:
             with suppress(OSError):
-                removal.abandon(core, self._manifest.digest, self._ids)
+                removal.abandon(core, digest, self._ids)
             raise
-
-    def _settle(self, names: Sequence[str]) -> None:
-        """Published and durable: linked from now on, and their journals are of no more use."""
-        for name in self._core.index.publish(names):
-            self._core.disk.unlink_if_there(self._core.layout.journal(name))
 
 
 def recover(core: Core, name: str) -> bool:

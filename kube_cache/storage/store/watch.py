@@ -25,8 +25,8 @@ _NAMES = 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
 _SNAPSHOT = _MODIFY | _ATTRIB | _CLOSE_WRITE | _NAMES | _ONLYDIR | _DONT_FOLLOW
 # Objects come and go by themselves; an engine may close what was renamed into place. Writes are what matters there.
 _OBJECTS = _MODIFY | _ATTRIB | _ONLYDIR | _DONT_FOLLOW
-# A watch costs about 1 KiB of kernel memory, counted against fs.inotify.max_user_watches.
-_MOST_FOLDERS = 4096
+MOST_FOLDERS = 4096
+"""In one snapshot. A watch costs about 1 KiB of kernel memory, counted against fs.inotify.max_user_watches."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,16 +45,15 @@ class Watch:
         if self._fd >= 0 and not all(self._add(folder, _OBJECTS, "") for folder in shards):
             self.close()
 
-    def arm(self, digest: str, folders: Iterable[Path]) -> bool:
-        """Watch these from now on, for a look that begins after this; False when that cannot be."""
+    def arm(self, digest: str, folders: Iterable[Path] | None) -> bool:
+        """Watch these from now on, for a look that begins after this; False when that cannot be. None: too many."""
         with self._lock:
             self._disarm(digest)
-            if self._fd < 0:
+            if self._fd < 0 or folders is None:
                 return False
-            for count, folder in enumerate(folders):
-                if count >= _MOST_FOLDERS or not self._add(folder, _SNAPSHOT, digest):
-                    self._disarm(digest)
-                    return False
+            if not all(self._add(folder, _SNAPSHOT, digest) for folder in folders):
+                self._disarm(digest)
+                return False
             self._drain()
             self._armed[digest] = time.monotonic()
             return True
