@@ -1,4 +1,4 @@
-"""All configuration in one typed place: default, unit and environment name beside each field.
+"""All configuration in one typed place: default, unit and environment name beside each field (the engine's in `storage.options`).
 
 Read once, at process start, and passed down; nothing else in the project reads the environment. Names are
 `KUBE_CACHE_<GROUP>__<FIELD>`. The ecosystem's own variables are honoured by the libraries that own them and are not
@@ -9,44 +9,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from kube_cache.storage.options import EngineSettings
 
 MIB = 1 << 20
 
 
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ObjectStoreSettings(_Group):
-    """The source of the data, beyond what AWS_* says: KUBE_CACHE_ENGINE__SOURCE__*"""
-
-    addressing: str = Field(
-        "auto", pattern="^(auto|path|virtual)$", description="bucket in the path or in the host name"
-    )
-    anonymous: bool = Field(default=False, description="do not sign requests: public buckets")
-    requester_pays: bool = Field(default=False, description="accept that the reader pays (x-amz-request-payer)")
-    sse_c_key: SecretStr = Field(SecretStr(""), description="customer key (SSE-C), base64; empty = none")
-    gs_endpoint: str = Field("https://storage.googleapis.com", description="XML API of Google Cloud Storage")
-    gs_access_key: str = Field("", description="HMAC access id for gs://; empty = the AWS credentials")
-    gs_secret_key: SecretStr = Field(SecretStr(""), description="HMAC secret for gs://")
-
-
-class EngineSettings(_Group):
-    """The transfer engine: KUBE_CACHE_ENGINE__*"""
-
-    connections: int = Field(8, ge=1, le=256, description="connections to start with, for the whole node")
-    max_connections: int = Field(256, ge=1, le=1024, description="the most that it may grow to while that helps")
-    stall_timeout_s: float = Field(5, gt=0, description="seconds without a byte after which a connection is given up")
-    give_up_s: float = Field(
-        30, gt=0, description="seconds without any byte after which a fetch fails, to be tried anew"
-    )
-    max_bytes_per_s: int = Field(0, ge=0, description="bandwidth cap for the whole node; 0 = none")
-    verify_hashes: bool = Field(
-        default=False, description="read objects again whose only checksum is SHA-1, SHA-256 or an MD5 in the ETag"
-    )
-    source: ObjectStoreSettings = ObjectStoreSettings()
 
 
 class StoreSettings(_Group):

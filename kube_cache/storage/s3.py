@@ -25,9 +25,9 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from kube_cache.errors import AccessDenied, InvalidRequest, SourceUnavailable
-from kube_cache.settings import EngineSettings, ObjectStoreSettings
 from kube_cache.storage import botocore_data, s3_errors
 from kube_cache.storage.checksums import Declared, declared, unbase64
+from kube_cache.storage.options import EngineSettings, ObjectStoreSettings
 from kube_cache.storage.signing import Keys, Signer
 from kube_cache.storage.transfer import RemoteObject
 
@@ -248,7 +248,7 @@ class ObjectStore:
             address["VersionId"] = found.version_id
         if self._settings.requester_pays:
             address["RequestPayer"] = "requester"
-        if key := self._settings.sse_c_key.get_secret_value():
+        if key := self._settings.sse_c_key:
             address |= {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": unbase64(key)}
         return address
 
@@ -344,7 +344,7 @@ def _client(session: botocore.session.Session, scheme: str, settings: ObjectStor
         arguments |= {"endpoint_url": endpoint, "region_name": "auto"}
         if settings.gs_access_key:
             arguments["aws_access_key_id"] = settings.gs_access_key
-            arguments["aws_secret_access_key"] = settings.gs_secret_key.get_secret_value()
+            arguments["aws_secret_access_key"] = settings.gs_secret_key
     else:
         endpoint = ConfiguredEndpointProvider(
             full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name="s3"
@@ -373,7 +373,7 @@ def _extra_headers(settings: ObjectStoreSettings) -> dict[str, str]:
     headers: dict[str, str] = {}
     if settings.requester_pays:
         headers["x-amz-request-payer"] = "requester"
-    if key := settings.sse_c_key.get_secret_value():
+    if key := settings.sse_c_key:
         prefix = "x-amz-server-side-encryption-customer"
         digest = hashlib.md5(unbase64(key), usedforsecurity=False).digest()
         headers |= {

@@ -48,8 +48,8 @@ class Job:
 def ours(job: Job) -> Run:
     sys.modules["awscrt"] = None  # type: ignore[assignment] # a peer here, absent in production; botocore loads it where it is
 
-    from kube_cache.settings import EngineSettings
     from kube_cache.storage.engine import Engine, files
+    from kube_cache.storage.options import EngineSettings
     from kube_cache.storage.transfer import FetchJob, RemoteObject
 
     if not job.folder:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.settings import EngineSettings
 from kube_cache.storage.engine import Engine
+from kube_cache.storage.options import EngineSettings
 from kube_cache.storage.s3 import ObjectStores
 from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress, RemoteObject
 from tests.engine.origin import Origin

@@ -22,7 +22,7 @@ BIG = DATA * 3  # 60 MiB: eight ranges
 
 CHILD = """
 import json, sys, pathlib
-from kube_cache.settings import EngineSettings
+from kube_cache.storage.options import EngineSettings
 from kube_cache.storage import journal
 from kube_cache.storage.engine import Engine, objects
 from kube_cache.storage.transfer import FetchJob, RemoteObject

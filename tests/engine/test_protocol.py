@@ -13,9 +13,9 @@ import pytest
 from awscrt import checksums
 
 from kube_cache.errors import SourceUnavailable
-from kube_cache.settings import ObjectStoreSettings
 from kube_cache.storage.engine import tls
 from kube_cache.storage.engine.connection import Connection, Target
+from kube_cache.storage.options import ObjectStoreSettings
 from kube_cache.storage.transfer import RemoteObject
 from tests.engine import origin as faults
 from tests.engine.conftest import Fetcher, no_leak
@@ -65,7 +65,7 @@ def test_keys_of_the_customer_and_requester_pays_are_on_every_request(
     key = b"k" * 32
     one = fetcher(
         origin.endpoint,
-        source=ObjectStoreSettings(requester_pays=True, sse_c_key=b64encode(key).decode()),  # type: ignore[arg-type]
+        source=ObjectStoreSettings(requester_pays=True, sse_c_key=b64encode(key).decode()),
     )
     # botocore, rightly, sends a key over TLS only: this test looks at the data plane's requests alone.
     remote = origin.put("key", b"abc")
@@ -121,7 +121,7 @@ def test_gcs_by_its_xml_api(origin: Origin, fetcher: Callable[..., Fetcher]) -> 
     found = RemoteObject("gs", "bucket", "key", "key", stored.size, stored.etag)
     one = fetcher(
         origin.endpoint,
-        source=ObjectStoreSettings(gs_endpoint=origin.endpoint, gs_access_key="GOOG1", gs_secret_key="s"),  # type: ignore[arg-type]
+        source=ObjectStoreSettings(gs_endpoint=origin.endpoint, gs_access_key="GOOG1", gs_secret_key="s"),
     )
     one.fetch([found])
     whole(one)

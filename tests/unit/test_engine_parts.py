@@ -11,7 +11,6 @@ from awscrt import checksums as crt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube_cache.settings import EngineSettings
 from kube_cache.storage.checksums import Algorithm, Declared, combine, declared
 from kube_cache.storage.engine import http, plan, verify
 from kube_cache.storage.engine.adaptive import Adaptive, Window
@@ -20,6 +19,7 @@ from kube_cache.storage.engine.buffers import SLOT, Buffers, buffer_size
 from kube_cache.storage.engine.hedge import SlowWatch
 from kube_cache.storage.engine.rates import Meter
 from kube_cache.storage.engine.throttle import Cap, Jitter, Pace
+from kube_cache.storage.options import EngineSettings
 from kube_cache.storage.s3 import StoredPart
 
 MIB = 1 << 20

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from kube_cache.errors import Cancelled, KubeCacheError, SourceUnavailable
-from kube_cache.settings import EngineSettings
 from kube_cache.storage.engine.buffers import Buffers, buffer_size
 from kube_cache.storage.engine.call import Call, Task
 from kube_cache.storage.engine.governor import Governor
@@ -22,6 +21,7 @@ from kube_cache.storage.engine.plan import Range
 from kube_cache.storage.engine.source import Source
 from kube_cache.storage.engine.throttle import Cap, Jitter, Pace
 from kube_cache.storage.engine.worker import Worker
+from kube_cache.storage.options import EngineSettings
 from kube_cache.storage.s3 import ObjectStores
 from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress
 
