@@ -13,6 +13,7 @@ from datetime import timedelta
 import structlog
 from temporalio.worker import Worker
 
+from activities.await_disk import AwaitDisk
 from activities.check_disk import CheckDisk
 from activities.evict import Evict
 from activities.reconcile_disk import ReconcileDisk
@@ -49,6 +50,7 @@ async def _run(settings: Settings) -> int:
         task_queue=names.node_queue(settings.agent.node),
         activities=[
             CheckDisk(store).check_disk,
+            AwaitDisk(store).await_disk,
             StreamDataset(settings, store, engine).stream_dataset,
             Unpin(store).unpin,
             Evict(store).evict,

@@ -14,15 +14,15 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.bound_pods import is_living, receipt
 from activities.edge import translated
 from kube_cache import contracts, names
-from kube_cache.contracts import Entity, Interest, Phase, PodBound, Survey
+from kube_cache.contracts import BoundPods, Entity, Interest, Phase, PodBound, Survey
 from kube_cache.kube import seats
 from kube_cache.kube.client import KubeClient
 from kube_cache.settings import OperatorSettings
 
 _log = structlog.get_logger("kube_cache.survey")
-_ENDED = ("Succeeded", "Failed")
 
 
 class TakeSurvey:
@@ -45,7 +45,7 @@ class TakeSurvey:
         standing = await asyncio.to_thread(
             self._kube.list_items, "pods", namespace=self._namespace, label_selector=names.SEAT_LABEL
         )
-        pods = await asyncio.to_thread(self._pods)
+        pods, bound = await asyncio.to_thread(self._pods)
         living = set(pods)
         activity.heartbeat()
         for entity, interests in users:
@@ -67,7 +67,7 @@ class TakeSurvey:
                 _log.warning("deleting a seat whose workflow has ended", seat=seat["metadata"]["name"], workflow=owner)
                 await asyncio.to_thread(seats.delete, self._kube, self._namespace, seat["metadata"]["name"])
         nodes = await asyncio.to_thread(self._kube.list_items, "nodes")
-        return Survey(entities, sorted(living), [node["metadata"]["name"] for node in nodes])
+        return Survey(entities, sorted(living), [node["metadata"]["name"] for node in nodes], bound)
 
     async def _running(self, kind: str) -> list[Any]:
         query = f"WorkflowType = '{kind}' AND ExecutionStatus = 'Running'"
@@ -90,14 +90,17 @@ class TakeSurvey:
             raise
         return status.interests
 
-    def _pods(self) -> dict[str, str]:
-        """UID -> node ('' while unbound) of each Pod that wants a dataset and has not ended."""
-        return {
-            pod["metadata"]["uid"]: pod["spec"].get("nodeName") or ""
-            for pod in self._kube.list_items("pods")
-            if names.DATASET_ANNOTATION in (pod["metadata"].get("annotations") or {})
-            and (pod.get("status") or {}).get("phase") not in _ENDED
-        }
+    def _pods(self) -> tuple[dict[str, str], list[BoundPods]]:
+        """UID -> node ('' while unbound) of each Pod that wants a dataset and has not ended; and who runs on what."""
+        nodes: dict[str, str] = {}
+        bound: dict[tuple[str, str], list[str]] = {}
+        for pod in self._kube.list_items("pods"):
+            if is_living(pod):
+                uid = pod["metadata"]["uid"]
+                nodes[uid] = pod["spec"].get("nodeName") or ""
+                for digest in receipt(pod, nodes[uid]):
+                    bound.setdefault((nodes[uid], digest), []).append(uid)
+        return nodes, [BoundPods(node, digest, uids) for (node, digest), uids in bound.items()]
 
     async def _has_ended(self, workflow_id: str) -> bool:
         """Visibility lags a little; the workflow itself does not."""
@@ -120,4 +123,5 @@ class TakeSurvey:
 def _entity(found: Any) -> Entity:
     _, node, cache_id, digest = found.id.split("/", 3)
     phase = (found.search_attributes.get("KcPhase") or [""])[0]
-    return Entity(found.id, node, cache_id, digest, ready=phase == Phase.READY)
+    # One that could not mend what Pods run on is asked again at each reconcile; without such Pods it ends by itself.
+    return Entity(found.id, node, cache_id, digest, ready=phase in (Phase.READY, Phase.AWAITING_OPERATOR))

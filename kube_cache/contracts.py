@@ -16,6 +16,7 @@ class Phase(StrEnum):
     WAITING_FOR_GATES = "WaitingForGates"
     PLACING = "Placing"
     CHECKING = "Checking"
+    WAITING_FOR_DISK = "WaitingForDisk"
     WARMING = "Warming"
     VERIFYING = "Verifying"
     RELEASING = "Releasing"
@@ -61,6 +62,8 @@ class Policy:
     linger_s: float = 60
     bind_grace_s: float = 60
     node_exclusion_s: float = 600
+    disk_wait_s: float = 300
+    """Seconds that a Pod waits for room on the nodes that refused it before it looks at all nodes again."""
     speak_after_s: float = 10
     """Seconds of a silent phase after which the Pod says what it waits for. Longer than a hit takes in a burst of
     hundreds: to speak costs writes, and a busy cluster must not be made busier."""
@@ -87,6 +90,9 @@ class ErrorInfo:
 
     type: str
     message: str
+    needed_bytes: int = 0
+    """Of `InsufficientDisk`: what there must be room for, like the next."""
+    needed_inodes: int = 0
 
 
 @dataclass(frozen=True)
@@ -186,9 +192,14 @@ class DatasetOnNodeInput:
     snapshot: Snapshot
     policy: Policy = field(default_factory=Policy)
     users: list[Interest] = field(default_factory=list)
-    """Carried over by continue-as-new, like the two below."""
+    """Carried over by continue-as-new, like all below."""
     ready: bool = False
     paused: bool = False
+    waiting: list[Interest] = field(default_factory=list)
+    mending: list[str] = field(default_factory=list)
+    """Workflow ids of the users for which something is fetched again."""
+    unpin: list[PodRef] = field(default_factory=list)
+    error: ErrorInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -272,6 +283,15 @@ class CheckDiskResult:
 
 
 @dataclass(frozen=True)
+class AwaitDiskInput:
+    """Wait until the disk can be written and has room for so much. `what` begins the message where it has not."""
+
+    what: str
+    needed_bytes: int = 0
+    needed_inodes: int = 0
+
+
+@dataclass(frozen=True)
 class UnpinInput:
     digests: list[str]
     pod: PodRef
@@ -329,6 +349,16 @@ class Entity:
     cache_id: str
     digest: str
     ready: bool
+    """The disk should hold it, or Pods that use it wait for what could not be fetched again."""
+
+
+@dataclass(frozen=True)
+class BoundPods:
+    """Pods that were released with a snapshot, as their receipts say, and have not ended."""
+
+    node: str
+    digest: str
+    uids: list[str]
 
 
 @dataclass(frozen=True)
@@ -340,11 +370,27 @@ class Survey:
     """UIDs of Pods that are gated on a dataset, or bound with one and not ended."""
     nodes: list[str]
     """Nodes that the cluster has."""
+    bound: list[BoundPods] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class BoundPodsInput:
+    node: str
+    digests: list[str]
+
+
+@dataclass(frozen=True)
+class BoundPodsResult:
+    users: dict[str, list[Interest]]
+    """Digest -> Pods that are bound to the node with it and have not ended."""
 
 
 @dataclass(frozen=True)
 class ReconcileDiskInput:
     living: list[str]
+    """UIDs of Pods that may hold something on this node: those that are bound elsewhere may not."""
+    bound: dict[str, list[str]] = field(default_factory=dict)
+    """Digest -> UIDs of the Pods that are bound to this node with it."""
 
 
 @dataclass(frozen=True)
@@ -353,6 +399,8 @@ class ReconcileDiskResult:
     complete: list[str]
     """Digests of the snapshots that are whole on this disk."""
     unpinned: int = 0
+    pinned: int = 0
+    """Pins of bound Pods that were missing."""
 
 
 @dataclass(frozen=True)
@@ -361,6 +409,7 @@ class ReconcileResult:
     nodes_silent: int = 0
     vanished: int = 0
     unpinned: int = 0
+    pinned: int = 0
 
 
 # DatasetOnNode.
@@ -415,6 +464,11 @@ class Vanished:
     """What a snapshot's entity thinks to be on the disk is not."""
 
     node_is_gone: bool = False
+    """Or its disk was replaced."""
+    users: list[Interest] = field(default_factory=list)
+    """Pods that are bound with it; a hit that the inventory knew has not joined."""
+    cache_id: str = ""
+    """The disk that is there instead."""
 
 
 @dataclass(frozen=True)

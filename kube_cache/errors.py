@@ -83,6 +83,12 @@ class InsufficientDisk(KubeCacheError):
     retryable = False
 
 
+class NoRoomYet(InsufficientDisk):
+    """As `InsufficientDisk`, to one who waits until there is room."""
+
+    retryable = True
+
+
 class DiskFault(KubeCacheError):
     """The node's cache disk answered EIO, EROFS, EACCES or ENOSPC in spite of a reservation; retried, it may be mended."""
 

@@ -39,7 +39,7 @@ DATASET_ON_NODE = "DatasetOnNode"
 RECONCILE = "Reconcile"
 RECONCILE_SCHEDULE = "kube-cache-reconcile"
 
-# Activities. The first seven and the last run on the operator's queue, the others on a node's.
+# Activities. The first seven and the last two run on the operator's queue, the others on a node's.
 RESOLVE_DATASET = "resolve_dataset"
 CREATE_SEAT = "create_seat"
 DELETE_SEAT = "delete_seat"
@@ -52,7 +52,9 @@ STREAM_DATASET = "stream_dataset"
 UNPIN = "unpin"
 EVICT = "evict"
 RECONCILE_DISK = "reconcile_disk"
+AWAIT_DISK = "await_disk"
 SURVEY = "survey"
+BOUND_PODS = "bound_pods"
 
 # Search attributes and their Temporal types. Registered by temporal-dev.yaml and by the dev stack; a test compares them.
 SEARCH_ATTRIBUTES = {

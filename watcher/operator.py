@@ -29,6 +29,7 @@ from temporalio.client import (
 )
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from activities.bound_pods import FindBoundPods
 from activities.create_seat import CreateSeat
 from activities.delete_seat import DeleteSeat
 from activities.join_dataset import JoinDataset
@@ -115,6 +116,7 @@ def _worker(client: Client, kube: KubeClient, settings: Settings, sightings: Sig
             JoinDataset(client).join_dataset,
             PatchGate(kube, sightings).patch_gate,
             ReportPhase(kube).report_phase,
+            FindBoundPods(kube).bound_pods,
             TakeSurvey(kube, client, settings.operator).survey,
             PublishProgress(kube, client, settings.operator).publish_progress,
         ],

@@ -112,6 +112,21 @@ async def check_disk(node: str, arg: contracts.CheckDiskInput, schedule_to_start
     return result
 
 
+def await_disk(node: str, arg: contracts.AwaitDiskInput, policy: contracts.Policy) -> ActivityHandle[None]:
+    """Done when the disk would take it. A failure means that it was too long, or that the node has no living agent."""
+    return workflow.start_activity(
+        names.AWAIT_DISK,
+        arg,
+        task_queue=names.node_queue(node),
+        schedule_to_start_timeout=timedelta(seconds=policy.stream_schedule_to_start_s),
+        start_to_close_timeout=timedelta(minutes=1),
+        # So often is asked how things stand, and on which node.
+        schedule_to_close_timeout=timedelta(seconds=policy.disk_wait_s),
+        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10)),
+        summary=node,
+    )
+
+
 def stream_dataset(
     node: str, arg: contracts.StreamInput, policy: contracts.Policy
 ) -> ActivityHandle[contracts.StreamResult]:
@@ -165,6 +180,18 @@ async def survey() -> contracts.Survey:
         start_to_close_timeout=timedelta(minutes=10),
         heartbeat_timeout=timedelta(seconds=30),
         retry_policy=_LONG,
+    )
+    return result
+
+
+async def bound_pods(arg: contracts.BoundPodsInput) -> contracts.BoundPodsResult:
+    result: contracts.BoundPodsResult = await workflow.execute_activity(
+        names.BOUND_PODS,
+        arg,
+        result_type=contracts.BoundPodsResult,
+        start_to_close_timeout=timedelta(minutes=1),
+        retry_policy=_LONG,
+        summary=arg.node,
     )
     return result
 

@@ -4,11 +4,16 @@ Pods join by signal-with-start (atomic in Temporal) and leave by signal; the ent
 `stream_dataset` at a time, and signals those who wait. It stays open while the data is on the disk, so that the search
 attributes answer which nodes hold what. It never judges what is on the disk: a Pod that joins a snapshot that is thought
 ready makes the agent look again, because the disk is the truth.
+
+A Pod that runs on it may have it mended: what was found damaged is fetched again while the Pod keeps its pin, and when that
+fails, the reconcile asks again. Continue-as-new carries everything over, also in the middle of a download, which then goes on
+from its journal.
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio import workflow
@@ -24,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
 
 # In a message for people; more Pods than that do not make it clearer.
 _MOST_NAMED = 5
+_HANDS_OVER = "hands-over"
 
 
 @workflow.defn(name=names.DATASET_ON_NODE)
@@ -32,21 +38,28 @@ class DatasetOnNode:
     def __init__(self, inp: DatasetOnNodeInput) -> None:
         self._inp = inp
         self._users: dict[str, Interest] = {user.workflow_id: user for user in inp.users}
-        self._waiting: dict[str, Interest] = {}
-        self._unpin: list[contracts.PodRef] = []
+        self._waiting: dict[str, Interest] = {user.workflow_id: user for user in inp.waiting}
+        self._mending: set[str] = set(inp.mending)  # of those that wait, who runs on it already
+        self._unpin: list[contracts.PodRef] = list(inp.unpin)
         self._ready = inp.ready
         self._paused = inp.paused
         self._cancel = False
         self._streaming_priority = 0
-        self._error: ErrorInfo | None = None
+        self._error: ErrorInfo | None = inp.error
         self._phase = ""
+        self._moved_to = ""
+        self._hands_over = bool(inp.waiting)  # whether it is continued while somebody waits: older histories were not
 
     @workflow.run
     async def run(self, _inp: DatasetOnNodeInput) -> DatasetOnNodeStatus:
         self._enter(Phase.READY if self._ready else Phase.CHECKING)
         while True:
             try:
-                if self._unpin:
+                if self._moved_to:
+                    await self._move()
+                elif self._history_is_long() and workflow.all_handlers_finished():
+                    self._continue_as_new()
+                elif self._unpin:
                     await self._release_pins()
                 elif self._waiting and not self._paused:
                     await self._fetch()
@@ -54,8 +67,6 @@ class DatasetOnNode:
                     await workflow.wait_condition(workflow.all_handlers_finished)
                     if self._idle():
                         return self.status()  # nothing on the disk, and nobody asks for it
-                elif workflow.info().is_continue_as_new_suggested() and not self._waiting:
-                    self._continue_as_new()
                 else:
                     await workflow.wait_condition(self._something_to_do)
             except asyncio.CancelledError:
@@ -69,19 +80,23 @@ class DatasetOnNode:
 
     def _something_to_do(self) -> bool:
         return (
-            bool(self._unpin) or (bool(self._waiting) and not self._paused) or self._idle() or self._history_is_long()
+            bool(self._unpin or self._moved_to)
+            or (bool(self._waiting) and not self._paused)
+            or self._idle()
+            or (self._history_is_long() and workflow.all_handlers_finished())
         )
 
     def _idle(self) -> bool:
         return not self._ready and not self._users and not self._paused
 
     def _history_is_long(self) -> bool:
-        return workflow.info().is_continue_as_new_suggested() and not self._waiting
+        return workflow.info().is_continue_as_new_suggested() and (self._hands_over or not self._waiting)
 
     # One download.
 
     async def _fetch(self) -> None:
         inp = self._inp
+        self._hands_over = workflow.patched(_HANDS_OVER)
         self._cancel = False
         self._streaming_priority = max(interest.priority for interest in self._waiting.values())
         self._enter(Phase.WARMING)
@@ -90,12 +105,12 @@ class DatasetOnNode:
         )
         try:
             await workflow.wait_condition(lambda: stream.done() or self._should_stop())
-            while not stream.done() and not self._paused and not self._cancel and not self._more_urgent():
+            while not stream.done() and not self._must_stop():
                 # Nobody waits any more. Linger: a Pod that is deleted is often created again at once.
                 linger = timedelta(seconds=inp.policy.linger_s)
                 try:
                     await workflow.wait_condition(
-                        lambda: stream.done() or bool(self._waiting) or self._paused or self._cancel, timeout=linger
+                        lambda: stream.done() or bool(self._waiting) or self._must_stop(), timeout=linger
                     )
                 except TimeoutError:
                     break
@@ -117,7 +132,10 @@ class DatasetOnNode:
         await self._succeed(result)
 
     def _should_stop(self) -> bool:
-        return not self._waiting or self._paused or self._cancel or self._more_urgent()
+        return not self._waiting or self._must_stop()
+
+    def _must_stop(self) -> bool:
+        return self._paused or self._cancel or self._more_urgent() or (self._hands_over and self._history_is_long())
 
     def _more_urgent(self) -> bool:
         # A running activity cannot be told; it is restarted with the higher priority and resumes from its journal.
@@ -125,14 +143,14 @@ class DatasetOnNode:
 
     async def _succeed(self, result: contracts.StreamResult) -> None:
         self._ready, self._error = True, None
-        waiting, self._waiting = self._waiting, {}
+        waiting = self._answered()
         self._enter(Phase.READY, result)
         ready = contracts.DatasetReady(result.digest, result.fetched_bytes, result.seconds, result.verified)
         await asyncio.gather(*(self._tell(interest, "dataset_ready", ready) for interest in waiting.values()))
 
     async def _fail(self, error: ErrorInfo) -> None:
         self._ready, self._error = False, error
-        waiting, self._waiting = self._waiting, {}
+        waiting = self._answered()
         for interest in waiting.values():
             self._users.pop(interest.workflow_id, None)
             if (
@@ -142,6 +160,13 @@ class DatasetOnNode:
         self._enter(Phase.AWAITING_OPERATOR)
         failed = contracts.DatasetFailed(self._inp.snapshot.digest, error)
         await asyncio.gather(*(self._tell(interest, "dataset_failed", failed) for interest in waiting.values()))
+
+    def _answered(self) -> dict[str, Interest]:
+        """Those that are to be told. Who runs on it is not: it keeps what it holds, and has nobody to tell."""
+        waiting = {name: interest for name, interest in self._waiting.items() if name not in self._mending}
+        self._waiting = {}
+        self._mending.clear()
+        return waiting
 
     async def _stopped(self) -> None:
         if self._cancel:
@@ -174,11 +199,27 @@ class DatasetOnNode:
                 "pins not released", extra={"error": error_info(error, node=self._inp.node).message}
             )
 
+    async def _move(self) -> None:
+        """The disk was replaced: what Pods run on is brought to the new one by its own entity, and this one ends."""
+        moved = replace(self._inp, cache_id=self._moved_to, users=[], waiting=[], mending=[], unpin=[], error=None)
+        moved = replace(moved, ready=False, paused=False)
+        self._moved_to = ""
+        users, self._users = list(self._users.values()), {}
+        await asyncio.gather(
+            *(calls.join_dataset(contracts.JoinInput(moved, replace(user, hit=False))) for user in users)
+        )
+
     def _continue_as_new(self) -> None:
-        inp = self._inp
         workflow.continue_as_new(
-            DatasetOnNodeInput(
-                inp.node, inp.cache_id, inp.snapshot, inp.policy, list(self._users.values()), self._ready, self._paused
+            replace(
+                self._inp,
+                users=list(self._users.values()),
+                ready=self._ready,
+                paused=self._paused,
+                waiting=list(self._waiting.values()),
+                mending=sorted(self._mending),
+                unpin=self._unpin,
+                error=self._error,
             )
         )
 
@@ -206,6 +247,7 @@ class DatasetOnNode:
     @workflow.signal(description="A Pod wants this dataset here.")
     def join(self, interest: Interest) -> None:
         self._users[interest.workflow_id] = interest
+        self._mending.discard(interest.workflow_id)
         if interest.hit:
             self._ready = True
         else:
@@ -214,12 +256,14 @@ class DatasetOnNode:
     @workflow.signal(description="A Pod no longer wants it: gone, ended, moved or cancelled.")
     def leave(self, interest: Interest) -> None:
         self._waiting.pop(interest.workflow_id, None)
+        self._mending.discard(interest.workflow_id)
         self._users.pop(interest.workflow_id, None)
         self._unpin.append(interest.pod)
 
     @workflow.signal(description="Stop the download, keep what was verified, and wait for `resume`.")
     def pause(self) -> None:
         self._paused = True
+        self._hands_over = workflow.patched(_HANDS_OVER)
 
     @workflow.signal(description="Go on after `pause`.")
     def resume(self) -> None:
@@ -232,12 +276,19 @@ class DatasetOnNode:
     @workflow.signal(description="From the reconcile: the disk no longer holds it whole, or the node is no more.")
     def vanished(self, gone: contracts.Vanished) -> None:
         self._ready = False
+        running = {user.workflow_id: user for user in gone.users}
         if gone.node_is_gone:
-            self._users.clear()
+            self._users = running
             self._waiting.clear()
+            self._mending.clear()
             self._unpin.clear()
+            self._moved_to = gone.cache_id if running else ""
         else:
-            self._waiting.update(self._users)  # Pods that mount it: fetch what is missing again
+            # Pods that mount it: fetch what is missing again.
+            running = {**self._users, **running}
+            self._mending |= running.keys() - self._waiting.keys()
+            self._users.update(running)
+            self._waiting.update(running)
 
     @workflow.update(description="Remove it from the disk. Refused while a Pod waits for it or uses it.")
     async def evict(self) -> contracts.EvictResult:

@@ -28,6 +28,9 @@ def error_info(error: FailureError, *, node: str = "") -> ErrorInfo:
             return ErrorInfo(AGENT_LOST, f"no living agent on node {node}; another node will be tried")
         return ErrorInfo("Timeout", f"{name} timed out ({cause.type.name if cause.type else 'unknown'})")
     if isinstance(cause, ApplicationError):
+        found = cause.details[0] if cause.details and isinstance(cause.details[0], dict) else {}
+        if cause.type == "InsufficientDisk":
+            return ErrorInfo(cause.type, cause.message, found.get("needed") or 0, found.get("inodes") or 0)
         return ErrorInfo(cause.type or "Error", cause.message)
     return ErrorInfo(type(cause).__name__, str(cause))
 

@@ -1,8 +1,9 @@
 """`Reconcile`: what Temporal, Kubernetes and the disks think of each other, brought together on a schedule.
 
 Signals may be lost, an operator may be down while Pods are deleted, a node may come back with another disk. Nothing of
-that is handled where it happens; it is found here, level-triggered: ended Pods give back what they held, and an entity whose
-snapshot is not on the disk any more is told so. It never removes data: that is the store's decision, when room is needed.
+that is handled where it happens; it is found here, level-triggered: ended Pods give back what they held, bound ones hold what
+their receipts say, and an entity whose snapshot is not whole on the disk any more is told so, and for whom to bring it back. It
+never removes data: that is the store's decision, when room is needed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from temporalio.exceptions import ActivityError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import contracts, names
-    from kube_cache.contracts import Entity, ReconcileResult
+    from kube_cache.contracts import Entity, Interest, ReconcileResult
     from workflows import calls
 
 
@@ -30,6 +31,7 @@ class Reconcile:
             nodes_silent=sum(result.nodes_silent for result in found),
             vanished=sum(result.vanished for result in found),
             unpinned=sum(result.unpinned for result in found),
+            pinned=sum(result.pinned for result in found),
         )
 
     async def _node(self, node: str, survey: contracts.Survey) -> ReconcileResult:
@@ -37,8 +39,11 @@ class Reconcile:
         if node not in survey.nodes:
             await asyncio.gather(*(self._tell(entity, node_is_gone=True) for entity in entities))
             return ReconcileResult(vanished=len(entities))
+        here = {use.digest: use.uids for use in survey.bound if use.node == node}
+        elsewhere = {uid for use in survey.bound if use.node != node for uid in use.uids}
+        living = [uid for uid in survey.living if uid not in elsewhere]
         try:
-            disk = await calls.reconcile_disk(node, contracts.ReconcileDiskInput(survey.living))
+            disk = await calls.reconcile_disk(node, contracts.ReconcileDiskInput(living, here))
         except ActivityError:
             return ReconcileResult(nodes_silent=1)  # rebooting, or its agent is away: the next run looks again
         lost = [
@@ -46,12 +51,28 @@ class Reconcile:
             for entity in entities
             if entity.cache_id != disk.cache_id or (entity.ready and entity.digest not in disk.complete)
         ]
-        await asyncio.gather(*(self._tell(entity, node_is_gone=entity.cache_id != disk.cache_id) for entity in lost))
-        return ReconcileResult(nodes_seen=1, vanished=len(lost), unpinned=disk.unpinned)
+        used = sorted({entity.digest for entity in lost} & here.keys())
+        bound = contracts.BoundPodsResult({})
+        if used and workflow.patched("mends-for-bound-pods"):
+            bound = await calls.bound_pods(contracts.BoundPodsInput(node, used))
+        await asyncio.gather(
+            *(
+                self._tell(
+                    entity,
+                    node_is_gone=entity.cache_id != disk.cache_id,
+                    users=bound.users.get(entity.digest),
+                    cache_id=disk.cache_id,
+                )
+                for entity in lost
+            )
+        )
+        return ReconcileResult(nodes_seen=1, vanished=len(lost), unpinned=disk.unpinned, pinned=disk.pinned)
 
-    async def _tell(self, entity: Entity, *, node_is_gone: bool) -> None:
+    async def _tell(
+        self, entity: Entity, *, node_is_gone: bool, users: list[Interest] | None = None, cache_id: str = ""
+    ) -> None:
         try:
             handle = workflow.get_external_workflow_handle(entity.workflow_id)
-            await handle.signal("vanished", contracts.Vanished(node_is_gone))
+            await handle.signal("vanished", contracts.Vanished(node_is_gone, users or [], cache_id))
         except FailureError:
             workflow.logger.info("entity has ended", extra={"entity": entity.workflow_id})

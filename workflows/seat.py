@@ -6,7 +6,7 @@ number, so that a late signal about the old one is recognised.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
@@ -94,6 +94,10 @@ class Seat:
 
     def avoid(self, node: str, until: datetime) -> None:
         self._avoided[node] = until
+
+    def avoid_no_more(self, nodes: Iterable[str]) -> None:
+        for node in nodes:
+            self._avoided.pop(node, None)
 
     def _avoid_now(self) -> list[str]:
         now = workflow.now()

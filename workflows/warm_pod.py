@@ -24,8 +24,9 @@ with workflow.unsafe.imports_passed_through():
     from kube_cache.contracts import ErrorInfo, Phase, Snapshot, WarmPodInput, WarmPodResult, WarmPodStatus
     from kube_cache.errors import InvalidRequest
     from kube_cache.text import format_bytes
-    from workflows import calls, options, wording
+    from workflows import calls, disk_wait, options, wording
     from workflows.attributes import upsert
+    from workflows.disk_wait import AskedAgain, DiskRefused, NoOtherNode, Refusals
     from workflows.failures import AGENT_LOST, error_info
     from workflows.pod_signals import CANCEL, COLD, GONE, TIMEOUT, UNGATED, PodSignals
     from workflows.seat import SeatMoved
@@ -61,6 +62,7 @@ class WarmPod(PodSignals):
         self._hits: list[Snapshot] = []
         self._node = ""
         self._cache_id = ""
+        self._refusals = Refusals(inp.policy)
         self._touched: dict[tuple[str, str], list[Snapshot]] = {}  # (node, cache id): what we pinned there
         self._clock = workflow.now()  # the gate time runs from here
 
@@ -119,7 +121,8 @@ class WarmPod(PodSignals):
             await self._report(self._phase, words.format(node=self._node, dataset=self._view.dataset))
 
     async def _resolve_and_place(self) -> WarmPodResult:
-        for attempt in range(_MOST_RERESOLVES + 1):
+        changes = 0
+        while True:
             try:
                 self._enter(Phase.RESOLVING)
                 options.check(self._view)
@@ -127,7 +130,8 @@ class WarmPod(PodSignals):
                 await self._wait_for_foreign_gates()
                 return await self._place_and_release()
             except _SourceChanged as changed:
-                if attempt == _MOST_RERESOLVES:
+                changes += 1
+                if changes > _MOST_RERESOLVES:
                     break
                 await self._withdraw()
                 await self._report(
@@ -135,6 +139,8 @@ class WarmPod(PodSignals):
                     f"the source changed while it was fetched ({changed}); resolving it afresh",
                     event="SourceChanged",
                 )
+            except AskedAgain:
+                continue
             except FailureError as error:
                 raise _Failed(error_info(error, node=self._node)) from error
             except InvalidRequest as error:
@@ -168,7 +174,12 @@ class WarmPod(PodSignals):
     async def _place_and_release(self) -> WarmPodResult:
         while True:
             self._enter(Phase.PLACING)
-            node = await self._seat.take(self._snapshots, self._report_unschedulable, self._slowly)
+            try:
+                node = await self._seat.take(self._snapshots, self._report_unschedulable, self._slowly)
+            except NoOtherNode:
+                await self._seat.give_up()
+                await self._wait_for_disk()
+                continue
             try:
                 started = workflow.now()
                 checked = await self._check(node)
@@ -177,6 +188,11 @@ class WarmPod(PodSignals):
             except _NodeLost:
                 self._seat.avoid(node, workflow.now() + timedelta(seconds=self._inp.policy.node_exclusion_s))
                 event, message = "NodeLost", f"no living agent on node {node}; placing the Pod elsewhere"
+            except DiskRefused as refused:
+                self._refusals.add(node, refused.error)
+                self._seat.avoid(node, workflow.now() + timedelta(seconds=self._inp.policy.node_exclusion_s))
+                event = refused.error.type
+                message = f"{event} on node {node}: {refused.error.message}; looking for another node"
             except SeatMoved as moved:
                 event, message = "SeatLost", f"lost the seat on node {node} ({moved}); placing the Pod again"
             await self._report(Phase.PLACING, message, event=event, warning=True)
@@ -198,6 +214,8 @@ class WarmPod(PodSignals):
             info = error_info(error, node=node)
             if info.type in (AGENT_LOST, "Timeout"):
                 raise _NodeLost from error
+            if info.type == "DiskFault" and workflow.patched(disk_wait.PATCH):
+                raise DiskRefused(info) from error
             raise
         self._cache_id = checked.cache_id
         self._touched[node, checked.cache_id] = list(self._snapshots)
@@ -256,9 +274,24 @@ class WarmPod(PodSignals):
                 raise _NodeLost
             if answer.error.type == "NodeUnsuitable":
                 raise SeatMoved(answer.error.message)  # its disk was replaced
+            if answer.error.type == "InsufficientDisk" and workflow.patched(disk_wait.PATCH):
+                raise DiskRefused(answer.error)
             if answer.error.type == "SourceChanged":
                 raise _SourceChanged(answer.error.message)
             raise _Failed(answer.error)
+
+    async def _wait_for_disk(self) -> None:
+        """Hold nothing, say why, and go on when that is over."""
+        self._enter(Phase.WAITING_FOR_DISK, save=True)
+        self._go = False
+        refused = self._refusals.by_node
+        self._message = wording.waits_for_disk(refused)
+        await self._report(Phase.WAITING_FOR_DISK, self._message, event="WaitingForDisk", warning=True)
+        await self._refusals.wait(self._snapshots, lambda: self._go)
+        self._seat.avoid_no_more(refused)
+        if self._go:
+            self._go = False
+            raise AskedAgain
 
     async def _release(self, node: str, fetched: int, seconds: float) -> WarmPodResult:
         if self._seat.lost:
@@ -432,6 +465,8 @@ class WarmPod(PodSignals):
         await calls.report_phase(contracts.ReportInput(self._inp.pod, phase, message, ready, event, warning))
 
     async def _report_unschedulable(self, message: str) -> None:
+        if self._refusals.by_node:
+            raise NoOtherNode(message)
         await self._report(Phase.PLACING, f"no node fits yet: {message}", event="NoNodeFits", warning=True)
 
     def _enter(self, phase: Phase, *, node: str | None = None, size: int | None = None, save: bool = False) -> None:

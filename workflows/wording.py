@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kube_cache import names
 from kube_cache.contracts import ErrorInfo, Phase
 from kube_cache.text import format_bytes, format_seconds
 
+# In a message for people; more nodes than that do not make it clearer.
+_MOST_NODES = 3
 # Of the phases that are silent while they are short.
 WAITING = {
     Phase.RESOLVING: "listing {dataset}",
@@ -47,6 +50,19 @@ def stopped(reason: str, error: ErrorInfo | None, workflow_id: str) -> Stopped:
     if error is None:
         error = ErrorInfo("Error", "unknown")
     return Stopped(Phase.AWAITING_OPERATOR, error.type, f"{error.type}: {error.message}\nWhen it is mended: {retry}")
+
+
+def waits_for_disk(refusals: Mapping[str, ErrorInfo]) -> str:
+    """refusals: by node."""
+    lines = [f"{error.type} on node {node}: {error.message}" for node, error in refusals.items()]
+    if len(lines) > _MOST_NODES:
+        lines[_MOST_NODES:] = [f"and {len(lines) - _MOST_NODES} more nodes"]
+    return "\n".join(
+        [
+            *lines,
+            f"No other node fits. It goes on by itself when that is over; at once: {names.ACTION_ANNOTATION}=retry",
+        ]
+    )
 
 
 def warmed(size: int, node: str, fetched: int, seconds: float) -> str:

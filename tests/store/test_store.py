@@ -222,6 +222,19 @@ def test_reconcile_makes_the_pins_those_that_are_expected(store: NodeStore) -> N
     }  # fmt: skip
     store.pin("d" * 64, "pod/young")
     assert store.reconcile([("d" * 64, "pod/here"), ("e" * 64, "pod/new")]).unpinned == 0
+    assert store.reconcile([("d" * 64, "pod/here")]).unpinned == 1, "what a reconcile pinned, the next may unpin"
+
+
+def test_reconcile_leaves_a_gated_pod_what_it_pinned_and_takes_from_a_bound_one_what_it_does_not_use(
+    store: NodeStore,
+) -> None:
+    for owner in ("pod/gated", "pod/bound"):
+        store.pin("d" * 64, owner)
+        store.pin("e" * 64, owner)
+    store.reconcile([("d" * 64, "pod/bound")], {"pod/gated", "pod/bound"}, grace_s=0)
+    assert {(pin.digest[0], pin.owner) for pin in store.pins()} == {
+        ("d", "pod/bound"), ("d", "pod/gated"), ("e", "pod/gated"),
+    }  # fmt: skip
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

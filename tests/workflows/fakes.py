@@ -30,6 +30,7 @@ class World:
         self.error: dict[str, list[Exception]] = {}
         self.cache_id = "disk-1"
         self.survey: contracts.Survey | None = None
+        self.bound: list[contracts.Interest] = []
         self.bind_pod = True
         self.holders: dict[str, list[str]] = {}
         self.seat_binds = True
@@ -37,6 +38,8 @@ class World:
         self.streaming = asyncio.Event()
         self.finish_stream = asyncio.Event()
         self.finish_stream.set()
+        self.disk_takes_it = asyncio.Event()
+        self.disk_takes_it.set()
 
     def count(self, name: str) -> int:
         return sum(called == name for called, _ in self.calls)
@@ -115,7 +118,12 @@ class World:
             assert self.survey is not None
             return self.survey
 
-        return [survey, resolve, create_seat, delete_seat, patch_gate, report_phase, publish_progress, join_dataset]
+        @activity.defn(name=names.BOUND_PODS)
+        async def bound_pods(arg: contracts.BoundPodsInput) -> contracts.BoundPodsResult:
+            self._enter(names.BOUND_PODS, arg)
+            return contracts.BoundPodsResult({digest: self.bound for digest in arg.digests if self.bound})
+
+        return [survey, bound_pods, resolve, create_seat, delete_seat, patch_gate, report_phase, publish_progress, join_dataset]
 
     def node_activities(self) -> list[Any]:
         @activity.defn(name=names.CHECK_DISK)
@@ -151,7 +159,13 @@ class World:
             self._enter(names.RECONCILE_DISK, arg)
             return contracts.ReconcileDiskResult(self.cache_id, sorted(self.complete), unpinned=1)
 
-        return [check_disk, stream_dataset, unpin, evict, reconcile_disk]
+        @activity.defn(name=names.AWAIT_DISK)
+        async def await_disk(arg: contracts.AwaitDiskInput) -> None:
+            self._enter(names.AWAIT_DISK, arg)
+            if not self.disk_takes_it.is_set():
+                raise ApplicationError("no room yet", type="NoRoomYet")
+
+        return [check_disk, stream_dataset, unpin, evict, reconcile_disk, await_disk]
 
 
 def refused(kind: str, message: str = "scripted") -> ApplicationError:

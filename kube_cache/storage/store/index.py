@@ -160,12 +160,12 @@ class Index:
 
     # Pins.
 
-    def pin(self, digest: str, owner: str, until: float | None) -> None:
-        """Durable: a node that comes back from a power cut still has its Pods."""
+    def pin(self, digest: str, owner: str, until: float | None, *, created: float | None = None) -> None:
+        """Durable: a node that comes back from a power cut still has its Pods. created: seconds since the epoch; None = now."""
         with self.exclusive(durable=True) as db:
             db.execute(
                 "INSERT INTO pins VALUES (?, ?, ?, ?) ON CONFLICT (digest, owner) DO UPDATE SET until = excluded.until",
-                (digest, owner, time.time(), until),
+                (digest, owner, time.time() if created is None else created, until),
             )
 
     def unpin(self, digest: str, owner: str) -> bool:

@@ -1,7 +1,7 @@
 """Room on the disk: what may be used, what is promised to downloads under way, and what goes when more is needed.
 
 Free space is asked of the file system each time, so other writers are noticed; a reservation is what a download has yet to
-write, so that no byte is counted twice. Order of sacrifice: quarantined objects, what was given up long ago, the least recently
+write, so that no byte is counted twice. What cannot fit sacrifices nothing. Order of sacrifice: quarantined objects, what was given up long ago, the least recently
 used snapshots that nobody holds, then objects and parts that no snapshot links.
 """
 
@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 import structlog
 
 from kube_cache.errors import InsufficientDisk, SnapshotInUse
-from kube_cache.storage.store import manifests, mounts, removal
+from kube_cache.storage.store import manifests, mounts, reclaim, removal
 from kube_cache.storage.store.core import Core
 from kube_cache.storage.store.index import Pin
 from kube_cache.storage.store.layout import BUILDING, REMOVING
+from kube_cache.storage.store.reclaim import Freed
 from kube_cache.text import format_bytes
 
 _log = structlog.get_logger("kube_cache.store")
@@ -117,39 +118,70 @@ def reservation(core: Core, token: str, needed: int, inodes: int, what: str) -> 
 
 
 def make_room(core: Core, needed: int, *, inodes: int = 0, what: str = "") -> int:
-    """Evict until so much is free; what became free. Raises InsufficientDisk. Only within `core.mutation`."""
+    """Evict until so much is free; what became free. Raises InsufficientDisk. Only within `core.mutation`.
+
+    What cannot be had evicts nothing, unless others eat into what is kept free: that is made good in any case.
+    """
     before = room(core)
-
-    def enough() -> bool:
-        now = room(core)
-        return now.free_bytes >= needed and now.free_inodes >= inodes
-
-    if enough():
+    wanted = Freed(needed, inodes)
+    if _usable(before).covers(wanted):
         return 0
     for _ in range(_ROUNDS):
-        for step in (_drop_quarantine, _drop_expired, _evict_snapshots, _drop_unlinked):
-            for _step in step(core):
-                if enough():
-                    return max(0, room(core).disk_free_bytes - before.disk_free_bytes)
-        # What is told in the refusal is what decided it: nobody may have let go in between.
+        # What is told in the refusal is what decided it: pins are read before what they hold is counted.
         pins = core.index.pins()
-        held = {pin.digest for pin in pins} | {warm.digest for warm in core.index.warms()}
-        if held.issuperset(digests(core)):
+        could = _could(core, wanted)
+        if _evict_until(core, wanted if could else Freed(min(0, needed), 0)) and could:
+            return max(0, room(core).disk_free_bytes - before.disk_free_bytes)
+        if not could:
             break
+    raise _refusal(core, wanted, what, pins)
+
+
+def ensure_could(core: Core, needed: int, *, inodes: int = 0, what: str = "") -> None:
+    """Whether `make_room` would find so much; evicts nothing. Raises InsufficientDisk."""
+    wanted = Freed(needed, inodes)
+    pins = core.index.pins()
+    if not _usable(room(core)).covers(wanted) and not _could(core, wanted):
+        raise _refusal(core, wanted, what, pins)
+
+
+def _usable(now: Room) -> Freed:
+    return Freed(now.free_bytes, now.free_inodes)
+
+
+def _could(core: Core, wanted: Freed) -> bool:
     now = room(core)
-    if now.free_bytes >= needed:
-        raise InsufficientDisk(
-            f"{what}needs {inodes} files, but the file system has inodes for {max(0, now.free_inodes)} more"
-            f" (it keeps {core.settings.min_free_inodes:.0%} free); remove small files, or make it anew with more inodes",
-            needed=inodes,
-            free=now.free_inodes,
+    lacking = Freed(max(0, wanted.bytes - now.free_bytes), max(0, wanted.inodes - now.free_inodes))
+    return reclaim.reclaimable(core, digests(core), lacking).covers(lacking)
+
+
+def _evict_until(core: Core, wanted: Freed) -> bool:
+    if _usable(room(core)).covers(wanted):
+        return True
+    for step in (_drop_quarantine, _drop_expired, _evict_snapshots, _drop_unlinked):
+        for _step in step(core):
+            if _usable(room(core)).covers(wanted):
+                return True
+    return False
+
+
+def _refusal(core: Core, wanted: Freed, what: str, pins: list[Pin]) -> InsufficientDisk:
+    now = room(core)
+    if now.free_bytes >= wanted.bytes:
+        text = (
+            f"{what}needs {wanted.inodes} files, but the file system has inodes for {max(0, now.free_inodes)} more"
+            f" (it keeps {core.settings.min_free_inodes:.0%} free); remove small files, or make it anew with more inodes"
         )
-    raise InsufficientDisk(_arithmetic(core, now, needed, what, pins), needed=needed, free=now.free_bytes)
+    else:
+        text = _arithmetic(core, now, wanted.bytes, what, pins)
+    return InsufficientDisk(
+        text, needed=wanted.bytes, inodes=wanted.inodes, free=now.free_bytes, free_inodes=now.free_inodes
+    )
 
 
 def _evict_snapshots(core: Core) -> Iterator[None]:
     in_mounts = mounts.mounted()
-    held = {pin.digest for pin in core.index.pins()} | {warm.digest for warm in core.index.warms()}
+    held = reclaim.held(core)
     for digest in digests(core):
         if digest in held:
             continue

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,8 @@ from kube_cache.storage.store.warming import Warming, WarmResult
 from kube_cache.storage.transfer import FetchProgress, Manifest, TransferEngine
 
 _log = structlog.get_logger("kube_cache.store")
+# More than one block, so that a full disk is noticed.
+_PROBE = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,20 +214,32 @@ class NodeStore:
         return self._same_disk().index.pins()
 
     @translated
-    def reconcile(self, expected: Iterable[tuple[str, str]], *, kind: str = "pod/", grace_s: float = 600) -> Reconciled:
-        """Make the pins of this kind those that are expected, as (digest, owner).
+    def reconcile(
+        self,
+        bound: Iterable[tuple[str, str]],
+        living: Collection[str] = (),
+        *,
+        kind: str = "pod/",
+        grace_s: float = 600,
+    ) -> Reconciled:
+        """Owners of this kind hold what they are bound with, as (digest, owner), and those that are living what they pinned.
 
-        One younger than `grace_s` stays: its Pod may be younger than the list.
+        A pin younger than `grace_s` stays: its Pod may be younger than the lists.
         """
         index = self._same_disk().index
-        wanted = set(expected)
+        wanted = set(bound)
+        settled = {owner for _, owner in wanted}
         there = {(pin.digest, pin.owner): pin for pin in index.pins() if pin.owner.startswith(kind)}
         missing = wanted - there.keys()
         for digest, owner in missing:
-            index.pin(digest, owner, None)
-        # A clock that jumped back makes an age negative: then the pin is old enough to be judged by the list alone.
+            index.pin(digest, owner, None, created=0)  # made from the lists, so the next ones may judge it at once
+        # A clock that jumped back makes an age negative: then the pin is old enough to be judged by the lists alone.
         stale = [
-            key for key, pin in there.items() if key not in wanted and not 0 <= time.time() - pin.created < grace_s
+            (digest, owner)
+            for (digest, owner), pin in there.items()
+            if (digest, owner) not in wanted
+            and (owner in settled or owner not in living)
+            and not 0 <= time.time() - pin.created < grace_s
         ]
         for digest, owner in stale:
             index.unpin(digest, owner)
@@ -252,6 +266,21 @@ class NodeStore:
         core = self._same_disk()
         with core.mutation():
             return rooms.make_room(core, needed)
+
+    @translated
+    def ensure_could(self, needed: int, *, inodes: int = 0, what: str = "") -> None:
+        """Whether room for so much could be made now; evicts nothing. Raises InsufficientDisk."""
+        rooms.ensure_could(self._same_disk(), needed, inodes=inodes, what=what)
+
+    @translated
+    def probe(self) -> None:
+        """Raises DiskFault where the disk cannot be written."""
+        path = self._layout.root / "probe"
+        self._same_disk()
+        try:
+            self._disk.write(path, [b"\0" * _PROBE])
+        finally:
+            self._disk.unlink_if_there(path)
 
     @translated
     def evict(self, digest: str) -> int:
