@@ -81,6 +81,15 @@ class Pods:
             content_type="application/strategic-merge-patch+json",
         )
 
+    def finish(self, name: str) -> None:
+        """As the kubelet does when the last container has ended well."""
+        self.api.request(
+            "PATCH",
+            f"{self._path}/{name}/status",
+            {"status": {"phase": "Succeeded"}},
+            content_type="application/merge-patch+json",
+        )
+
     def delete(self, name: str) -> None:
         self.api.delete(f"{self._path}/{name}", grace_s=0)
 

@@ -205,9 +205,16 @@ class Stack:
             agent.kill()
         self.cluster.delete_node(node)
 
-    def _new_agent(self, node: str) -> Part:
+    def start_agent(self, node: str, env: Mapping[str, str] | None = None) -> Part:
+        """For a node that was added without one; `env` beyond what every agent gets."""
+        agent = self._new_agent(node, env)
+        agent.start()
+        return agent
+
+    def _new_agent(self, node: str, env: Mapping[str, str] | None = None) -> Part:
         self.cache_root(node).mkdir(exist_ok=True)
-        self.agents[node] = Part(self.processes, f"agent-{node}", "agent", self.agent_environment(node), CHECKOUT)
+        environment = {**self.agent_environment(node), **(env or {})}
+        self.agents[node] = Part(self.processes, f"agent-{node}", "agent", environment, CHECKOUT)
         return self.agents[node]
 
     # What processes are told.

@@ -1,0 +1,157 @@
+"""A node whose cache is a small file system of its own, so that what fills, fails and vanishes is real. Needs root."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tools.stack import Stack
+from tools.stack.product import Part
+from tools.stack.stack import CHECKOUT
+from tools.stack.waiting import true
+
+MIN_FREE = 0.20
+
+
+class DiskNode:
+    """One node with a tmpfs; Pods get there by `spec`, a node selector."""
+
+    def __init__(self, stack: Stack, options: str, env: dict[str, str]) -> None:
+        self._stack = stack
+        self._options = options
+        self.name = stack.add_node(with_agent=False)
+        self.root = stack.cache_root(self.name)
+        self.root.mkdir()
+        self._mount()
+        self.agent: Part = stack.start_agent(self.name, {"KUBE_CACHE_STORE__MIN_FREE": str(MIN_FREE), **env})
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"nodeSelector": {"kubernetes.io/hostname": self.name}}
+
+    @property
+    def cache_id(self) -> str:
+        return (self.root / "cache-id").read_text().strip()
+
+    def _mount(self) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", self._options, "none", str(self.root)], check=True)
+
+    def wipe(self) -> None:
+        """Another disk under the same path: as after a repair, or of a machine whose NVMe does not outlive it."""
+        subprocess.run(["umount", "-l", str(self.root)], check=True)
+        self._mount()
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """To whoever opens it by path; the kernel refuses to do more by hand while a process has a file open for writing."""
+        root = str(self.root)
+        subprocess.run(["mount", "--bind", root, root], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
+            yield
+        finally:
+            subprocess.run(["umount", root], check=True)
+
+    @contextmanager
+    def forbidden(self, folder: str) -> Iterator[None]:
+        """Nobody may make or remove anything in it, not even root."""
+        path = str(self.root / folder)
+        subprocess.run(["chattr", "+i", path], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["chattr", "-i", path], check=True)
+
+    @contextmanager
+    def filled(self, leave: int = 0) -> Iterator[None]:
+        """By somebody else, up to the last block but `leave` bytes."""
+        hog = self.root / "hog"
+        try:
+            with hog.open("wb", buffering=0) as file:
+                free = os.statvfs(self.root)
+                os.posix_fallocate(file.fileno(), 0, max(4096, free.f_bavail * free.f_frsize - leave))
+            yield
+        finally:
+            hog.unlink()
+
+    @contextmanager
+    def without_inodes(self) -> Iterator[None]:
+        litter = self.root / "litter"
+        litter.mkdir()
+        try:
+            for number in range(os.statvfs(self.root).f_favail):
+                (litter / str(number)).touch()
+            yield
+        finally:
+            for path in litter.iterdir():
+                path.unlink()
+            litter.rmdir()
+
+    def pins(self) -> set[tuple[str, str]]:
+        """(digest, owner), read as another process would."""
+        with sqlite3.connect(f"file:{self.root}/index.sqlite?mode=ro", uri=True) as db:
+            return {(digest, owner) for digest, owner in db.execute("SELECT digest, owner FROM pins")}
+
+    def age_pins(self) -> None:
+        """As if they had been made an hour ago: the reconcile leaves young ones alone."""
+        with sqlite3.connect(self.root / "index.sqlite") as db:
+            db.execute("UPDATE pins SET created = created - 3600")
+
+    def unpinned(self, uid: str, timeout_s: float = 30) -> None:
+        true(lambda: not any(owner == f"pod/{uid}" for _, owner in self.pins()), f"no pin of {uid} is left", timeout_s)
+
+    def store(self, *words: str, code: int = 0) -> str:
+        """`kube-cache store` at a shell on this node."""
+        return store(self.agent.environment, *words, code=code)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Lines of the agent's log."""
+        lines = (line for line in self.agent.log.read_text().splitlines() if line.startswith("{"))
+        return [event for event in map(json.loads, lines) if event.get("event") == name]
+
+    def remove(self) -> None:
+        self._stack.remove_node(self.name)
+        subprocess.run(["umount", "-l", str(self.root)], check=True)
+
+
+def store(env: dict[str, str], *words: str, code: int = 0) -> str:
+    """The command line of the store, wherever the environment points it; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kube_cache.cli", "store", *words],
+        env=env, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout or done.stderr
+
+
+class LeastFree:
+    """Samples a file system while the block runs: the least share that was free."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, name="statfs", daemon=True)
+        self.share = 1.0
+        self.samples = 0
+
+    def __enter__(self) -> LeastFree:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.005):
+            found = os.statvfs(self._path)
+            self.share = min(self.share, found.f_bavail / found.f_blocks)
+            self.samples += 1
