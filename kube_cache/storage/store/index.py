@@ -240,9 +240,10 @@ class Index:
     def objects_under(self, shard: int) -> dict[str, tuple[int, float | None]]:
         """Id -> (inode, landed), of those whose id begins with this byte."""
         with self._open() as db:
+            # Both ends are plain, so that the range is looked up: an OR here reads to the end of the table for each shard.
             rows = db.execute(
-                "SELECT id, inode, landed FROM objects WHERE id >= ? AND (id < ? OR ?)",
-                (bytes([shard]), bytes([min(shard + 1, 255)]), shard == 255),
+                "SELECT id, inode, landed FROM objects WHERE id BETWEEN ? AND ?",
+                (bytes([shard]), bytes([shard]) + b"\xff" * 32),
             ).fetchall()
         return {row[0].hex(): (row[1], row[2]) for row in rows}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from kube_cache.storage.store.manifests import Chunk
 from kube_cache.storage.transfer import Verified
 
 _log = structlog.get_logger("kube_cache.store")
+# Objects learned at once: a few MB, and neighbours enough in the table.
+_MANY = 20_000
 _LITTER = (snapshots.LINK, snapshots.CHUNKS, snapshots.FRESH)
 
 
@@ -92,32 +94,44 @@ def _finish_what_was_cut_short(core: Core, found: Found) -> set[int]:
 
 def _rebuild(core: Core, digests: Iterable[str]) -> None:
     """The objects as the manifests know them; where several do, the newest inode time is the one that we caused."""
+    rows: list[ObjectRow] = []
     for digest in digests:
         with suppress(FileNotFoundError, manifests.TornManifest):
             for chunk in manifests.read_chunks(core.layout.manifest(digest)):
-                _learn(core, chunk)
+                rows += _known_by(core, chunk)
+                if len(rows) >= _MANY:
+                    _learn(core, rows)
+                    rows.clear()
+    _learn(core, rows)
 
 
-def _learn(core: Core, chunk: Chunk) -> None:
-    known = core.index.objects(chunk.ids)
-    rows = []
+def _known_by(core: Core, chunk: Chunk) -> Iterator[ObjectRow]:
+    base = str(core.layout.objects)
     for place, name in enumerate(chunk.ids):
+        inode = chunk.inodes[place]
         try:
-            inode = os.stat(core.layout.object(name)).st_ino
+            if os.stat(f"{base}/{name[:2]}/{name}", follow_symlinks=False).st_ino != inode:
+                continue
         except FileNotFoundError:
             continue
-        if inode != chunk.inodes[place]:
-            continue
-        old = known.get(name)
-        ctime = chunk.ctimes[place]
-        if old is not None and old.inode == inode:
-            ctime = max(ctime, old.ctime)
-        rows.append(
-            ObjectRow(
-                name, chunk.sizes[place], chunk.crcs[place], chunk.verified[place], inode, chunk.mtimes[place], ctime
-            )
-        )
-    core.index.put_objects(rows)
+        yield ObjectRow(
+            name, chunk.sizes[place], chunk.crcs[place], chunk.verified[place], inode, chunk.mtimes[place],
+            chunk.ctimes[place],
+        )  # fmt: skip
+
+
+def _learn(core: Core, rows: list[ObjectRow]) -> None:
+    """In the order of the table: at random, each row would cost the writing of a page."""
+    rows.sort(key=lambda row: (row.id, row.ctime))
+    known = core.index.objects([row.id for row in rows])
+    newest: list[ObjectRow] = []
+    for row in rows:
+        old = known.get(row.id)
+        if old is not None and old.inode == row.inode and old.ctime > row.ctime:
+            newest.append(row._replace(ctime=old.ctime))
+        else:
+            newest.append(row)
+    core.index.put_objects(newest)
 
 
 def _objects(core: Core, found: Found, ours: set[int]) -> bool:
