@@ -23,7 +23,7 @@ from kube_cache import names
 from kube_cache.errors import InvalidRequest
 from kube_cache.settings import Settings
 from kube_cache.storage.engine import Engine
-from kube_cache.storage.store import NodeStore
+from kube_cache.storage.store import BackgroundScrub, NodeStore
 from kube_cache.temporal import connect
 
 _log = structlog.get_logger("kube_cache.agent")
@@ -67,7 +67,8 @@ async def _run(settings: Settings) -> int:
     )
     async with worker:
         _log.info("agent ready", node=settings.agent.node, root=str(settings.store.root), cache_id=store.cache_id)
-        await stop.wait()
+        with BackgroundScrub(store):
+            await stop.wait()
         _log.info("agent stopping", node=settings.agent.node)
     engine.close()
     return 0

@@ -45,6 +45,9 @@ class StoreSettings(_Group):
     scrub_bytes_per_s: int = Field(
         50 * MIB, ge=0, description="rate at which objects are read again against their checksums; 0 = never"
     )
+    scrub_every_s: float = Field(
+        7 * 86400, gt=0, description="seconds from the end of one background scrub to the beginning of the next"
+    )
     watch_trust_s: float = Field(
         900, ge=0, description="seconds after which a snapshot is looked at anew though no event told of a change"
     )

@@ -218,3 +218,82 @@ def test_fifty_pods_and_five_datasets_on_a_disk_for_three(small_disk: Callable[[
     print(f"fetched {engine.total}, refusals {len(refusals)}, least free {least[0]:.3f}")
     account(store)
     store.close()
+
+
+def test_a_removal_that_a_failing_disk_cut_short_is_finished_when_room_is_needed(root: Path, source: Source) -> None:
+    """No restart: what it left is neither forgotten nor in the way."""
+    engine = DictEngine(source)
+    disk = Failing("unlink", errno.EIO)
+    store = NodeStore.open(settings(root, capacity_bytes=1_000_000), disk=disk)
+    old = source.dataset("old", {"a": b"a" * 300_000, "d/b": b"b" * 300_000})
+    store.warm(old, engine)
+    disk.begin()
+    with pytest.raises(DiskFault, match="EIO"):
+        store.evict(old.digest)
+    disk.end()
+    assert list((root / "snapshots").glob(".removing-*"))
+    new = source.dataset("new", {"c": b"c" * 800_000})
+    store.ensure_could(new.total_bytes)
+    store.warm(new, engine)
+    assert [path.name for path in (root / "snapshots").iterdir()] == [new.digest]
+    assert store.usage().object_bytes == 800_000
+    account(store)
+    store.close()
+
+
+@pytest.mark.parametrize("harm", ["torn", "gone"])
+def test_the_objects_of_a_snapshot_without_its_manifest_go_with_it(root: Path, source: Source, harm: str) -> None:
+    engine = DictEngine(source)
+    store = open_store(root)
+    made = source.dataset("gpt", {"a": b"a" * 1000, "d/own": b"b" * 2000})
+    other = source.dataset("gpt/d", {"own": b"b" * 2000})
+    store.warm(made, engine)
+    store.warm(other, engine)
+    manifest = root / "snapshots" / made.digest / "manifest"
+    manifest.unlink() if harm == "gone" else manifest.write_bytes(manifest.read_bytes()[:-5])
+    assert store.evict(made.digest) == 1000
+    assert store.usage().object_bytes == 2000
+    assert store.check(other.digest).complete
+    account(store)
+    store.close()
+
+
+@needs_root
+def test_what_the_file_system_does_not_give_back_is_not_counted_as_room(
+    small_disk: Callable[[str], Path], source: Source
+) -> None:
+    """Statfs before and after: a removed file that somebody still reads frees nothing, so the next one goes, too."""
+    root = small_disk("size=64m") / "cache"
+    store = open_store(root, min_free=0.0)
+    engine = DictEngine(source, sync=False)
+    made = [source.dataset(f"m{number}", {"w": bytes([number]) * 20_000_000}) for number in range(3)]
+    for one in made:
+        store.warm(one, engine)
+    free = os.statvfs(root)
+    with (root / "snapshots" / made[0].digest / "data" / "w").open("rb") as reader:
+        freed = store.make_room(20_000_000)
+        after = os.statvfs(root)
+        assert freed == (after.f_bavail - free.f_bavail) * after.f_frsize
+        assert after.f_bavail * after.f_frsize >= 20_000_000
+        assert [store.check(one.digest).complete for one in made] == [False, False, True]
+        assert reader.read(1) == b"\0"
+    store.close()
+
+
+@needs_root
+def test_an_eviction_takes_one_snapshot_and_no_more_where_one_gives_the_room(
+    small_disk: Callable[[str], Path], source: Source
+) -> None:
+    root = small_disk("size=64m") / "cache"
+    store = open_store(root, min_free=0.0)
+    engine = DictEngine(source, sync=False)
+    made = [source.dataset(f"m{number}", {"w": bytes([number]) * 20_000_000}) for number in range(3)]
+    for one in made:
+        store.warm(one, engine)
+    before = os.statvfs(root)
+    freed = store.make_room(20_000_000)
+    after = os.statvfs(root)
+    assert freed == (after.f_bavail - before.f_bavail) * after.f_frsize
+    assert 19_900_000 < freed < 20_000_000  # the index grew meanwhile
+    assert [store.check(one.digest).complete for one in made] == [False, True, True]
+    store.close()

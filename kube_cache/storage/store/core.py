@@ -23,6 +23,7 @@ from kube_cache.storage.store.layout import Layout
 from kube_cache.storage.store.watch import Watch
 
 _POLL_S = 0.05
+_TRIES = 3
 _LOCK_S = 60.0
 
 
@@ -67,21 +68,24 @@ class Core:
     @contextlib.contextmanager
     def writing(self, cancelled: Callable[[], bool]) -> Iterator[None]:
         """Be the one process that fetches; another (an agent that drains while its successor starts) is waited for."""
-        with self._writer_lock:
+        while not self._writer_lock.acquire(timeout=_POLL_S):  # whoever has it may wait long for another process
+            _stop_waiting_if(cancelled())
+        try:
             if self._writers == 0:
                 fd = _open_lock(self.layout.writer_lock)
                 try:
                     while not _try_lock(fd):
-                        if cancelled():
-                            raise Cancelled("cancelled while another agent process on this disk was still fetching")
+                        _stop_waiting_if(cancelled())
                         time.sleep(_POLL_S)
+                    # Whoever held it before is gone, and with it what it had reserved.
+                    self.index.end_warms_but(os.getpid())
                 except BaseException:
                     os.close(fd)
                     raise
                 self._writer_fd = fd
-                # Whoever held it before is gone, and with it what it had reserved.
-                self.index.end_warms_but(os.getpid())
             self._writers += 1
+        finally:
+            self._writer_lock.release()
         try:
             yield
         finally:
@@ -96,13 +100,26 @@ class Core:
         """Whether this process is fetching."""
         return self._writers > 0
 
+    def is_fetching(self) -> bool:
+        """Whether this process or another one is."""
+        if self.busy:
+            return True
+        fd = _open_lock(self.layout.writer_lock)
+        try:
+            # Shared, and for an instant: who begins to fetch meanwhile tries again soon.
+            return not _try_lock(fd, fcntl.LOCK_SH)
+        finally:
+            os.close(fd)
+
     def try_alone(self) -> int | None:
         """The writer's lock if nobody fetches, as a descriptor to close; for tidying what a fetch might be using."""
         if self.busy:
             return None
         fd = _open_lock(self.layout.writer_lock)
-        if _try_lock(fd):
-            return fd
+        for _ in range(_TRIES):  # a scrub may just be asking whether somebody fetches
+            if _try_lock(fd):
+                return fd
+            time.sleep(_POLL_S)
         os.close(fd)
         return None
 
@@ -169,6 +186,11 @@ class Claims:
             return name in self._needed or name in self._claimed
 
 
+def _stop_waiting_if(cancelled: bool) -> None:
+    if cancelled:
+        raise Cancelled("cancelled while another agent process on this disk was still fetching")
+
+
 def shards(layout: Layout) -> list[Path]:
     return [layout.objects, *(layout.objects / f"{number:02x}" for number in range(256))]
 
@@ -177,9 +199,9 @@ def _open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _try_lock(fd: int) -> bool:
+def _try_lock(fd: int, how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

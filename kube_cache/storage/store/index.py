@@ -64,6 +64,7 @@ class ObjectRow(NamedTuple):
     landed: float | None = None
     """When it came, while no snapshot links it; None once one does."""
     scrubbed: float | None = None
+    """The last round of the scrub that read it."""
 
     def row(self) -> tuple[object, ...]:
         crc = self.crc64nvme - (1 << 64) if self.crc64nvme >> 63 else self.crc64nvme  # SQLite's integers are signed
@@ -127,16 +128,27 @@ class Index:
                 if durable:
                     db.execute("PRAGMA synchronous=NORMAL")
 
-    # Whose index this is.
+    # A few words that outlive the process.
 
-    def belongs_to(self) -> str | None:
+    def recall(self, key: str) -> str | None:
         with self._open() as db:
-            row = db.execute("SELECT value FROM meta WHERE key = 'cache-id'").fetchone()
+            row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else None
 
-    def claim_for(self, cache_id: str) -> None:
+    def remember(self, key: str, value: str | None) -> None:
+        """None: no more."""
         with self._open() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('cache-id', ?)", (cache_id,))
+            if value is None:
+                db.execute("DELETE FROM meta WHERE key = ?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def belongs_to(self) -> str | None:
+        """Identity of the disk whose index this is."""
+        return self.recall("cache-id")
+
+    def claim_for(self, cache_id: str) -> None:
+        self.remember("cache-id", cache_id)
 
     # Uses.
 
@@ -300,9 +312,19 @@ class Index:
             self.touch(digest)
         return [name.hex() for name in fresh]
 
-    def set_scrubbed(self, ids: Iterable[str], at: float) -> None:
+    def next_round(self) -> int:
+        """Greater than any before it, also when the clock has jumped back: what a scrub read says which round it was."""
+        with self.exclusive():
+            number = max(int(self.recall("scrub-round") or 0) + 1, int(time.time()))
+            self.remember("scrub-round", str(number))
+        return number
+
+    def set_scrubbed(self, ids: Iterable[str], number: int) -> None:
         with self.exclusive() as db:
-            db.executemany("UPDATE objects SET scrubbed = ? WHERE id = ?", ((at, bytes.fromhex(name)) for name in ids))
+            db.executemany(
+                "UPDATE objects SET scrubbed = MAX(?, COALESCE(scrubbed, 0)) WHERE id = ?",
+                ((number, bytes.fromhex(name)) for name in ids),
+            )
 
     def unlinked(self, limit: int) -> list[ObjectRow]:
         """Objects that no snapshot links, oldest first."""

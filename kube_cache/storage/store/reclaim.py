@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from kube_cache.storage.store import manifests, mounts
 from kube_cache.storage.store.core import Core
+from kube_cache.storage.store.layout import REMOVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ def _parts(core: Core, order: list[str]) -> Iterator[Freed]:
         yield Freed(unlinked, len(core.index.unlinked(10_000)))
     kept = held(core) | mounts.mounted()
     seen: Counter[str] = Counter()
-    for digest in order:
+    cut_short = [name for name in os.listdir(core.layout.snapshots) if name.startswith(REMOVING)]
+    for digest in [*cut_short, *order]:
         if digest not in kept:
             yield from _snapshot(core, digest, seen)
 

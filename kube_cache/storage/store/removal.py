@@ -16,6 +16,7 @@ import structlog
 from kube_cache.errors import SnapshotInUse
 from kube_cache.storage.store import manifests, mounts, snapshots
 from kube_cache.storage.store.core import Core
+from kube_cache.storage.store.layout import BUILDING, REMOVING
 
 _log = structlog.get_logger("kube_cache.store")
 
@@ -65,18 +66,49 @@ def finish(core: Core, aside: Path) -> int:
     freed = 0
     for name in (snapshots.LINK, snapshots.CHUNKS, snapshots.FRESH):
         core.disk.unlink_if_there(aside / name)
-    with suppress(FileNotFoundError, manifests.TornManifest):
+    nameless: set[int] = set()
+    try:
         for chunk in manifests.read_chunks(aside / "manifest"):
             for folder in {path.rpartition("/")[0] for path in chunk.paths}:
                 with suppress(FileNotFoundError, NotADirectoryError):
                     core.disk.set_mode(aside / "data" / folder, 0o755)
             for path in chunk.paths:
-                with suppress(NotADirectoryError):
+                with suppress(NotADirectoryError, IsADirectoryError):
                     core.disk.unlink_if_there(f"{aside}/data/{path}")
             freed += _release(core, chunk.ids, chunk.sizes)
+    except (FileNotFoundError, manifests.TornManifest):
+        if aside.name.startswith(REMOVING):  # what was being built keeps its objects: they are a download's
+            nameless.update(inodes_under(aside / "data"))
     core.disk.remove_tree(aside / "data")
+    if nameless:
+        rows = core.index.objects(_ids_of(core, nameless))
+        freed += _release(core, list(rows), [row.size for row in rows.values()])
     core.disk.remove_tree(aside)  # the manifest goes last: as long as it is there, the objects can be found
     return freed
+
+
+def finish_cut_short(core: Core) -> None:
+    """What a failing disk left half built or half removed while the agent lives on. Only within `core.mutation`."""
+    for name in os.listdir(core.layout.snapshots):
+        if not name.startswith((BUILDING, REMOVING)):
+            continue
+        path = core.layout.snapshots / name
+        linked = set(inodes_under(path / "data"))
+        finish(core, path)
+        explained = []
+        for one in _ids_of(core, linked):
+            with suppress(FileNotFoundError):
+                explained.append((one, os.stat(core.layout.object(one)).st_ctime_ns))
+        core.index.set_ctimes(explained)
+
+
+def _ids_of(core: Core, inodes: set[int]) -> list[str]:
+    """Reads the whole index: for what is rare."""
+    if not inodes:
+        return []
+    return [
+        name for shard in range(256) for name, (inode, _) in core.index.objects_under(shard).items() if inode in inodes
+    ]
 
 
 def abandon(core: Core, digest: str, ids: Sequence[str]) -> None:

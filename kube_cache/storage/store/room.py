@@ -126,6 +126,7 @@ def make_room(core: Core, needed: int, *, inodes: int = 0, what: str = "") -> in
     wanted = Freed(needed, inodes)
     if _usable(before).covers(wanted):
         return 0
+    removal.finish_cut_short(core)
     for _ in range(_ROUNDS):
         # What is told in the refusal is what decided it: pins are read before what they hold is counted.
         pins = core.index.pins()

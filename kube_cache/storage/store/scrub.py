@@ -7,6 +7,7 @@ each snapshot that holds it is marked damaged, so that the next check misses and
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,10 @@ from kube_cache.storage.store.room import digests
 
 _log = structlog.get_logger("kube_cache.store")
 _PAUSE_S = 0.2
+# What this process lacks says nothing of the object.
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+# Of the background's rounds, in the index: the one that is not at its end yet, and when the last one was.
+_OPEN, _ENDED = "scrub-open", "scrub-ended"
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IDLE = 3 << 13  # IOPRIO_CLASS_IDLE
 
@@ -58,7 +63,7 @@ class Pace:
         if self._rate > 0:
             # Time lost to a pause is not made up for by a burst.
             self._due = max(self._due, time.monotonic()) + count / self._rate
-        while (wait := self._due - time.monotonic()) > 0 or (self._yields and self._core.busy):
+        while (wait := self._due - time.monotonic()) > 0 or (self._yields and self._core.is_fetching()):
             self._stop_if_cancelled()
             time.sleep(min(_PAUSE_S, wait) if wait > 0 else _PAUSE_S)
         self._stop_if_cancelled()
@@ -70,23 +75,47 @@ class Pace:
 
 def scrub(core: Core, rate: float, cancelled: Callable[[], bool], on_bad: Callable[[BadObject], None]) -> ScrubResult:
     """Once through all objects that snapshots link, each read once however many share it. Raises Cancelled."""
+    return _round(core, core.index.next_round(), rate, cancelled, on_bad)
+
+
+def scrub_in_turn(core: Core, every_s: float, cancelled: Callable[[], bool]) -> ScrubResult | None:
+    """The background's next round when it is time for one; None when it is not. Raises Cancelled.
+
+    A round that was cut short goes on where it was, so that an agent that is restarted each day still comes to the end.
+    """
+    index = core.index
+    ended = index.recall(_ENDED)
+    # A clock that jumped back makes an age negative: then nothing is known, and it is time.
+    if ended is not None and 0 <= time.time() - float(ended) < every_s:
+        return None
+    number = int(index.recall(_OPEN) or 0) or index.next_round()
+    index.remember(_OPEN, str(number))
+    result = _round(core, number, core.settings.scrub_bytes_per_s, cancelled, lambda _: None)
+    index.remember(_OPEN, None)
+    index.remember(_ENDED, str(time.time()))
+    return result
+
+
+def _round(
+    core: Core, number: int, rate: float, cancelled: Callable[[], bool], on_bad: Callable[[BadObject], None]
+) -> ScrubResult:
     with _idle_io():
-        return _through(core, digests(core), Pace(core, rate, cancelled), on_bad)
+        return _through(core, digests(core), number, Pace(core, rate, cancelled), on_bad)
 
 
 def scrub_now(core: Core, digest: str, cancelled: Callable[[], bool]) -> ScrubResult:
     """One snapshot that somebody waits for: at full speed, beside whatever runs. Raises Cancelled."""
-    return _through(core, [digest], Pace(core, 0, cancelled, yields=False), lambda _: None)
+    pace = Pace(core, 0, cancelled, yields=False)
+    return _through(core, [digest], core.index.next_round(), pace, lambda _: None)
 
 
-def _through(core: Core, which: list[str], pace: Pace, on_bad: Callable[[BadObject], None]) -> ScrubResult:
+def _through(core: Core, which: list[str], number: int, pace: Pace, on_bad: Callable[[BadObject], None]) -> ScrubResult:
     result = ScrubResult()
-    started = time.time()
     clock = time.monotonic()
     for digest in which:
         with suppress(FileNotFoundError, manifests.TornManifest):
             for chunk in manifests.read_chunks(core.layout.manifest(digest)):
-                _scrub_chunk(core, digest, chunk, started, pace, result, on_bad)
+                _scrub_chunk(core, digest, chunk, number, pace, result, on_bad)
     result.seconds = time.monotonic() - clock
     return result
 
@@ -95,7 +124,7 @@ def _scrub_chunk(
     core: Core,
     digest: str,
     chunk: Chunk,
-    started: float,
+    number: int,
     pace: Pace,
     result: ScrubResult,
     on_bad: Callable[[BadObject], None],
@@ -103,30 +132,38 @@ def _scrub_chunk(
     rows = core.index.objects(chunk.ids)
     read: list[str] = []
     known_bad = {line.rpartition(" | ")[0] for line in damages(core, digest)}
-    for place, name in enumerate(chunk.ids):
-        row = rows.get(name)
-        if row is not None and row.scrubbed is not None and row.scrubbed >= started:
-            continue
-        if chunk.paths[place] in known_bad:
-            continue
-        path = core.layout.files(digest) / chunk.paths[place]
-        try:
-            crc = crc_of(path, pace)
-        except FileNotFoundError:
-            continue  # the check finds that, or it was evicted meanwhile
-        except OSError as error:
-            reason = f"cannot be read ({error.strerror})"
-        else:
-            reason = "" if crc == chunk.crcs[place] else "does not have its checksum"
-        result.objects += 1
-        result.bytes += chunk.sizes[place]
-        if not reason:
-            read.append(name)
-            continue
-        if _condemn(core, digest, chunk, place, reason):
-            result.bad += 1
-            on_bad(BadObject(digest, chunk.paths[place], name, reason))
-    core.index.set_scrubbed(read, time.time())
+    try:
+        for place, name in enumerate(chunk.ids):
+            row = rows.get(name)
+            if row is not None and row.scrubbed is not None and row.scrubbed >= number:
+                continue
+            if chunk.paths[place] in known_bad:
+                continue
+            reason = _reason_against(core, digest, chunk, place, pace)
+            if reason is None:
+                continue
+            result.objects += 1
+            result.bytes += chunk.sizes[place]
+            if not reason:
+                read.append(name)
+            elif _condemn(core, digest, chunk, place, reason):
+                result.bad += 1
+                on_bad(BadObject(digest, chunk.paths[place], name, reason))
+    finally:  # stopped in the middle of a thousand large objects, too
+        core.index.set_scrubbed(read, number)
+
+
+def _reason_against(core: Core, digest: str, chunk: Chunk, place: int, pace: Pace) -> str | None:
+    """What is wrong with its bytes, empty when nothing is; None when it is not there. Raises OSError, Cancelled."""
+    try:
+        crc = crc_of(core.layout.files(digest) / chunk.paths[place], pace)
+    except FileNotFoundError:
+        return None  # the check finds that, or it was evicted meanwhile
+    except OSError as error:
+        if error.errno in _OURS:
+            raise
+        return f"cannot be read ({error.strerror})"
+    return "" if crc == chunk.crcs[place] else "does not have its checksum"
 
 
 def _condemn(core: Core, digest: str, chunk: Chunk, place: int, reason: str) -> bool:

@@ -325,6 +325,16 @@ class NodeStore:
         rate = self._settings.scrub_bytes_per_s if rate_bytes_per_s is None else rate_bytes_per_s
         return scrub.scrub(self._same_disk(), rate, cancelled, on_bad)
 
+    @property
+    def scrubs(self) -> bool:
+        """Whether the settings want the background scrub."""
+        return self._settings.scrub_bytes_per_s > 0
+
+    @translated
+    def scrub_in_turn(self, *, cancelled: Callable[[], bool] = lambda: False) -> ScrubResult | None:
+        """The background's round, begun or gone on with, if it is time for one; else None at once. Raises Cancelled."""
+        return scrub.scrub_in_turn(self._same_disk(), self._settings.scrub_every_s, cancelled)
+
     def close(self) -> None:
         self._core.close()
 
