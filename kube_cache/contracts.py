@@ -200,6 +200,8 @@ class DatasetOnNodeInput:
     """Workflow ids of the users for which something is fetched again."""
     unpin: list[PodRef] = field(default_factory=list)
     error: ErrorInfo | None = None
+    hands_over: bool = False
+    """Whether it may be continued while somebody waits: older histories were not."""
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,11 @@ class DatasetOnNode:
         self._error: ErrorInfo | None = inp.error
         self._phase = ""
         self._moved_to = ""
-        self._hands_over = bool(inp.waiting)  # whether it is continued while somebody waits: older histories were not
+        self._hands_over = inp.hands_over
 
     @workflow.run
     async def run(self, _inp: DatasetOnNodeInput) -> DatasetOnNodeStatus:
-        self._enter(Phase.READY if self._ready else Phase.CHECKING)
+        self._enter(self._at_rest())
         while True:
             try:
                 if self._moved_to:
@@ -77,6 +77,13 @@ class DatasetOnNode:
                         "the download was cancelled by an operator; signal `retry` to the Pod's workflow starts it again",
                     )
                 )
+
+    def _at_rest(self) -> Phase:
+        if self._ready:
+            return Phase.READY
+        if self._error is not None:
+            return Phase.AWAITING_OPERATOR
+        return Phase.PAUSED if self._paused else Phase.CHECKING
 
     def _something_to_do(self) -> bool:
         return (
@@ -220,6 +227,7 @@ class DatasetOnNode:
                 mending=sorted(self._mending),
                 unpin=self._unpin,
                 error=self._error,
+                hands_over=True,
             )
         )
 

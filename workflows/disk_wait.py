@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from temporalio import workflow
+from temporalio.workflow import ActivityHandle
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import contracts
@@ -61,13 +62,19 @@ class Refusals:
             for node, error in self.by_node.items()
         ]
         self.by_node = {}
-        try:
-            await workflow.wait_condition(lambda: asked() or any(wait.done() for wait in waits))
-            if self._count > 1:
-                pause = workflow.random().uniform(0, min(_LONGEST_PAUSE_S, 0.25 * 2**self._count))
-                with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError):
+            try:
+                await workflow.wait_condition(lambda: asked() or any(wait.done() for wait in waits))
+                if self._count > 1:
+                    pause = workflow.random().uniform(0, min(_LONGEST_PAUSE_S, 0.25 * 2**self._count))
                     await workflow.wait_condition(asked, timeout=timedelta(seconds=pause))
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            except asyncio.CancelledError:
+                await _end(waits)
+                raise
+        await _end(waits)
+
+
+async def _end(waits: list[ActivityHandle[None]]) -> None:
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)

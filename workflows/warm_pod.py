@@ -287,8 +287,10 @@ class WarmPod(PodSignals):
         refused = self._refusals.by_node
         self._message = wording.waits_for_disk(refused)
         await self._report(Phase.WAITING_FOR_DISK, self._message, event="WaitingForDisk", warning=True)
-        await self._refusals.wait(self._snapshots, lambda: self._go)
-        self._seat.avoid_no_more(refused)
+        try:
+            await self._refusals.wait(self._snapshots, lambda: self._go)
+        finally:
+            self._seat.avoid_no_more(refused)
         if self._go:
             self._go = False
             raise AskedAgain

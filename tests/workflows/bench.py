@@ -63,9 +63,11 @@ class Bench:
     def view(self, **changes: object) -> contracts.PodView:
         return contracts.PodView(**{"dataset": f"s3://bucket/{self._tag}", **changes})  # type: ignore[arg-type]
 
-    def entity(self, node: int = 0) -> WorkflowHandle[DatasetOnNode, contracts.DatasetOnNodeStatus]:
+    def entity(
+        self, node: int = 0, disk: str = "disk-1"
+    ) -> WorkflowHandle[DatasetOnNode, contracts.DatasetOnNodeStatus]:
         return self.client.get_workflow_handle_for(
-            DatasetOnNode.run, names.dataset_on_node_id(self.world.nodes[node], "disk-1", DIGEST)
+            DatasetOnNode.run, names.dataset_on_node_id(self.world.nodes[node], disk, DIGEST)
         )
 
 

@@ -69,13 +69,14 @@ class World:
             self._enter(names.CREATE_SEAT, arg)
             name = names.seat_name(arg.pod.uid, arg.number)
             seen = ""
-            if self.seat_binds:
-                node = next(node for node in self.nodes if node not in arg.exclude_nodes)
-                seen = node if arg.wait_s and self.sees else ""
-            if self.seat_binds and not seen:
-                await self.client.get_workflow_handle(arg.workflow_id).signal(
-                    "seat_bound", contracts.SeatBound(name, node)
-                )
+            node = next((node for node in self.nodes if self.seat_binds and node not in arg.exclude_nodes), "")
+            told = self.client.get_workflow_handle(arg.workflow_id)
+            if node and arg.wait_s and self.sees:
+                seen = node
+            elif node:
+                await told.signal("seat_bound", contracts.SeatBound(name, node))
+            elif self.seat_binds:
+                await told.signal("seat_unschedulable", contracts.SeatPending(name, "0/2 nodes are available"))
             return contracts.CreateSeatResult(name, gpus=8, node=seen, holders=self.holders)
 
         @activity.defn(name=names.DELETE_SEAT)
@@ -123,7 +124,17 @@ class World:
             self._enter(names.BOUND_PODS, arg)
             return contracts.BoundPodsResult({digest: self.bound for digest in arg.digests if self.bound})
 
-        return [survey, bound_pods, resolve, create_seat, delete_seat, patch_gate, report_phase, publish_progress, join_dataset]
+        return [
+            survey,
+            bound_pods,
+            resolve,
+            create_seat,
+            delete_seat,
+            patch_gate,
+            report_phase,
+            publish_progress,
+            join_dataset,
+        ]
 
     def node_activities(self) -> list[Any]:
         @activity.defn(name=names.CHECK_DISK)
@@ -168,5 +179,10 @@ class World:
         return [check_disk, stream_dataset, unpin, evict, reconcile_disk, await_disk]
 
 
-def refused(kind: str, message: str = "scripted") -> ApplicationError:
-    return ApplicationError(message, type=kind, non_retryable=True)
+def refused(kind: str, message: str = "scripted", **details: int) -> ApplicationError:
+    return ApplicationError(message, details, type=kind, non_retryable=True)
+
+
+def failed(kind: str, message: str = "scripted") -> ApplicationError:
+    """One that is tried again."""
+    return ApplicationError(message, type=kind)

@@ -16,7 +16,7 @@ from temporalio.client import WorkflowHandle
 
 from kube_cache import contracts, names
 from tests.workflows.bench import SEEN_S, Bench, bench, until
-from tests.workflows.fakes import DIGEST, refused
+from tests.workflows.fakes import DIGEST, failed, refused
 from tools.stack import Stack
 from tools.stack.stack import TEMPORAL
 
@@ -106,6 +106,24 @@ async def dead_node(made: Bench) -> dict[str, WorkflowHandle]:
     return {"pod": pod}
 
 
+async def no_room(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.nodes.pop()
+    made.world.disk_takes_it.clear()
+    made.world.error[names.STREAM_DATASET] = [refused("InsufficientDisk", needed=3000, inodes=6)]
+    pod = await made.start()
+    await until(lambda: "WaitingForDisk" in made.world.phases())
+    made.world.disk_takes_it.set()
+    await pod.result()
+    return {"pod": pod, "entity": made.entity()}
+
+
+async def ill_disk(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.error[names.CHECK_DISK] = [failed("DiskFault") for _ in range(3)]
+    pod = await made.start()
+    await pod.result()
+    return {"pod": pod}
+
+
 SCENARIOS = [
     hit,
     miss,
@@ -116,6 +134,8 @@ SCENARIOS = [
     seat_lost,
     gate_time_over,
     dead_node,
+    no_room,
+    ill_disk,
 ]
 
 

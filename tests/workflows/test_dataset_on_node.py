@@ -10,7 +10,7 @@ from temporalio.client import WorkflowUpdateFailedError
 
 from kube_cache import contracts, names
 from tests.workflows.bench import Bench, bench, until
-from tests.workflows.fakes import DIGEST
+from tests.workflows.fakes import DIGEST, refused
 from workflows.dataset_on_node import DatasetOnNode
 from workflows.reconcile import Reconcile
 
@@ -23,8 +23,8 @@ async def warmed(made: Bench) -> tuple[contracts.PodRef, str]:
     return patch.pod, handle.id
 
 
-async def status(made: Bench) -> contracts.DatasetOnNodeStatus:
-    return await made.entity().query("status", result_type=contracts.DatasetOnNodeStatus)
+async def status(made: Bench, disk: str = "disk-1") -> contracts.DatasetOnNodeStatus:
+    return await made.entity(disk=disk).query("status", result_type=contracts.DatasetOnNodeStatus)
 
 
 def entity(made: Bench, *, ready: bool = True) -> contracts.Entity:
@@ -67,6 +67,83 @@ def test_a_snapshot_that_vanished_under_a_pod_is_fetched_again(temporal_address:
                 return (await status(made)).phase == "Ready"
 
             await until(ready)
+
+    asyncio.run(scenario())
+
+
+def test_what_a_pod_runs_on_keeps_its_pin_while_it_cannot_be_mended(temporal_address: str) -> None:
+    """And the next reconcile tries again."""
+
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            pod, workflow_id = await warmed(made)
+            made.world.complete.clear()
+            made.world.error[names.STREAM_DATASET] = [refused("AccessDenied")]
+            await reconcile(made, contracts.Survey([entity(made)], [pod.uid], made.world.nodes))
+
+            async def gave_up() -> bool:
+                return (await status(made)).phase == "AwaitingOperator"
+
+            await until(gave_up)
+            assert (await status(made)).users == [workflow_id]
+            with pytest.raises(WorkflowUpdateFailedError):
+                await made.entity().execute_update(DatasetOnNode.evict)
+            assert made.world.count(names.UNPIN) == 0
+            await reconcile(made, contracts.Survey([entity(made)], [pod.uid], made.world.nodes))
+
+            async def ready() -> bool:
+                return (await status(made)).phase == "Ready"
+
+            await until(ready)
+            assert made.world.count(names.STREAM_DATASET) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_pod_whose_hit_the_entity_never_heard_of_has_it_mended_too(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            pod, workflow_id = await warmed(made)
+            await made.entity().signal("leave", contracts.Interest(workflow_id, pod))
+            await until(lambda: made.world.count(names.UNPIN) == 1)
+            hit = contracts.PodRef("ml", "hit", uuid.uuid4().hex)
+            made.world.bound = [contracts.Interest("warm/ml/hit/1", hit)]
+            made.world.complete.clear()
+            bound = [contracts.BoundPods(made.world.nodes[0], DIGEST, [hit.uid])]
+            survey = contracts.Survey([entity(made)], [hit.uid], made.world.nodes, bound)
+            await reconcile(made, survey)
+            await until(lambda: made.world.count(names.STREAM_DATASET) == 2)
+            assert (await status(made)).interests[0].pod == hit
+            assert made.world.args(names.RECONCILE_DISK)[0].bound == {DIGEST: [hit.uid]}
+
+    asyncio.run(scenario())
+
+
+def test_a_pod_that_is_bound_elsewhere_may_hold_nothing_here(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            pod, _ = await warmed(made)
+            bound = [contracts.BoundPods(made.world.nodes[1], DIGEST, ["elsewhere"])]
+            living = [pod.uid, "elsewhere"]
+            await reconcile(made, contracts.Survey([entity(made)], living, made.world.nodes, bound))
+            assert made.world.args(names.RECONCILE_DISK)[0].living == [pod.uid]
+
+    asyncio.run(scenario())
+
+
+def test_what_pods_run_on_is_brought_to_the_disk_that_replaced_theirs(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            pod, workflow_id = await warmed(made)
+            made.world.cache_id = "disk-2"
+            made.world.complete.clear()
+            made.world.bound = [contracts.Interest(workflow_id, pod)]
+            bound = [contracts.BoundPods(made.world.nodes[0], DIGEST, [pod.uid])]
+            await reconcile(made, contracts.Survey([entity(made)], [pod.uid], made.world.nodes, bound))
+            assert (await asyncio.wait_for(made.entity().result(), 10)).users == []
+            await until(lambda: made.world.count(names.STREAM_DATASET) == 2)
+            assert made.world.args(names.STREAM_DATASET)[1].cache_id == "disk-2"
+            assert (await status(made, "disk-2")).users == [workflow_id]
 
     asyncio.run(scenario())
 
