@@ -37,11 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             name = "KUBE_CACHE_" + "__".join(str(part).upper() for part in problem["loc"])
             print(f"kube-cache: {name}: {problem['msg']} (given: {problem.get('input')!r})", file=sys.stderr)
         sys.exit(2)
-    if args.command == "store":
-        sys.exit(storecli.run(args, settings))
-    configure_logging(settings.telemetry)
     try:
-        code = int(importlib.import_module(_PARTS[args.command]).run(settings))
+        if args.command == "store":
+            code = storecli.run(args, settings)
+        else:
+            configure_logging(settings.telemetry)
+            code = int(importlib.import_module(_PARTS[args.command]).run(settings))
     except KubeCacheError as error:
         print(f"kube-cache: {error.message}", file=sys.stderr)
         code = 1

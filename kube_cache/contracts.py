@@ -339,6 +339,37 @@ class EvictResult:
     freed_bytes: int
 
 
+# The command line of the store.
+
+
+@dataclass(frozen=True)
+class StoreAsk:
+    """`kube-cache store VERB`, as typed."""
+
+    node: str
+    """Empty: the machine that it is typed on."""
+    verb: str
+    digest: str = ""
+    """Or its beginning."""
+    full: bool = False
+    owner: str = ""
+    duration: str = ""
+    rate: float | None = None
+    """Bytes per second; 0 = no limit, None = the node's setting."""
+
+
+@dataclass(frozen=True)
+class StoreAnswer:
+    code: int
+    """The exit code."""
+    data: str = ""
+    """JSON, in the shape that `--json` prints."""
+    message: str = ""
+    """What went wrong."""
+    cut: int = 0
+    """Rows that were left out because the answer would not fit."""
+
+
 # Reconcile.
 
 

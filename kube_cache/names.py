@@ -37,6 +37,7 @@ NODE_QUEUE_PREFIX = "kube-cache-node/"
 WARM_POD = "WarmPod"
 DATASET_ON_NODE = "DatasetOnNode"
 RECONCILE = "Reconcile"
+STORE_COMMAND = "StoreCommand"
 RECONCILE_SCHEDULE = "kube-cache-reconcile"
 
 # Activities. The first seven and the last two run on the operator's queue, the others on a node's.
@@ -53,6 +54,7 @@ UNPIN = "unpin"
 EVICT = "evict"
 RECONCILE_DISK = "reconcile_disk"
 AWAIT_DISK = "await_disk"
+STORE_COMMAND_ACTIVITY = "store_command"
 SURVEY = "survey"
 BOUND_PODS = "bound_pods"
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 from temporalio.client import Client
-from temporalio.envconfig import ClientConfig
+from temporalio.envconfig import ClientConfig, ClientConnectConfig
 
 from kube_cache import names
 
@@ -19,18 +19,27 @@ TASK_TIMEOUT = timedelta(seconds=10)
 _log = structlog.get_logger("kube_cache.temporal")
 
 
-async def connect() -> Client:
-    """Waits for as long as the server is away: neither part can do anything without it, and a crash loop helps nobody."""
+async def connect_once() -> Client:
+    """Raises RuntimeError where nobody answers."""
+    return await Client.connect(**_config())
+
+
+def _config() -> ClientConnectConfig:
     config = ClientConfig.load_client_connect_config()
     config.setdefault("namespace", names.TEMPORAL_NAMESPACE)
+    return config
+
+
+async def connect() -> Client:
+    """Waits for as long as the server is away: neither part can do anything without it, and a crash loop helps nobody."""
     delay = 0.2
     while True:
         try:
-            return await Client.connect(**config)
+            return await connect_once()
         except RuntimeError as error:
             _log.warning(
                 "Temporal does not answer; trying again",
-                address=config.get("target_host"),
+                address=_config().get("target_host"),
                 error=str(error),
                 wait_s=round(delay, 1),
             )

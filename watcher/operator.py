@@ -50,6 +50,7 @@ from watcher.pods import PodWatcher
 from watcher.starter import Starter
 from workflows.dataset_on_node import DatasetOnNode
 from workflows.reconcile import Reconcile
+from workflows.store_command import StoreCommand
 from workflows.warm_pod import WarmPod
 
 _log = structlog.get_logger("kube_cache.operator")
@@ -108,7 +109,7 @@ def _worker(client: Client, kube: KubeClient, settings: Settings, sightings: Sig
     return Worker(
         client,
         task_queue=names.OPERATOR_QUEUE,
-        workflows=[WarmPod, DatasetOnNode, Reconcile],
+        workflows=[WarmPod, DatasetOnNode, Reconcile, StoreCommand],
         activities=[
             ResolveDataset(settings.engine, kube).resolve_dataset,
             CreateSeat(kube, client, settings.operator, sightings).create_seat,

@@ -173,6 +173,27 @@ async def evict(node: str, arg: contracts.EvictInput) -> contracts.EvictResult:
     return result
 
 
+async def store_command(ask: contracts.StoreAsk) -> contracts.StoreAnswer:
+    result: contracts.StoreAnswer = await workflow.execute_activity(
+        names.STORE_COMMAND_ACTIVITY,
+        ask,
+        result_type=contracts.StoreAnswer,
+        task_queue=names.node_queue(ask.node),
+        schedule_to_start_timeout=timedelta(seconds=8),
+        start_to_close_timeout=timedelta(days=7) if _lasts(ask) else timedelta(minutes=5),
+        heartbeat_timeout=timedelta(seconds=30) if _lasts(ask) else None,
+        # Whoever typed it sees what happened and decides.
+        retry_policy=RetryPolicy(maximum_attempts=1),
+        summary=f"{ask.verb} {ask.digest[:12]}",
+    )
+    return result
+
+
+def _lasts(ask: contracts.StoreAsk) -> bool:
+    """Reads every byte, and heartbeats."""
+    return ask.verb == "scrub" or ask.full
+
+
 async def survey() -> contracts.Survey:
     result: contracts.Survey = await workflow.execute_activity(
         names.SURVEY,

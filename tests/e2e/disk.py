@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import sqlite3
 import subprocess
@@ -13,7 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kube_cache import names
+from tests.e2e.promises import temporal
 from tools.stack import Stack
+from tools.stack import pods as kubernetes
+from tools.stack.pods import Pods
 from tools.stack.product import Part
 from tools.stack.stack import CHECKOUT
 from tools.stack.waiting import true
@@ -31,11 +36,15 @@ class DiskNode:
         self.root = stack.cache_root(self.name)
         self.root.mkdir()
         self._mount()
-        self.agent: Part = stack.start_agent(self.name, {"KUBE_CACHE_STORE__MIN_FREE": str(MIN_FREE), **env})
+        stack.start_agent(self.name, {"KUBE_CACHE_STORE__MIN_FREE": str(MIN_FREE), **env})
 
     @property
     def spec(self) -> dict[str, Any]:
         return {"nodeSelector": {"kubernetes.io/hostname": self.name}}
+
+    @property
+    def agent(self) -> Part:
+        return self._stack.agents[self.name]
 
     @property
     def cache_id(self) -> str:
@@ -155,3 +164,44 @@ class LeastFree:
             found = os.statvfs(self._path)
             self.share = min(self.share, found.f_bavail / found.f_blocks)
             self.samples += 1
+
+
+def waits_for_disk(pods: Pods, name: str, why: str = "InsufficientDisk") -> str:
+    """Wait until the Pod says that a disk refused it for that reason; the message."""
+    pod = pods.wait(
+        name,
+        lambda seen: (
+            kubernetes.condition(seen).get("reason") == "WaitingForDisk"
+            and why in kubernetes.condition(seen)["message"]
+        ),
+        f"waits for a disk because of {why}",
+    )
+    return str(kubernetes.condition(pod)["message"])
+
+
+def says(pods: Pods, name: str, *words: str) -> str:
+    """Wait until the Pod's condition has one of these; the whole message."""
+
+    def found(pod: dict[str, Any]) -> bool:
+        return any(each in kubernetes.condition(pod).get("message", "") for each in words)
+
+    return str(kubernetes.condition(pods.wait(name, found, f"says one of {words}"))["message"])
+
+
+def digest_of(pods: Pods, name: str) -> str:
+    """Of the snapshot that it was released with."""
+    return str(pods.get(name)["metadata"]["annotations"][names.SNAPSHOT_ANNOTATION])
+
+
+def flip(path: Path) -> None:
+    """One bit, as ill memory or an ill disk does it: no time stamp tells. On tmpfs a shared mapping does that."""
+    before = path.stat()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+        view[len(view) // 2] ^= 1
+    after = path.stat()
+    assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns), "it was not silent"
+
+
+def reconcile(stack: Stack) -> None:
+    """Now; returns when the run that was asked for may be under way."""
+    temporal(stack, "schedule", "trigger", "--schedule-id", names.RECONCILE_SCHEDULE, "--overlap-policy", "BufferOne")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 
-import pytest
-
-from tests.e2e.disk import MIN_FREE, DiskNode, LeastFree
+from kube_cache import names
+from tests.e2e.disk import MIN_FREE, DiskNode, LeastFree, digest_of, flip, waits_for_disk
 from tests.e2e.promises import MIB, event_reasons, holds, released, still_gated
 from tools.stack import Stack
 from tools.stack import pods as kubernetes
@@ -16,30 +13,7 @@ from tools.stack.buckets import Bucket
 from tools.stack.pods import Pods
 from tools.stack.waiting import true
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-
 PODS, SETS = 50, 5
-
-
-@pytest.fixture(scope="module")
-def disk(stack: Stack) -> Iterator[DiskNode]:
-    """48 MiB, of which a fifth is kept free: 38 for the cache."""
-    made = DiskNode(stack, "size=48m", {})
-    yield made
-    made.remove()
-
-
-def waits_for_disk(pods: Pods, name: str, why: str = "InsufficientDisk") -> str:
-    """Wait until the Pod says that a disk refused it for that reason; the message."""
-    pod = pods.wait(
-        name,
-        lambda seen: (
-            kubernetes.condition(seen).get("reason") == "WaitingForDisk"
-            and why in kubernetes.condition(seen)["message"]
-        ),
-        f"waits for a disk because of {why}",
-    )
-    return str(kubernetes.condition(pod)["message"])
 
 
 def test_fifty_pods_and_five_datasets_on_a_disk_for_three(
@@ -116,7 +90,7 @@ def test_what_a_person_pinned_is_named_and_unpinning_lets_the_pod_go(
     first, second = bucket.fill("a", [20 * MIB]), bucket.fill("b", [20 * MIB])
     pods.create_gated("one", bucket.uri("a"), spec=disk.spec)
     released(stack, pods, "one", bucket.uri("a"), first)
-    digest = kubernetes_digest(pods, "one")
+    digest = digest_of(pods, "one")
     disk.store("pin", digest, "--owner", "user/ann")
     pods.delete("one")
     pods.create_gated("two", bucket.uri("b"), spec=disk.spec)
@@ -166,7 +140,15 @@ def test_a_node_without_room_is_left_for_one_that_has_it(
     assert "InsufficientDisk" in event_reasons(pods, "one")
 
 
-def kubernetes_digest(pods: Pods, name: str) -> str:
-    from kube_cache import names
-
-    return str(pods.get(name)["metadata"]["annotations"][names.SNAPSHOT_ANNOTATION])
+def test_a_flipped_bit_is_found_before_release_where_the_pod_asks_for_it(
+    stack: Stack, pods: Pods, bucket: Bucket, disk: DiskNode
+) -> None:
+    content = bucket.fill("gpt", {"a": 2 * MIB, "b": MIB, "c": 7})
+    pods.create_gated("one", bucket.uri("gpt"), spec=disk.spec)
+    released(stack, pods, "one", bucket.uri("gpt"), content)
+    served = stack.s3_proxy.bytes_served(bucket.name)
+    flip(disk.root / "snapshots" / digest_of(pods, "one") / "data" / "b")
+    pods.create_gated("two", bucket.uri("gpt"), spec=disk.spec, annotations={names.VERIFY_ANNOTATION: "full"})
+    released(stack, pods, "two", bucket.uri("gpt"), content)
+    assert stack.s3_proxy.bytes_served(bucket.name) - served == MIB, "the bad object alone"
+    assert len(list((disk.root / "quarantine").iterdir())) == 1

@@ -1,12 +1,13 @@
 """The scrub that nobody asks for: one thread of the agent that reads everything once a week, while nothing is fetched.
 
 It only finds and quarantines; who has the bad objects fetched anew are the next check and the reconcile, which know where
-they came from.
+they came from. `on_damage` is for who wants to hurry the latter; it is called from the scrub's thread.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import structlog
 
@@ -21,8 +22,11 @@ _ASK_S = 60.0
 class BackgroundScrub:
     """Runs from the beginning of a `with` to its end."""
 
-    def __init__(self, store: NodeStore, *, ask_s: float = _ASK_S) -> None:
+    def __init__(
+        self, store: NodeStore, *, ask_s: float = _ASK_S, on_damage: Callable[[], object] = lambda: None
+    ) -> None:
         self._store = store
+        self._on_damage = on_damage
         self._ask_s = ask_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
@@ -49,4 +53,6 @@ class BackgroundScrub:
                     _log.info(
                         "scrubbed", objects=result.objects, bytes=result.bytes, bad=result.bad, seconds=result.seconds
                     )
+                    if result.bad:
+                        self._on_damage()
             self._stop.wait(self._ask_s)

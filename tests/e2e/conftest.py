@@ -1,0 +1,21 @@
+"""A node with a small disk of its own, for the modules that fill it, break it or lose it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.disk import DiskNode
+from tools.stack import Stack
+
+
+@pytest.fixture(scope="module")
+def disk(request: pytest.FixtureRequest, stack: Stack) -> Iterator[DiskNode]:
+    """48 MiB, of which a fifth is kept free: 38 for the cache. A module's `AGENT_ENV` goes to its agent."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    made = DiskNode(stack, "size=48m,nr_inodes=3000", getattr(request.module, "AGENT_ENV", {}))
+    yield made
+    made.remove()

@@ -1,0 +1,55 @@
+"""A disk that fails has a name on the Pod, and the Pod goes on when the cause is gone: nobody restarts or signals anything.
+
+EIO and quotas come from no kernel on request; tests/store/test_faults.py has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.e2e.disk import DiskNode, says
+from tests.e2e.promises import MIB, released, still_gated
+from tools.stack import Stack
+from tools.stack.buckets import Bucket
+from tools.stack.pods import Pods
+from tools.stack.waiting import true
+
+FAULTS: dict[str, tuple[Callable[[DiskNode], AbstractContextManager[None]], str, str]] = {
+    "ENOSPC": (DiskNode.filled, "ENOSPC", "make room"),
+    "inodes": (DiskNode.without_inodes, "inodes for", "remove small files"),
+    "EROFS": (DiskNode.read_only, "EROFS", "remount it read-write"),
+    "EPERM": (lambda disk: disk.forbidden("incoming"), "EPERM", "write permission"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_disk_that_fails_is_named_and_waited_for(
+    stack: Stack, pods: Pods, bucket: Bucket, disk: DiskNode, fault: str
+) -> None:
+    content = bucket.fill("gpt", [MIB, 5])
+    agent = disk.agent.pid
+    begin, words, remedy = FAULTS[fault]
+    with begin(disk):
+        pods.create_gated("one", bucket.uri("gpt"), spec=disk.spec)
+        message = says(pods, "one", words)
+        assert remedy in message
+        still_gated(pods, "one")
+    assert released(stack, pods, "one", bucket.uri("gpt"), content) == disk.name
+    assert disk.agent.pid == agent
+
+
+def test_a_disk_that_others_fill_during_a_download(stack: Stack, pods: Pods, bucket: Bucket, disk: DiskNode) -> None:
+    """The download stops before the last block is taken, says so, and goes on with what it had."""
+    content = bucket.fill("gpt", [MIB] * 20)
+    with stack.s3_proxy.limited(8 * MIB):
+        pods.create_gated("one", bucket.uri("gpt"), spec=disk.spec)
+        true(lambda: stack.s3_proxy.bytes_served(bucket.name) > 6 * MIB, "the download runs")
+        with disk.filled(leave=4 * MIB):
+            # Who meets the full disk first decides on the words: the index, the reservation, or the download's own watch.
+            says(pods, "one", "ENOSPC", "can be used", "takes the room")
+            still_gated(pods, "one")
+    assert released(stack, pods, "one", bucket.uri("gpt"), content) == disk.name
+    assert stack.s3_proxy.bytes_served(bucket.name) < 2 * 20 * MIB

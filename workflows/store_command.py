@@ -1,0 +1,29 @@
+"""`StoreCommand`: carries one question of `kube-cache store --node` to the node's agent and the answer back."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError
+
+with workflow.unsafe.imports_passed_through():
+    from kube_cache import contracts, names
+    from kube_cache.storeverbs import FAILED, UNREACHABLE
+    from workflows import calls
+    from workflows.failures import AGENT_LOST, error_info
+
+
+@workflow.defn(name=names.STORE_COMMAND)
+class StoreCommand:
+    @workflow.run
+    async def run(self, ask: contracts.StoreAsk) -> contracts.StoreAnswer:
+        try:
+            return await calls.store_command(ask)
+        except ActivityError as error:
+            info = error_info(error, node=ask.node)
+            if info.type == AGENT_LOST:
+                text = f"no living agent on node {ask.node}; is its name right, and does its agent run?"
+                return contracts.StoreAnswer(UNREACHABLE, message=text)
+            if info.type == "Timeout":
+                text = f"the agent on node {ask.node} went away meanwhile: {info.message}"
+                return contracts.StoreAnswer(UNREACHABLE, message=text)
+            return contracts.StoreAnswer(FAILED, message=info.message)
