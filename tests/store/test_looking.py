@@ -134,6 +134,36 @@ def test_both_ways_see_the_same_where_many_things_were_done_at_random(
     assert state.problems[-1] == "and 50 more"
 
 
+def test_inode_times_that_were_explained_once_are_not_asked_for_again_and_others_are(
+    store: NodeStore, source: Source, engine: DictEngine, made: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each link and unlink of a shared object changes its inode's time: 100,000 questions to the index, or one."""
+    asked: list[int] = []
+    times = store._core.index.times
+    monkeypatch.setattr(store._core.index, "times", lambda ids: asked.append(len(ids)) or times(ids))
+    store.warm(inner := source.dataset("gpt/many", {f"{number:04d}": b"%d" % number for number in range(300)}), engine)
+
+    def check() -> tuple[bool, int]:
+        asked.clear()
+        return store.check(made.digest).complete, sum(asked)
+
+    assert check() == (True, 300)
+    assert check() == (True, 0)
+    store.evict(inner.digest)
+    assert check() == (True, 300)
+    assert check() == (True, 0)
+    store.close()
+    again = open_store(store.root, watch_trust_s=0)
+    monkeypatch.setattr(again._core.index, "times", None)
+    assert again.check(made.digest).complete, "a restart forgets nothing"
+    again.close()
+    again = open_store(store.root, watch_trust_s=0)
+    touch(data := store.root / "snapshots" / made.digest / "data")
+    chmod(data)
+    assert not both(again, made.digest).complete
+    again.close()
+
+
 def test_no_wrong_byte_of_a_manifest_and_no_torn_one_is_believed(
     store: NodeStore, source: Source, engine: DictEngine
 ) -> None:
@@ -164,7 +194,7 @@ def test_the_native_look_refuses_frames_that_contradict_themselves(tmp_path: Pat
             )
         piece = manifests._frame(manifests._FILES, bytes(payload[: chance.randrange(len(payload) + 1)]))
         try:
-            used, files, *_ = looking._built.look(piece, -1, 2)
+            used, files, *_ = looking._built.look(piece, -1, 2, 0, True)
         except ValueError:
             continue
         assert (used, files <= 2) == (len(piece), True)

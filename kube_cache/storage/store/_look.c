@@ -46,10 +46,20 @@ typedef struct {
     int data;
     uint8_t *verdicts;
     int64_t *ctimes; /* as they are now, where MOVED */
+    uint64_t first;  /* place of its first file in the whole manifest */
     atomic_size_t next;
     atomic_int torn;
-    atomic_llong good;
+    atomic_llong good, moved_bytes;
+    atomic_ullong sign;
 } Look;
+
+/* Of all inode times that are not the manifest's: what was once found to be in order is known again by it. 64 bits, well mixed
+ * (the finalizer of splitmix64, Steele et al., 2014), and a sum, so that it does not matter which thread comes first. */
+static uint64_t mixed(uint64_t value) {
+    value = (value ^ (value >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    value = (value ^ (value >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return value ^ (value >> 31);
+}
 
 /* CRC-32 as in zlib, eight bytes a step. */
 static uint32_t table[8][256];
@@ -132,7 +142,8 @@ static void look_at(Look *look, const Frame *frame, Folder *folder) {
                   *inodes = ctimes + 8 * count;
     const char *path = paths_of(frame), *end = (const char *)frame->payload + frame->length;
     size_t length = count ? folder_length(path) : 0;
-    long long good = 0;
+    long long good = 0, moved_bytes = 0;
+    uint64_t sign = 0;
     for (size_t place = 0; place < count; place++) {
         const char *following = path + strlen(path) + 1; /* the last byte of the frame is a NUL: seen to by `parse` */
         size_t following_length = following < end ? folder_length(following) : 0;
@@ -157,6 +168,8 @@ static void look_at(Look *look, const Frame *frame, Folder *folder) {
         } else if (nanoseconds(now.st_ctim) != (int64_t)u64(ctimes, place)) {
             verdict = MOVED;
             look->ctimes[frame->first + place] = nanoseconds(now.st_ctim);
+            sign += mixed(mixed(look->first + frame->first + place + 1) ^ (uint64_t)nanoseconds(now.st_ctim));
+            moved_bytes += now.st_size;
         } else {
             good += now.st_size;
         }
@@ -165,6 +178,8 @@ static void look_at(Look *look, const Frame *frame, Folder *folder) {
         length = following_length;
     }
     atomic_fetch_add(&look->good, good);
+    atomic_fetch_add(&look->moved_bytes, moved_bytes);
+    atomic_fetch_add(&look->sign, sign);
 }
 
 static void *work(void *argument) {
@@ -215,7 +230,7 @@ static int append(PyObject *list, PyObject *item) {
     return failed;
 }
 
-static PyObject *told(const Look *look, Py_ssize_t bytes, size_t files) {
+static PyObject *told(const Look *look, Py_ssize_t bytes, size_t files, int listed) {
     PyObject *problems = PyList_New(0), *moved = PyList_New(0);
     size_t harmed = 0;
     int failed = !problems || !moved;
@@ -225,6 +240,7 @@ static PyObject *told(const Look *look, Py_ssize_t bytes, size_t files) {
         for (size_t place = 0; !failed && place < frame->count; place++, path += strlen(path) + 1) {
             int verdict = look->verdicts[frame->first + place];
             if (verdict == MOVED) {
+                if (!listed) continue;
                 failed = append(moved, Py_BuildValue("y#KLKy", (const char *)ids_of(frame) + ID_BYTES * place,
                                                      (Py_ssize_t)ID_BYTES, (unsigned long long)u64(inodes, place),
                                                      (long long)look->ctimes[frame->first + place],
@@ -239,19 +255,21 @@ static PyObject *told(const Look *look, Py_ssize_t bytes, size_t files) {
         Py_XDECREF(moved);
         return NULL;
     }
-    return Py_BuildValue("nnLnNN", bytes, (Py_ssize_t)files, (long long)look->good, (Py_ssize_t)harmed, problems, moved);
+    return Py_BuildValue("nnLnNLKN", bytes, (Py_ssize_t)files, (long long)look->good, (Py_ssize_t)harmed, problems,
+                         (long long)look->moved_bytes, (unsigned long long)look->sign, moved);
 }
 
 static PyObject *look_at_piece(PyObject *self, PyObject *args) {
     Py_buffer view;
-    int data;
+    int data, listed;
     long threads;
+    unsigned long long first;
     size_t files, count;
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "y*il", &view, &data, &threads)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*ilKp", &view, &data, &threads, &first, &listed)) return NULL;
     Py_ssize_t bytes = parse(view.buf, (size_t)view.len, NULL, &count, &files);
     Frame *frames = calloc(count + 1, sizeof *frames);
-    Look look = {.frames = frames, .count = count, .data = data};
+    Look look = {.frames = frames, .count = count, .data = data, .first = first};
     look.verdicts = calloc(files + 1, sizeof *look.verdicts);
     look.ctimes = calloc(files + 1, sizeof *look.ctimes);
     if (!frames || !look.verdicts || !look.ctimes) {
@@ -266,7 +284,7 @@ static PyObject *look_at_piece(PyObject *self, PyObject *args) {
         if (bytes < 0 || look.torn)
             PyErr_SetString(PyExc_ValueError, "bytes of it are missing or wrong");
         else
-            result = told(&look, bytes, files);
+            result = told(&look, bytes, files, listed);
     }
     free(frames);
     free(look.verdicts);
@@ -277,9 +295,10 @@ static PyObject *look_at_piece(PyObject *self, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"look", look_at_piece, METH_VARARGS,
-     "look(piece of a manifest, descriptor of the data, threads) -> (bytes looked through, files, bytes of the sound ones,\n"
-     "number of harmed ones, the first of them as (path, whether missing), (id, inode, inode time, size, path) of those whose\n"
-     "inode time alone differs). It looks at the frames of files that the piece begins with. Raises ValueError for torn ones."},
+     "look(piece of a manifest, descriptor of the data, threads, files before it, whether to list) -> (bytes looked through, files,\n"
+     "bytes of the sound ones, number of harmed ones, the first of them as (path, whether missing); of those whose inode time\n"
+     "alone differs: bytes, their sign, and if listed (id, inode, inode time, size, path)).\n"
+     "It looks at the frames of files that the piece begins with. Raises ValueError for torn ones."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -164,6 +164,7 @@ class Index:
     def forget(self, digest: str) -> None:
         with self._open() as db:
             db.execute("DELETE FROM uses WHERE digest = ?", (digest,))
+            self.remember(f"sign/{digest}", None)
 
     def uses(self) -> dict[str, float]:
         """Digest -> when last used (for people), least recently used first."""
@@ -248,6 +249,15 @@ class Index:
                 rows = db.execute(f"SELECT id, inode, ctime FROM objects WHERE id IN ({marks})", some)  # noqa: S608
                 found.update((name, (inode, ctime)) for name, inode, ctime in rows)
         return found
+
+    def sign_of(self, digest: str) -> int | None:
+        """What `set_sign` was told."""
+        found = self.recall(f"sign/{digest}")
+        return int(found) if found else None
+
+    def set_sign(self, digest: str, sign: int) -> None:
+        """So that a look at a snapshot whose inode times our own links changed need not ask for each object again."""
+        self.remember(f"sign/{digest}", str(sign))
 
     def objects_under(self, shard: int) -> dict[str, tuple[int, float | None]]:
         """Id -> (inode, landed), of those whose id begins with this byte."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from kube_cache.storage.store import manifests
 from kube_cache.storage.store.disk import Disk
@@ -24,12 +24,13 @@ except ImportError:  # no compiler where the package was built; the answers are 
     _built = None  # type: ignore[assignment, unused-ignore]
 
 Times = Callable[[Sequence[bytes]], dict[bytes, tuple[int, int]]]
-"""Of these objects (raw ids): inode and the inode time that we caused last."""
+"""`Memory.times`."""
 _Moved = Iterable[tuple[bytes, int, int, int, str]]
 """Files whose inode time alone differs: id, inode, inode time now, size, path."""
 _MOST_PROBLEMS = 100
 # Some 50,000 files: few enough to be of no weight in memory, enough to keep several threads busy.
 _PIECE = 4 << 20
+_SIGN = (1 << 64) - 1
 _MOST_THREADS = 4
 # Fewer are done before a second thread has begun.
 _ALONE = 4 * manifests.CHUNK
@@ -44,12 +45,16 @@ class SnapshotState:
 
 
 class _Tally:
-    def __init__(self) -> None:
+    def __init__(self, damage: Sequence[str]) -> None:
         self.good = 0
         self.count = 0
         self.problems: list[str] = []
+        self.moved_bytes = 0
+        """Of files whose inode time alone differs, when they were not listed; `sign` tells their times from others."""
+        self.sign = 0
+        self.harm(damage, len(damage))
 
-    def add(self, problems: Sequence[str], count: int) -> None:
+    def harm(self, problems: Sequence[str], count: int) -> None:
         self.count += count
         self.problems += problems[: _MOST_PROBLEMS - len(self.problems)]
 
@@ -59,23 +64,56 @@ class _Tally:
         return SnapshotState(self.count == 0, self.good, self.problems + more)
 
 
-def look(layout: Layout, disk: Disk, digest: str, times: Times) -> SnapshotState:
+class Memory(Protocol):
+    """The index: what it knows of objects, and what it was told by an earlier look."""
+
+    def times(self, ids: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Raw id -> inode, and the inode time that we caused last."""
+        ...
+
+    def sign_of(self, digest: str) -> int | None:
+        """Of the inode times that differ from the manifest and were all explained when it was last looked at."""
+        ...
+
+    def set_sign(self, digest: str, sign: int) -> None: ...
+
+
+def look(layout: Layout, disk: Disk, digest: str, memory: Memory) -> SnapshotState:
     """Raises OSError when the manifest cannot be read, though it is there."""
-    tally = _Tally()
+    damage: list[str] = []
     with suppress(FileNotFoundError):
-        known = [line.replace(" | ", " ") for line in layout.damaged(digest).read_text().splitlines()]
-        tally.add(known, len(known))
+        damage = [line.replace(" | ", " ") for line in layout.damaged(digest).read_text().splitlines()]
     try:
         with layout.manifest(digest).open("rb") as file, _folder(layout.files(digest)) as data:
             header, _ = manifests.begin(file)
-            seen = 0 if _built is None else _by_threads(file, header, data, tally, times if disk.trusts_ctime else None)
-            for chunk in manifests.rest(file, header, seen):
-                _by_hand(chunk, data, tally, times if disk.trusts_ctime else None)
+            tally = _look_at(file, header, data, damage, memory if disk.trusts_ctime else None)
     except FileNotFoundError:
         return SnapshotState(complete=False, present_bytes=0)
     except manifests.TornManifest as error:
         return SnapshotState(complete=False, present_bytes=0, problems=[f"the manifest is torn ({error})"])
     return tally.state()
+
+
+def _look_at(file: BinaryIO, header: Header, data: int, damage: list[str], memory: Memory | None) -> _Tally:
+    """memory: None where inode times mean nothing."""
+    times = memory.times if memory else None
+    start = file.tell()
+    tally = _Tally(damage)
+    seen = 0
+    if _built is not None:
+        seen = _by_threads(file, header, data, tally, None)
+        if memory is None or tally.sign in {0, memory.sign_of(header.digest)}:
+            tally.good += tally.moved_bytes
+        else:
+            # Something was linked or unlinked since they were explained: once more, and each one is asked for.
+            file.seek(start)
+            tally = _Tally(damage)
+            seen = _by_threads(file, header, data, tally, times)
+            if tally.count == 0:
+                memory.set_sign(header.digest, tally.sign)
+    for chunk in manifests.rest(file, header, seen):
+        _by_hand(chunk, data, tally, times)
+    return tally
 
 
 def folders(layout: Layout, digest: str) -> Iterator[Path] | None:
@@ -106,20 +144,24 @@ def _folder(path: Path) -> Iterator[int]:
 
 
 def _by_threads(file: BinaryIO, header: Header, data: int, tally: _Tally, times: Times | None) -> int:
-    """How many files were looked at; `file` is then at what does not hold files any more."""
+    """How many files were looked at; `file` is then at what does not hold files any more. times: to list and explain."""
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if header.files > _ALONE else 1
     seen = 0
     left = b""
     while True:
         piece = left + file.read(_PIECE)
         try:
-            used, files, good, count, harmed, moved = _built.look(piece, data, threads)
+            found = _built.look(piece, data, threads, seen, times is not None)
         except ValueError as error:
             raise manifests.TornManifest(str(error)) from error
+        used, files, good, count, harmed, moved_bytes, sign, moved = found
         seen += int(files)
         tally.good += good
-        tally.add([_harm(os.fsdecode(path), missing=bool(missing)) for path, missing in harmed], count)
-        _explain(((*rest, os.fsdecode(path)) for *rest, path in moved), tally, times)
+        tally.moved_bytes += moved_bytes
+        tally.sign = (tally.sign + sign) & _SIGN
+        tally.harm([_harm(os.fsdecode(path), missing=bool(missing)) for path, missing in harmed], count)
+        if times:
+            _explain(((*rest, os.fsdecode(path)) for *rest, path in moved), tally, times)
         left = piece[used:]
         if not used:
             file.seek(-len(left), os.SEEK_CUR)
@@ -145,7 +187,7 @@ def _by_hand(chunk: Chunk, data: int, tally: _Tally, times: Times | None) -> Non
             moved.append((bytes.fromhex(chunk.ids[place]), inode, now.st_ctime_ns, size, path))
         else:
             tally.good += size
-    tally.add(problems, len(problems))
+    tally.harm(problems, len(problems))
     _explain(moved, tally, times)
 
 
@@ -154,7 +196,7 @@ def _harm(path: str, *, missing: bool) -> str:
 
 
 def _explain(moved: _Moved, tally: _Tally, times: Times | None) -> None:
-    """Those that our own links explain are sound. times: None where inode times mean nothing."""
+    """Those that our own links explain are sound."""
     moved = list(moved)
     known = times([name for name, *_ in moved]) if moved and times else {}
     problems = []
@@ -163,4 +205,4 @@ def _explain(moved: _Moved, tally: _Tally, times: Times | None) -> None:
             tally.good += size
         else:
             problems.append(f"{path} was touched (its inode changed)")
-    tally.add(problems, len(problems))
+    tally.harm(problems, len(problems))

@@ -169,7 +169,7 @@ class NodeStore:
         core.watch.arm(digest, looking.folders(self._layout, digest))
         state = SnapshotState(complete=False, present_bytes=0)
         try:
-            state = looking.look(self._layout, self._disk, digest, core.index.times)
+            state = looking.look(self._layout, self._disk, digest, core.index)
         finally:
             core.watch.seen(digest, whole=state.complete)
         return state

@@ -242,7 +242,7 @@ class Warming:
             if time.monotonic() - told < _TELL_S:
                 return
             told, arrived = time.monotonic(), max(arrived, now.done_bytes)
-            core.index.set_reserved(self._token, max(0, min(needed, now.total_bytes - arrived)))
+            core.index.set_reserved(self._token, max(0, min(needed, now.total_bytes - arrived - now.ahead_bytes)))
             self._mind_others()
 
         what = f"{self._manifest.uri} ({format_bytes(self._manifest.total_bytes)}) "
@@ -317,7 +317,7 @@ class Warming:
         core, digest = self._core, self._manifest.digest
         self._stop_if_cancelled()
         with core.mutation():
-            state = looking.look(core.layout, core.disk, digest, core.index.times)
+            state = looking.look(core.layout, core.disk, digest, core.index)
             header = manifests.read_header(core.layout.manifest(digest)) if state.complete else None
             linked: list[tuple[str, int]] = []
             if header is None:
