@@ -1,6 +1,6 @@
 """Builds the package's native modules, as a build hook of hatchling or by `python tools/build_native.py`.
 
-`_crc.c` needs a C compiler and Python's headers, and there is no doing without it. `_tls.c` needs OpenSSL's headers, too (Debian:
+`_crc.c` and `_receive.c` need a C compiler and Python's headers, and there is no doing without them. `_tls.c` needs OpenSSL's headers, too (Debian:
 libssl-dev); where they are missing a line says so and the package is built without: the engine then uses Python's `ssl`, which
 is slower. `_look.c` needs POSIX threads; without it the store looks at its files from Python.
 """
@@ -41,6 +41,7 @@ class Native:
 
 MODULES = (
     Native("kube_cache/storage/_crc"),
+    Native("kube_cache/storage/engine/_receive"),
     Native("kube_cache/storage/engine/_tls", ("ssl", "crypto"), without="TLS will be slower"),
     Native("kube_cache/storage/store/_look", without="a look at a snapshot will be slower"),
 )

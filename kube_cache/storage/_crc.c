@@ -13,8 +13,9 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
-#include <stdint.h>
 #include <string.h>
+
+#include "_crc.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -212,6 +213,14 @@ static PyObject *combine_crc64nvme(PyObject *self, PyObject *args) { return join
 static PyObject *combine_crc32c(PyObject *self, PyObject *args) { return join(args, POLY_32C, UINT64_C(1) << 31); }
 static PyObject *combine_crc32(PyObject *self, PyObject *args) { return join(args, POLY_32, UINT64_C(1) << 31); }
 
+static uint64_t continue_64(uint64_t value, const uint8_t *data, size_t length) { return ~update_64(~value, data, length); }
+
+static uint64_t continue_32c(uint64_t value, const uint8_t *data, size_t length) {
+    return ~update_32c(~value & UINT32_MAX, data, length) & UINT32_MAX;
+}
+
+static CrcUpdates updates = {continue_64, continue_32c};
+
 static PyMethodDef methods[] = {
     {"crc64nvme", crc64nvme, METH_VARARGS, "crc64nvme(data, crc=0) -> the CRC, continued from `crc`"},
     {"crc32c", crc32c, METH_VARARGS, "crc32c(data, crc=0) -> the CRC, continued from `crc`"},
@@ -248,11 +257,12 @@ PyMODINIT_FUNC PyInit__crc(void) {
         how_32c = "SSE4.2";
     }
 #endif
-    PyObject *self = PyModule_Create(&module);
-    if (!self || PyModule_AddStringConstant(self, "how_crc64nvme", how_64) ||
-        PyModule_AddStringConstant(self, "how_crc32c", how_32c)) {
+    PyObject *self = PyModule_Create(&module), *capsule = PyCapsule_New(&updates, CRC_CAPSULE, NULL);
+    if (!self || !capsule || PyModule_AddStringConstant(self, "how_crc64nvme", how_64) ||
+        PyModule_AddStringConstant(self, "how_crc32c", how_32c) || PyModule_AddObjectRef(self, "updates", capsule)) {
         Py_XDECREF(self);
-        return NULL;
+        self = NULL;
     }
+    Py_XDECREF(capsule);
     return self;
 }

@@ -92,6 +92,8 @@ class FetchProgress:
     total_bytes: int
     bytes_per_s: float
     """Of the last few seconds."""
+    ahead_bytes: int = 0
+    """Blocks that the disk has given for bytes yet to come: who reserves room must not count them twice."""
 
 
 class TransferEngine(Protocol):

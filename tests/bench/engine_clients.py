@@ -87,6 +87,9 @@ class Discard:
         self.fd = os.memfd_create("discard")  # something that can be synced, for the journal
 
     def write(self, view: memoryview, offset: int) -> None: ...
+    def ahead(self, written: int) -> int:
+        return 0
+
     def sync(self) -> None: ...
     def close(self) -> None:
         if self.fd >= 0:

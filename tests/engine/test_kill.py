@@ -24,10 +24,10 @@ CHILD = """
 import json, sys, pathlib
 from kube_cache.storage.options import EngineSettings
 from kube_cache.storage import journal
-from kube_cache.storage.engine import Engine, objects
+from kube_cache.storage.engine import Engine, finisher, objects
 from kube_cache.storage.transfer import FetchJob, RemoteObject
 
-objects._FLUSH_S = 0.02  # so that a run of a second has many intervals
+objects._FLUSH_S = finisher._TICK_S = 0.02  # so that a run of a second has many intervals
 told = json.loads(sys.argv[1])
 folder = pathlib.Path(told["folder"])
 jobs = [FetchJob(RemoteObject("s3", "bucket", key, key, size, etag), folder / f"{key}.part", folder / f"{key}.journal")

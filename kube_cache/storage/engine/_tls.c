@@ -1,16 +1,13 @@
 /* A TLS client connection whose receive loop runs without the interpreter's lock.
  *
  * Why it exists: Python's ssl returns one record (16 KiB) per call and takes the interpreter's lock for each, so a process
- * tops out near 1.3 GB/s however many threads it has. Here one call fills a whole slice. OpenSSL also reads ahead, so one
+ * tops out near 1.3 GB/s however many threads it has. Here one call fills a whole buffer (`_receive.h`). OpenSSL also reads ahead, so one
  * system call brings many records instead of two calls for each record.
  *
  * What it deliberately does not do: non-blocking I/O, client certificates, writing anything large. Timeouts are the socket's
  * own (SO_RCVTIMEO, SO_SNDTIMEO); the descriptor belongs to the caller, who closes it after this object.
  */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
-#include <errno.h>
+#include "_receive.h"
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
@@ -28,6 +25,7 @@ typedef struct {
 } Connection;
 
 static PyObject *CertificateError;
+static const CrcUpdates *crc;
 
 /* An OSError with what OpenSSL has to say, or with errno where the socket failed. Returns NULL. */
 static PyObject *failed(SSL *ssl, int result, int saved_errno, const char *doing) {
@@ -119,28 +117,44 @@ static void connection_dealloc(Connection *self) {
     Py_DECREF(type);
 }
 
-/* recv_into(buffer, whole): bytes received; with whole, as many as fit unless the stream or the patience ends first. */
+static ssize_t receive(void *from, uint8_t *data, size_t size) {
+    size_t count;
+    errno = 0;
+    int result = SSL_read_ex(from, data, size, &count);
+    if (result == 1) return (ssize_t)count;
+    return SSL_get_error(from, result) == SSL_ERROR_ZERO_RETURN ? 0 : -1;
+}
+
+/* recv_into(buffer): bytes received, one record at most; 0 at the end. */
 static PyObject *connection_recv_into(Connection *self, PyObject *args) {
     Py_buffer view;
-    int whole, result = 1, saved = 0;
-    size_t filled = 0, count;
-    if (!PyArg_ParseTuple(args, "w*p", &view, &whole)) return NULL;
+    ssize_t count;
+    int saved;
+    if (!PyArg_ParseTuple(args, "w*", &view)) return NULL;
     Py_BEGIN_ALLOW_THREADS
     ERR_clear_error();
-    do {
-        errno = 0;
-        result = SSL_read_ex(self->ssl, (char *)view.buf + filled, (size_t)view.len - filled, &count);
-        saved = errno;
-        if (result == 1) filled += count;
-    } while (result == 1 && whole && filled < (size_t)view.len);
+    count = receive(self->ssl, view.buf, (size_t)view.len);
+    saved = errno;
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&view);
-    if (filled || result == 1) {
-        if (result != 1) ERR_clear_error();  /* it is met again by the next call */
-        return PyLong_FromSize_t(filled);
-    }
-    if (SSL_get_error(self->ssl, result) == SSL_ERROR_ZERO_RETURN) return PyLong_FromLong(0);
-    return failed(self->ssl, result, saved, "receive");
+    return count < 0 ? failed(self->ssl, -1, saved, "receive") : PyLong_FromSsize_t(count);
+}
+
+static PyObject *connection_receive_into(Connection *self, PyObject *args) {
+    Py_buffer view;
+    int with_crc32c;
+    double patience;
+    unsigned long long crc64, crc32c;
+    if (!PyArg_ParseTuple(args, "w*KKpd", &view, &crc64, &crc32c, &with_crc32c, &patience)) return NULL;
+    Filled filled = {.crc64 = crc64, .crc32c = crc32c};
+    Py_BEGIN_ALLOW_THREADS
+    ERR_clear_error();
+    fill(&filled, receive, self->ssl, view.buf, (size_t)view.len, patience, with_crc32c, crc);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&view);
+    if (!filled.count && filled.last < 0) return failed(self->ssl, -1, filled.error, "receive");
+    if (filled.last < 0) ERR_clear_error(); /* it is met again by the next call */
+    return answer(&filled);
 }
 
 static PyObject *connection_sendall(Connection *self, PyObject *args) {
@@ -160,7 +174,9 @@ static PyObject *connection_sendall(Connection *self, PyObject *args) {
 }
 
 static PyMethodDef connection_methods[] = {
-    {"recv_into", (PyCFunction)connection_recv_into, METH_VARARGS, "recv_into(buffer, whole) -> bytes received; 0 at the end"},
+    {"recv_into", (PyCFunction)connection_recv_into, METH_VARARGS, "recv_into(buffer) -> bytes received; 0 at the end"},
+    {"receive_into", (PyCFunction)connection_receive_into, METH_VARARGS,
+     "receive_into(buffer, crc64nvme, crc32c, with_crc32c, patience_s), as in `_receive`"},
     {"sendall", (PyCFunction)connection_sendall, METH_VARARGS, "sendall(data)"},
     {NULL, NULL, 0, NULL},
 };
@@ -178,7 +194,8 @@ static PyType_Spec connection_spec = {"_tls.Connection", sizeof(Connection), 0, 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_tls", NULL, -1, NULL, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__tls(void) {
-    PyObject *self = PyModule_Create(&module);
+    crc = PyCapsule_Import(CRC_CAPSULE, 0);
+    PyObject *self = crc ? PyModule_Create(&module) : NULL;
     if (!self) return NULL;
     CertificateError = PyErr_NewException("_tls.CertificateError", PyExc_OSError, NULL);
     context_type = (PyTypeObject *)PyType_FromSpec(&context_spec);

@@ -267,4 +267,5 @@ class Call:
 
     def progress(self) -> FetchProgress:
         self._shown = max(self._shown, min(self._total, self._resumed + self._meter.total))
-        return FetchProgress(self._shown, self._total, self._meter.rate())
+        ahead = sum(state.ahead_bytes() for state in self.states())
+        return FetchProgress(self._shown, self._total, self._meter.rate(), ahead)

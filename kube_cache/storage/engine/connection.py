@@ -1,8 +1,8 @@
 """One keep-alive connection to the object store: a request out, a strictly parsed head in, body bytes into a buffer.
 
 The socket stays blocking and its patience is SO_RCVTIMEO: a Python timeout would make it non-blocking, and then
-MSG_WAITALL, which makes one system call of a whole slice, does nothing. The kernel counts the timeout over the whole call,
-so a server that drips bytes cannot hold a worker either: it gets what came and judges the rate.
+MSG_WAITALL, which makes one system call of a whole piece, does nothing. The patience counts over the whole call, so a
+server that drips bytes cannot hold a worker either: it gets what came and judges the rate.
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from kube_cache.errors import SourceUnavailable, TransferStalled
+from kube_cache.storage.engine import _receive  # type: ignore[attr-defined, unused-ignore]
 from kube_cache.storage.engine.http import MAX_HEAD, Head, Odd, parse_head
-from kube_cache.storage.engine.tls import CertificateRefused, Channel, Context
+from kube_cache.storage.engine.receiving import Received, in_python
+from kube_cache.storage.engine.tls import CertificateRefused, Channel, Context, NativeChannel
+
+Fill = Callable[[memoryview, int, int, bool, float], Received]
+"""(buffer, CRC64NVME, CRC32C, with CRC32C, patience in seconds)"""
 
 _CONNECT_S = 3.0
+_SPEAK_S = 0.5  # a receive says what has come after so long, or slow connections would look as if they stood still
 _RECV_HEAD = 4096  # a head is some 700 bytes; what comes along of the body is copied once
 
 
@@ -44,7 +52,6 @@ class Connection:
         self._used = False
         self._raw = _connect(target, address)
         self._channel: Channel = self._raw
-        self._flags = 0 if context and not context.waits_for_all else socket.MSG_WAITALL
         try:
             self._patience(_CONNECT_S)
             if context is not None:
@@ -52,6 +59,7 @@ class Connection:
                 if isinstance(self._channel, socket.socket):
                     self._raw = self._channel  # Python's ssl has taken the descriptor over
             self._patience(stall_s)
+            self._fill: Fill = self._filler()
         except BaseException:
             self._raw.close()
             raise
@@ -89,15 +97,30 @@ class Connection:
         self._used = True
         return parse_head(data, end)
 
-    def receive(self, view: memoryview) -> int:
-        """Fill `view` as far as bytes come within the stall timeout. Raises TransferStalled when none do, SourceUnavailable."""
+    def receive(self, view: memoryview, crc64: int, crc32c: int, *, with_crc32c: bool) -> Received:
+        """Fill `view` as far as bytes come in half a second or so. Raises TransferStalled when none do within the stall
+        timeout, SourceUnavailable.
+        """
         try:
-            count = self._channel.recv_into(view, len(view), self._flags)
+            received = self._fill(view, crc64, crc32c, with_crc32c, _SPEAK_S)
         except OSError as error:
             raise self._broken(error) from error
-        if count == 0:
+        if received[0] == 0:
             raise SourceUnavailable(f"{self.target.host} closed the connection in the middle of a body")
-        return count
+        return received
+
+    def _filler(self) -> Fill:
+        channel = self._channel
+        if isinstance(channel, NativeChannel):
+            fill: Fill = channel.receive_into
+        elif channel is self._raw and not isinstance(channel, ssl.SSLSocket):
+            fill = partial(_receive.receive_into, self._raw.fileno())
+        else:
+
+            def fill(view: memoryview, crc64: int, crc32c: int, with_crc32c: bool, _: float) -> Received:
+                return in_python(channel.recv_into, view, crc64, crc32c, with_crc32c=with_crc32c)
+
+        return fill
 
     def read(self, head: Head, limit: int) -> bytes:
         """The small body of an error, up to `limit` bytes; what cannot be had of it is left out."""
@@ -126,6 +149,7 @@ class Connection:
 
     def close(self) -> None:
         self._channel = self._raw  # lets go of a native channel before its descriptor
+        del self._fill
         with contextlib.suppress(OSError):
             self._raw.close()
 

@@ -20,6 +20,11 @@ from kube_cache.errors import DiskFault
 BLOCK = 4096
 # How much a buffered writer may leave dirty before it waits for the oldest of it.
 _BEHIND = 64 << 20
+# Blocks are allocated this far ahead of direct writes. Into a hole, ext4 lets one writer at a time (the others spin on the inode's
+# lock: a fifth of the CPU with eight); into allocated blocks, all at once. Not the whole file, since what is given up keeps
+# its blocks for a day.
+_AHEAD = 256 << 20
+_WORTH_ALLOCATING = 8 << 20  # less is one write
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # sync_file_range(2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -52,6 +57,8 @@ class PartFile:
         self._buffered = -1
         self._behind: deque[tuple[int, int]] = deque()
         self._behind_bytes = 0
+        self._allocated = 0
+        """Blocks are there up to this offset, where they are allocated ahead."""
         try:
             self._fd, self._direct = _open(path, direct=size >= BLOCK)
             try:
@@ -62,6 +69,7 @@ class PartFile:
                 # The size first: a direct write that does not extend the file takes the inode's lock shared.
                 if not self.was_sized:
                     os.ftruncate(self._fd, size)
+                self._allocates = self._direct and size > _WORTH_ALLOCATING
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -80,6 +88,8 @@ class PartFile:
                 if self.size > _BEHIND // 8:  # the small ones are synced together soon
                     self._push_out(offset, len(view))
                 return
+            if self._allocates and offset + len(view) > self._allocated:
+                self._allocate(offset + len(view))
             first = min(-offset % BLOCK, len(view))
             last = first + (len(view) - first) // BLOCK * BLOCK
             if first:
@@ -103,6 +113,25 @@ class PartFile:
                 with contextlib.suppress(OSError):  # what matters was synced, and said so, before
                     os.close(fd)
         self._fd = self._buffered = -1
+
+    def ahead(self, written: int) -> int:
+        """Bytes that blocks were allocated for, beyond the `written` ones."""
+        return max(0, self._allocated - written)
+
+    def _allocate(self, end: int) -> None:
+        with self._lock:
+            if end <= self._allocated:
+                return
+            upto = min(self.size, max(end, self._allocated + _AHEAD))
+            start, length = ctypes.c_int64(self._allocated), ctypes.c_int64(upto - self._allocated)
+            if _libc.fallocate(self._fd, 0, start, length) == 0:
+                self._allocated = upto
+                return
+            code = ctypes.get_errno()
+            if code in {errno.EOPNOTSUPP, errno.ENOSYS}:
+                self._allocates = False  # this file system only knows holes
+            elif code != errno.EINTR:  # after which the next write asks again
+                raise OSError(code, os.strerror(code))
 
     def _unaligned(self) -> int:
         with self._lock:

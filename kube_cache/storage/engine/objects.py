@@ -70,6 +70,10 @@ class ObjectState:
     def missing(self) -> list[Range]:
         return [each for each in self.ranges if each.done < each.length]
 
+    def ahead_bytes(self) -> int:
+        """Blocks that the disk has given for bytes yet to come."""
+        return self.file.ahead(sum(each.done for each in self.ranges))
+
     def unpin(self) -> bool:
         """Go on without the version that HEAD told, for who may read objects but not versions; False: there was none."""
         if self.remote.version_id is None or self.remote.version_id == self.job.object.version_id:

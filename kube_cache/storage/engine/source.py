@@ -22,6 +22,7 @@ from kube_cache.storage.engine.addresses import Addresses
 from kube_cache.storage.engine.connection import Connection, Stale, Target
 from kube_cache.storage.engine.objects import ObjectState
 from kube_cache.storage.engine.plan import Range
+from kube_cache.storage.engine.receiving import Received, in_python
 from kube_cache.storage.s3 import Body, ObjectStore, ObjectStores, Route
 from kube_cache.storage.transfer import RemoteObject
 
@@ -45,7 +46,7 @@ class Stream(Protocol):
     tls: bool
     """Receiving decrypts, too."""
 
-    def receive(self, view: memoryview) -> int: ...
+    def receive(self, view: memoryview, crc64: int, crc32c: int, *, with_crc32c: bool) -> Received: ...
     def finish(self) -> None:
         """The body was read to its end."""
 
@@ -229,7 +230,10 @@ class _Slow:
         self._body = body
         self._name = name
 
-    def receive(self, view: memoryview) -> int:
+    def receive(self, view: memoryview, crc64: int, crc32c: int, *, with_crc32c: bool) -> Received:
+        return in_python(self._read, view, crc64, crc32c, with_crc32c=with_crc32c)
+
+    def _read(self, view: memoryview) -> int:
         try:
             data = self._body.read(min(len(view), 256 << 10))
         except (urllib3.exceptions.HTTPError, OSError) as error:

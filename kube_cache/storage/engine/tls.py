@@ -1,7 +1,7 @@
 """TLS for the data plane: a small native module where it could be built, else Python's `ssl`.
 
 Python's `ssl` gives one record of 16 KiB per call and takes the interpreter's lock for each, so that a process tops out
-however many threads it has. `_tls.c` fills a whole slice per call without the lock. Both verify certificates and host names
+however many threads it has. `_tls.c` fills a whole buffer per call without the lock. Both verify certificates and host names
 against the same bundle; both look the same from here, so that everything works without a compiler, only slower.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 try:
     from kube_cache.storage.engine import _tls as _built  # type: ignore[attr-defined, unused-ignore]
@@ -29,15 +29,10 @@ class Channel(Protocol):
 
     def sendall(self, data: bytes, /) -> None: ...
     def recv(self, size: int, /) -> bytes: ...
-    def recv_into(self, view: memoryview, size: int, flags: int, /) -> int: ...
+    def recv_into(self, view: memoryview, /) -> int: ...
 
 
 class Context(Protocol):
-    @property
-    def waits_for_all(self) -> bool:
-        """`recv_into` understands MSG_WAITALL."""
-        ...
-
     def wrap(self, raw: socket.socket, host: str, patience_s: float) -> Channel:
         """Handshake over a blocking socket with an SO_RCVTIMEO of `patience_s`. Raises CertificateRefused, OSError."""
         ...
@@ -48,8 +43,6 @@ def context(cafile: str) -> Context:
 
 
 class PythonContext:
-    waits_for_all: Final = False
-
     def __init__(self, cafile: str) -> None:
         self._context = ssl.create_default_context(cafile=cafile)
 
@@ -62,32 +55,28 @@ class PythonContext:
 
 
 class NativeContext:
-    waits_for_all: Final = True
-
     def __init__(self, cafile: str) -> None:
         self._context = _native.Context(cafile)
 
     def wrap(self, raw: socket.socket, host: str, patience_s: float) -> Channel:  # noqa: ARG002 - the socket has it
         try:
-            return _NativeChannel(raw, _native.Connection(self._context, raw.fileno(), host, _is_address(host)))
+            return NativeChannel(raw, _native.Connection(self._context, raw.fileno(), host, _is_address(host)))
         except _native.CertificateError as error:
             raise CertificateRefused(str(error)) from error
 
 
-class _NativeChannel:
+class NativeChannel:
     def __init__(self, raw: socket.socket, made: Any) -> None:
         self._raw = raw  # the descriptor must outlive the connection over it
-        self._made = made
         self.sendall = made.sendall
+        self.recv_into = made.recv_into
+        self.receive_into = made.receive_into
+        """(view, CRC64NVME, CRC32C, with CRC32C, patience in seconds) → `receiving.Received`"""
 
     def recv(self, size: int, /) -> bytes:
         buffer = bytearray(size)
-        count: int = self._made.recv_into(buffer, False)
+        count: int = self.recv_into(buffer)
         return bytes(buffer[:count])
-
-    def recv_into(self, view: memoryview, _size: int, flags: int, /) -> int:
-        count: int = self._made.recv_into(view, bool(flags & socket.MSG_WAITALL))
-        return count
 
 
 def _is_address(host: str) -> bool:

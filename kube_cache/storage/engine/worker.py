@@ -23,8 +23,6 @@ from kube_cache.storage.engine.throttle import Cap, Jitter, Pace
 if TYPE_CHECKING:
     from kube_cache.storage.engine.call import Call
 
-SLICE: Final = 1 << 20
-"""Received, checksummed and counted in one go: large enough for few system calls, small enough to stay in the cache."""
 _MOST_TRIES: Final = 8
 _crc64 = UPDATE[Algorithm.CRC64NVME]
 
@@ -112,42 +110,38 @@ class Worker:
         self, call: Call, state: ObjectState, wanted: Range, stream: Stream, done: int, crc64: int, aux: int
     ) -> None:
         timings = state.timings
+        with_crc32c = state.aux is Algorithm.CRC32C
         update_aux = UPDATE[state.aux] if state.aux else None
-        clock = time.perf_counter
-        receive = stream.receive
-        rest = stream.rest
-        # The CPU time of receiving is the kernel's copy, and with TLS decryption, which is far more of it.
-        cpu_clock = time.thread_time if stream.tls else None
         while done < wanted.length:
             shift = (wanted.offset + done) % BLOCK
             want = min(self.buffer_bytes - shift, wanted.length - done)
             view = self.view[shift : shift + want]
-            filled = len(rest)
-            view[:filled] = rest
-            rest = b""
-            hashed = 0
-            start = clock()
-            while hashed < want:
-                end = min(want, (filled // SLICE + 1) * SLICE)
-                cpu = cpu_clock() if cpu_clock else 0.0
-                while filled < end:
-                    filled += receive(view[filled:end])
-                    call.check()
-                middle = clock()
-                decrypt = cpu_clock() - cpu if cpu_clock else 0.0
-                piece = view[hashed:filled]
-                crc64 = _crc64(piece, crc64)
+            filled = len(stream.rest)  # came along with the head
+            if filled:
+                view[:filled] = stream.rest
+                stream.rest = b""
+                crc64 = _crc64(view[:filled], crc64)
                 if update_aux is not None:
-                    aux = update_aux(piece, aux)
-                self.received += filled - hashed
-                if delay := self._cap.take(filled - hashed):
+                    aux = update_aux(view[:filled], aux)
+                self.received += filled
+            while filled < want:
+                count, crc64, crc32c, receive_s, verify_s, cpu_s = stream.receive(
+                    view[filled:], crc64, aux, with_crc32c=with_crc32c
+                )
+                call.check()
+                if with_crc32c:
+                    aux = crc32c
+                elif update_aux is not None:
+                    aux = update_aux(view[filled : filled + count], aux)
+                filled += count
+                self.received += count
+                # The CPU of receiving is the kernel's copy, and with TLS decryption, which is far more of it.
+                decrypt_s = cpu_s if stream.tls else 0.0
+                timings.network_s += receive_s - decrypt_s
+                timings.decrypt_s += decrypt_s
+                timings.verify_s += verify_s
+                if delay := self._cap.take(count):
                     call.pause(delay)
-                hashed = filled
-                now = clock()
-                timings.network_s += middle - start - decrypt
-                timings.decrypt_s += decrypt
-                timings.verify_s += now - middle
-                start = now
             self._commit(call, state, wanted, view, done, crc64, aux)
             done += want
 
