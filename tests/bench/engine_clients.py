@@ -80,13 +80,15 @@ def ours(job: Job) -> Run:
 
 
 class Discard:
-    """Where the engine's files would be."""
+    """Where the engine's files would be; also of the test with an object that no disk here could hold."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size, self.inode, self.was_sized = path, size, 0, True
         self.fd = os.memfd_create("discard")  # something that can be synced, for the journal
 
-    def write(self, view: memoryview, offset: int) -> None: ...
+    def write(self, view: memoryview, offset: int) -> None:
+        assert 0 <= offset <= offset + len(view) <= self.size
+
     def ahead(self, written: int) -> int:
         return 0
 

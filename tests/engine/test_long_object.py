@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from kube_cache.storage.engine import objects
+from kube_cache.storage.engine.buffers import SLOT
 from kube_cache.storage.transfer import FetchJob, FetchProgress, RemoteObject
+from tests.bench.engine_clients import Discard
 from tests.engine.conftest import Fetcher
 
 MIB = 1 << 20
@@ -65,24 +67,6 @@ class SparseServer:
                     start += os.sendfile(sock.fileno(), self._file.fileno(), start, min(4 * MIB, end - start + 1))
 
 
-class Discard:
-    """Where the part file would be: counts instead of writing."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path, self.size, self.inode, self.was_sized = path, size, 0, True
-        self.fd = os.memfd_create("discard")
-
-    def write(self, view: memoryview, offset: int) -> None:
-        assert 0 <= offset <= offset + len(view) <= self.size
-
-    def sync(self) -> None: ...
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[SparseServer]:
     path = tmp_path / "sparse"
@@ -116,7 +100,7 @@ def test_memory_journal_and_progress(
     assert done[-1] == SIZE
     gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(seen)]
     assert max(gaps) < 2
-    assert max(resident) - begun < 8 * 4 * MIB + 16 * MIB
+    assert max(resident) - begun < 8 * SLOT + 16 * MIB
     assert (tmp_path / "journal").stat().st_size <= 1024 + 24 * (SIZE // (16 * MIB))
 
 
