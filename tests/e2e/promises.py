@@ -34,6 +34,8 @@ def holds(stack: Stack, node: str, uri: str, content: Mapping[str, bytes]) -> No
 def released(stack: Stack, pods: Pods, name: str, uri: str, content: Mapping[str, bytes], timeout_s: float = 60) -> str:
     """Wait until it is bound, then check every promise; the node."""
     node = kubernetes.node(pods.wait_bound(name, timeout_s))
+    # What the scheduler did of the patch may be seen a moment before the patch is in the log.
+    true(lambda: stack.audit.releases(pods.namespace, name), f"the release of {name} is in the audit log", 5)
     assert len(stack.audit.releases(pods.namespace, name)) == 1
     assert pods.get(name)["metadata"]["annotations"][names.NODE_ANNOTATION] == node
     holds(stack, node, uri, content)

@@ -153,6 +153,40 @@ def test_a_disk_that_turns_read_only_is_named_and_works_again_when_it_is_mended(
     store.close()
 
 
+def test_an_index_that_fills_up_in_mid_download_leaves_nothing_held_and_nothing_to_fetch_again(
+    root: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a download writes to the index too; what is only in memory must not depend on it."""
+    store = open_store(root)
+    made = source.dataset("gpt", {"a": b"a" * 1000, "b": b"b" * 1000})
+    engine = DictEngine(source)
+    engine.journals = True
+    index = store._core.index
+    opening = index._open
+
+    def full() -> object:
+        if engine.served:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return opening()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_open", full)
+        with pytest.raises(DiskFault, match="ENOSPC"):
+            store.warm(made, engine)
+    assert index.warms() == []
+    assert store.room().reserved_bytes == 0
+    done = threading.Thread(target=store.warm, args=(made, engine), daemon=True)
+    done.start()
+    done.join(10)
+    assert not done.is_alive(), "it waits for a claim that nobody holds"
+    assert engine.total == 2000
+    assert store.check(made.digest).complete
+    account(store)
+    store.close()
+
+
 def test_what_sqlite_says_of_the_disk_is_named(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / "x")
     db.execute("PRAGMA max_page_count = 1")

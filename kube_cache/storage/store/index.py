@@ -88,6 +88,8 @@ class Index:
         self._path = path
         self._lock = threading.RLock()
         self._db, self._inode = _connect(path)
+        self._ended: set[str] = set()
+        """Warms of this process that are over, also where a full or failing disk did not take that down."""
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -196,6 +198,8 @@ class Index:
 
     def set_warm(self, warm: Warm) -> None:
         with self._open() as db:
+            for token in tuple(self._ended):
+                self._forget_warm(db, token)
             db.execute(
                 "INSERT OR REPLACE INTO warms VALUES (?, ?, ?, ?, ?)",
                 (warm.token, warm.digest, warm.uri, warm.reserved, warm.pid),
@@ -206,8 +210,13 @@ class Index:
             db.execute("UPDATE warms SET reserved = ? WHERE token = ?", (reserved, token))
 
     def end_warm(self, token: str) -> None:
+        self._ended.add(token)
         with self._open() as db:
-            db.execute("DELETE FROM warms WHERE token = ?", (token,))
+            self._forget_warm(db, token)
+
+    def _forget_warm(self, db: sqlite3.Connection, token: str) -> None:
+        db.execute("DELETE FROM warms WHERE token = ?", (token,))
+        self._ended.discard(token)
 
     def end_warms_but(self, pid: int) -> None:
         with self._open() as db:
@@ -215,7 +224,8 @@ class Index:
 
     def warms(self) -> list[Warm]:
         with self._open() as db:
-            return [Warm(*row) for row in db.execute("SELECT token, digest, uri, reserved, pid FROM warms")]
+            found = [Warm(*row) for row in db.execute("SELECT token, digest, uri, reserved, pid FROM warms")]
+        return [warm for warm in found if warm.token not in self._ended]
 
     # Objects.
 

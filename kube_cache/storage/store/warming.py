@@ -169,6 +169,8 @@ class Warming:
                 if row is not None:
                     core.index.drop_objects([name])
                 continue
+            if row is None and core.disk.links(now) == 1 and recover(core, name):
+                continue  # it came, and the index could not be told of it: its journal says what of it is good
             if row is None or (now.st_ino, now.st_size, now.st_mtime_ns) != (row.inode, row.size, row.mtime):
                 _log.warning("an object is not what it was and is fetched anew", object=name)
             elif now.st_ctime_ns == row.ctime or not core.disk.trusts_ctime or self._same_after_all(name, path):
@@ -216,8 +218,10 @@ class Warming:
                         self._done += obj.size
                         del pending[name]
             finally:
-                self._flush()
-                self._core.claims.give_back(ours, self._token)
+                try:
+                    self._flush()
+                finally:  # also where the index cannot be written: whoever comes next must not wait for us
+                    self._core.claims.give_back(ours, self._token)
             if theirs:
                 self._progress(FetchProgress(self._done, self._manifest.total_bytes, 0.0))
                 if not ours:
