@@ -551,6 +551,30 @@ def test_a_start_up_removes_litter_and_old_parts_and_keeps_what_can_be_resumed(
     store.close()
 
 
+def test_what_is_not_ours_among_our_names_goes_and_stops_nothing(
+    root: Path, engine: DictEngine, source: Source, made: Manifest
+) -> None:
+    """Names that are no ids, an object in another's folder, a linked one, a note among the snapshots."""
+    store = open_store(root)
+    store.warm(made, engine)
+    strange = [f"objects/aa/{'z' * 64}", f"objects/aa/{'b' * 64}", "objects/aa/x", f"incoming/{'z' * 64}.journal"]
+    for name in strange:
+        (root / name).write_bytes(b"?")
+    os.link(root / strange[0], root / "objects/aa" / ("A" * 64))
+    note = root / "snapshots" / "note.txt"
+    note.write_text("do not touch")
+    store.make_room(0)
+    assert store.evict("note.txt") == 0
+    note.write_text("do not touch")
+    store.close()
+    store = open_store(root)
+    assert not any((root / name).exists() for name in strange)
+    assert not note.exists()
+    assert store.check(made.digest).complete
+    assert store.usage().objects == 4
+    store.close()
+
+
 def test_an_object_that_the_index_forgot_is_resumed_from_its_journal(
     root: Path, engine: DictEngine, made: Manifest
 ) -> None:

@@ -195,6 +195,16 @@ def shards(layout: Layout) -> list[Path]:
     return [layout.objects, *(layout.objects / f"{number:02x}" for number in range(256))]
 
 
+def make_folders(layout: Layout, disk: Disk) -> None:
+    """Those that are missing, durably."""
+    missing = [folder for folder in (*layout.folders, *shards(layout)) if not folder.is_dir()]
+    for folder in missing:
+        disk.make_folder(folder)
+    if missing:
+        disk.sync_folder(layout.objects)
+        disk.sync_folder(layout.root)
+
+
 def _open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 

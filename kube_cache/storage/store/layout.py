@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,12 +13,18 @@ from kube_cache.storage.transfer import RemoteObject
 
 BUILDING = ".building-"
 REMOVING = ".removing-"
+_ID = re.compile("[0-9a-f]{64}")
 
 
 def object_id(obj: RemoteObject) -> str:
     """Identity of one object version. The checksum is not in it: it is known only with the bytes; the ETag pins them."""
     fields = (f"{obj.scheme}://{obj.bucket}/{obj.key}", obj.version_id or obj.etag, str(obj.size))
     return hashlib.sha256("\0".join(fields).encode()).hexdigest()
+
+
+def is_id(name: str) -> bool:
+    """Whether it could be what `object_id` gives."""
+    return _ID.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

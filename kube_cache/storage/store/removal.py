@@ -64,6 +64,9 @@ def evict(core: Core, digest: str, *, in_mounts: set[str] | None = None) -> int 
 def finish(core: Core, aside: Path) -> int:
     """Remove a snapshot that is out of sight, and its objects that nobody else links; the bytes of those."""
     freed = 0
+    if aside.is_symlink() or not aside.is_dir():
+        core.disk.remove_tree(aside)
+        return freed
     for name in (snapshots.LINK, snapshots.CHUNKS, snapshots.FRESH):
         core.disk.unlink_if_there(aside / name)
     nameless: set[int] = set()

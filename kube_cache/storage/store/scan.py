@@ -19,14 +19,14 @@ from kube_cache.storage.datasets import CURRENT
 from kube_cache.storage.store import manifests, removal, snapshots, warming
 from kube_cache.storage.store.core import Core
 from kube_cache.storage.store.index import ObjectRow
-from kube_cache.storage.store.layout import BUILDING, REMOVING
+from kube_cache.storage.store.layout import BUILDING, REMOVING, is_id
 from kube_cache.storage.store.manifests import Chunk
 from kube_cache.storage.transfer import Verified
 
 _log = structlog.get_logger("kube_cache.store")
 # Objects learned at once: a few MB, and neighbours enough in the table.
 _MANY = 20_000
-_LITTER = (snapshots.LINK, snapshots.CHUNKS, snapshots.FRESH)
+_LITTER = (snapshots.LINK, snapshots.CHUNKS, snapshots.FRESH, ".damaged.new")
 
 
 @dataclass(slots=True)
@@ -77,6 +77,9 @@ def _finish_what_was_cut_short(core: Core, found: Found) -> set[int]:
     ours: set[int] = set()
     for name in os.listdir(core.layout.snapshots):
         path = core.layout.snapshots / name
+        if path.is_symlink() or not path.is_dir():
+            core.disk.remove_tree(path)  # somebody's note, perhaps
+            continue
         with suppress(FileNotFoundError):
             ours.add(os.stat(path / snapshots.LINK).st_ino)
         if name.startswith((BUILDING, REMOVING)):
@@ -153,7 +156,7 @@ def _objects(core: Core, found: Found, ours: set[int]) -> bool:
                 stat = entry.stat(follow_symlinks=False)
                 if entry.name in linking or stat.st_ino in ours:
                     explained.append((entry.name, stat.st_ctime_ns))
-                if len(entry.name) != 64:
+                if not is_id(entry.name) or int(entry.name[:2], 16) != shard:
                     core.disk.remove_tree(Path(entry.path))
                 elif core.disk.links(stat) > 1:
                     stale = stale or row is None or row[0] != stat.st_ino
@@ -213,7 +216,7 @@ def _incoming(core: Core, found: Found) -> None:
 
 
 def _is_landed(core: Core, name: str) -> bool:
-    if len(name) != 64:
+    if not is_id(name):
         return False
     row = core.index.objects([name]).get(name)
     return row is not None and row.landed is not None

@@ -27,7 +27,7 @@ from kube_cache.settings import StoreSettings
 from kube_cache.storage.store import faults, looking, manifests, mounts, removal, scrub
 from kube_cache.storage.store import room as rooms
 from kube_cache.storage.store import scan as scans
-from kube_cache.storage.store.core import Core, shards
+from kube_cache.storage.store.core import Core, make_folders
 from kube_cache.storage.store.disk import Disk
 from kube_cache.storage.store.faults import translated
 from kube_cache.storage.store.index import Index, Pin
@@ -90,12 +90,7 @@ class NodeStore:
                 f"{layout.root} is on the machine's root disk, where a full cache would take the node down; "
                 "mount an NVMe there, or set KUBE_CACHE_STORE__ALLOW_ROOT_DISK=true"
             )
-        missing = [folder for folder in (*layout.folders, *shards(layout)) if not folder.is_dir()]
-        for folder in missing:
-            disk.make_folder(folder)
-        if missing:
-            disk.sync_folder(layout.objects)
-            disk.sync_folder(layout.root)
+        make_folders(layout, disk)
         if not layout.cache_id.exists():
             disk.write_whole(layout.cache_id, [uuid.uuid4().hex[:16].encode()])
         self.cache_id = layout.cache_id.read_text().strip()
@@ -166,12 +161,12 @@ class NodeStore:
         return state
 
     def _look(self, core: Core, digest: str) -> SnapshotState:
-        core.watch.arm(digest, looking.folders(self._layout, digest))
+        number = core.watch.arm(digest, looking.folders(self._layout, digest))
         state = SnapshotState(complete=False, present_bytes=0)
         try:
             state = looking.look(self._layout, self._disk, digest, core.index)
         finally:
-            core.watch.seen(digest, whole=state.complete)
+            core.watch.seen(digest, number, whole=state.complete)
         return state
 
     @translated

@@ -18,7 +18,7 @@ import structlog
 
 from kube_cache.errors import Cancelled, DiskFault, InsufficientDisk
 from kube_cache.storage.store import looking, manifests, removal, snapshots
-from kube_cache.storage.store.core import Core
+from kube_cache.storage.store.core import Core, make_folders
 from kube_cache.storage.store.index import ObjectRow, Warm
 from kube_cache.storage.store.layout import object_id
 from kube_cache.storage.store.manifests import Header
@@ -84,6 +84,7 @@ class Warming:
     def run(self) -> Header:
         with self._core.writing(self._cancelled), self._core.claims.needing(self._ids), self._registered():
             pending = dict(zip(self._ids, self._manifest.objects, strict=True))
+            make_folders(self._core.layout, self._core.disk)  # one may have been removed by hand
             self._adopt()
             for _ in range(_ROUNDS):
                 self._bring(pending)
