@@ -1,7 +1,7 @@
 """SIGKILL and power cuts at random points of warm, publish, swap, evict, mend, scrub and start-up.
 
 After each: no snapshot that can be seen is less than whole, no byte is unaccounted for, and the next warm succeeds.
-`KUBE_CACHE_CRASH_POINTS` sets the number of points (200).
+`KUBE_CACHE_CRASH_POINTS` sets the number of points (200), `KUBE_CACHE_SEED` chooses others.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from kube_cache.storage.transfer import Manifest
 from tests.store.crashing import CUT, SURVIVED, Mortal, PowerCut, child
 from tests.store.fakes import DictEngine, Source, read_all, settings
 
+SEED = os.environ.get("KUBE_CACHE_SEED", "")
 POINTS = int(os.environ.get("KUBE_CACHE_CRASH_POINTS", "200"))
 KILLED = -9
 
@@ -152,7 +153,7 @@ def test_whatever_moment_it_ends_at_what_can_be_seen_is_whole_and_every_byte_is_
 ) -> None:
     source = Source()
     made = datasets(source)
-    chance = random.Random(f"{power}{flips}")
+    chance = random.Random(f"{power}{flips}{SEED}")
     disk_of: Callable[[int], Mortal] = (lambda at: PowerCut(at, fast_root, chance)) if power else Mortal
     crashes = 0
     for attempt in range(POINTS * 4):

@@ -1,6 +1,6 @@
 """16 actors, 10,000 random operations, one store, against a model: what is pinned and was found whole stays whole.
 
-`KUBE_CACHE_FUZZ_OPERATIONS` sets the number of operations.
+`KUBE_CACHE_FUZZ_OPERATIONS` sets the number of operations, `KUBE_CACHE_SEED` chooses others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kube_cache.errors import Cancelled, InsufficientDisk, SnapshotInUse
 from kube_cache.storage.store import NodeStore
 from kube_cache.storage.transfer import Manifest
 from tests.store.fakes import DictEngine, Source, read_all, settings
-from tests.store.test_crash import account
+from tests.store.test_crash import SEED, account
 
 ACTORS = 16
 OPERATIONS = int(os.environ.get("KUBE_CACHE_FUZZ_OPERATIONS", "10000"))
@@ -56,7 +56,7 @@ class Actor(threading.Thread):
     def __init__(self, number: int, store: NodeStore, source: Source, engine: DictEngine, made: list[Manifest],
                  rotten: Manifest, model: Model) -> None:  # fmt: skip
         super().__init__(name=f"actor-{number}", daemon=True)
-        self.chance = random.Random(number)
+        self.chance = random.Random(f"{number}{SEED}")
         self.number, self.store, self.source, self.engine = number, store, source, engine
         self.made, self.rotten, self.model = made, rotten, model
         self.held: list[tuple[Manifest, str]] = []

@@ -230,9 +230,9 @@ static int append(PyObject *list, PyObject *item) {
     return failed;
 }
 
-static PyObject *told(const Look *look, Py_ssize_t bytes, size_t files, int listed) {
+static PyObject *told(const Look *look, Py_ssize_t bytes, size_t files, size_t most) {
     PyObject *problems = PyList_New(0), *moved = PyList_New(0);
-    size_t harmed = 0;
+    size_t harmed = 0, number = 0;
     int failed = !problems || !moved;
     for (const Frame *frame = look->frames; !failed && frame < look->frames + look->count; frame++) {
         const char *path = paths_of(frame);
@@ -240,7 +240,7 @@ static PyObject *told(const Look *look, Py_ssize_t bytes, size_t files, int list
         for (size_t place = 0; !failed && place < frame->count; place++, path += strlen(path) + 1) {
             int verdict = look->verdicts[frame->first + place];
             if (verdict == MOVED) {
-                if (!listed) continue;
+                if (number++ >= most) continue;
                 failed = append(moved, Py_BuildValue("y#KLKy", (const char *)ids_of(frame) + ID_BYTES * place,
                                                      (Py_ssize_t)ID_BYTES, (unsigned long long)u64(inodes, place),
                                                      (long long)look->ctimes[frame->first + place],
@@ -255,18 +255,19 @@ static PyObject *told(const Look *look, Py_ssize_t bytes, size_t files, int list
         Py_XDECREF(moved);
         return NULL;
     }
-    return Py_BuildValue("nnLnNLKN", bytes, (Py_ssize_t)files, (long long)look->good, (Py_ssize_t)harmed, problems,
-                         (long long)look->moved_bytes, (unsigned long long)look->sign, moved);
+    return Py_BuildValue("nnLnNnLKN", bytes, (Py_ssize_t)files, (long long)look->good, (Py_ssize_t)harmed, problems,
+                         (Py_ssize_t)number, (long long)look->moved_bytes, (unsigned long long)look->sign, moved);
 }
 
 static PyObject *look_at_piece(PyObject *self, PyObject *args) {
     Py_buffer view;
-    int data, listed;
+    int data;
     long threads;
     unsigned long long first;
+    Py_ssize_t most;
     size_t files, count;
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "y*ilKp", &view, &data, &threads, &first, &listed)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*ilKn", &view, &data, &threads, &first, &most)) return NULL;
     Py_ssize_t bytes = parse(view.buf, (size_t)view.len, NULL, &count, &files);
     Frame *frames = calloc(count + 1, sizeof *frames);
     Look look = {.frames = frames, .count = count, .data = data, .first = first};
@@ -284,7 +285,7 @@ static PyObject *look_at_piece(PyObject *self, PyObject *args) {
         if (bytes < 0 || look.torn)
             PyErr_SetString(PyExc_ValueError, "bytes of it are missing or wrong");
         else
-            result = told(&look, bytes, files, listed);
+            result = told(&look, bytes, files, (size_t)most);
     }
     free(frames);
     free(look.verdicts);
@@ -295,9 +296,9 @@ static PyObject *look_at_piece(PyObject *self, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"look", look_at_piece, METH_VARARGS,
-     "look(piece of a manifest, descriptor of the data, threads, files before it, whether to list) -> (bytes looked through, files,\n"
+     "look(piece of a manifest, descriptor of the data, threads, files before it, most to list) -> (bytes looked through, files,\n"
      "bytes of the sound ones, number of harmed ones, the first of them as (path, whether missing); of those whose inode time\n"
-     "alone differs: bytes, their sign, and if listed (id, inode, inode time, size, path)).\n"
+     "alone differs: number, bytes, their sign, the first of them as (id, inode, inode time, size, path)).\n"
      "It looks at the frames of files that the piece begins with. Raises ValueError for torn ones."},
     {NULL, NULL, 0, NULL},
 };

@@ -7,7 +7,7 @@ read again before it is trusted. A silently flipped bit no look can find; the sc
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +25,14 @@ except ImportError:  # no compiler where the package was built; the answers are 
 
 Times = Callable[[Sequence[bytes]], dict[bytes, tuple[int, int]]]
 """`Memory.times`."""
-_Moved = Iterable[tuple[bytes, int, int, int, str]]
-"""Files whose inode time alone differs: id, inode, inode time now, size, path."""
+_Moved = tuple[bytes, int, int, int, bytes]
+"""A file whose inode time alone differs: id, inode, inode time now, size, path."""
 _MOST_PROBLEMS = 100
 # Some 50,000 files: few enough to be of no weight in memory, enough to keep several threads busy.
 _PIECE = 4 << 20
 _SIGN = (1 << 64) - 1
+# So many questions to the index cost less than a second look.
+_FEW = 1000
 _MOST_THREADS = 4
 # Fewer are done before a second thread has begun.
 _ALONE = 4 * manifests.CHUNK
@@ -46,6 +48,8 @@ class SnapshotState:
 
 class _Tally:
     def __init__(self, damage: Sequence[str]) -> None:
+        self.seen = 0
+        """Files that were looked at in C."""
         self.good = 0
         self.count = 0
         self.problems: list[str] = []
@@ -99,19 +103,23 @@ def _look_at(file: BinaryIO, header: Header, data: int, damage: list[str], memor
     times = memory.times if memory else None
     start = file.tell()
     tally = _Tally(damage)
-    seen = 0
     if _built is not None:
-        seen = _by_threads(file, header, data, tally, None)
+        few: list[_Moved] | None = []
+        for number, moved in _by_threads(file, header, data, tally, _FEW):
+            few = None if few is None or len(few) + number > _FEW else [*few, *moved]
         if memory is None or tally.sign in {0, memory.sign_of(header.digest)}:
             tally.good += tally.moved_bytes
+        elif few is not None:
+            _explain(few, tally, times)
         else:
             # Something was linked or unlinked since they were explained: once more, and each one is asked for.
             file.seek(start)
             tally = _Tally(damage)
-            seen = _by_threads(file, header, data, tally, times)
+            for _, moved in _by_threads(file, header, data, tally, header.files):
+                _explain(moved, tally, times)
             if tally.count == 0:
                 memory.set_sign(header.digest, tally.sign)
-    for chunk in manifests.rest(file, header, seen):
+    for chunk in manifests.rest(file, header, tally.seen):
         _by_hand(chunk, data, tally, times)
     return tally
 
@@ -143,35 +151,38 @@ def _folder(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _by_threads(file: BinaryIO, header: Header, data: int, tally: _Tally, times: Times | None) -> int:
-    """How many files were looked at; `file` is then at what does not hold files any more. times: to list and explain."""
+def _by_threads(
+    file: BinaryIO, header: Header, data: int, tally: _Tally, most: int
+) -> Iterator[tuple[int, list[_Moved]]]:
+    """How many files of each piece are to be explained, and at most so many of them.
+
+    `file` is in the end at what does not hold files any more.
+    """
     threads = min(_MOST_THREADS, os.cpu_count() or 1) if header.files > _ALONE else 1
-    seen = 0
     left = b""
     while True:
         piece = left + file.read(_PIECE)
         try:
-            found = _built.look(piece, data, threads, seen, times is not None)
+            found = _built.look(piece, data, threads, tally.seen, most)
         except ValueError as error:
             raise manifests.TornManifest(str(error)) from error
-        used, files, good, count, harmed, moved_bytes, sign, moved = found
-        seen += int(files)
+        used, files, good, count, harmed, number, moved_bytes, sign, moved = found
+        tally.seen += files
         tally.good += good
         tally.moved_bytes += moved_bytes
         tally.sign = (tally.sign + sign) & _SIGN
         tally.harm([_harm(os.fsdecode(path), missing=bool(missing)) for path, missing in harmed], count)
-        if times:
-            _explain(((*rest, os.fsdecode(path)) for *rest, path in moved), tally, times)
+        yield number, moved
         left = piece[used:]
         if not used:
             file.seek(-len(left), os.SEEK_CUR)
-            return seen
+            return
 
 
 def _by_hand(chunk: Chunk, data: int, tally: _Tally, times: Times | None) -> None:
     """The same in Python."""
     problems: list[str] = []
-    moved = []
+    moved: list[_Moved] = []
     stat = os.stat
     for place, (path, size, mtime, ctime, inode) in enumerate(
         zip(chunk.paths, chunk.sizes, chunk.mtimes, chunk.ctimes, chunk.inodes, strict=True)
@@ -184,7 +195,7 @@ def _by_hand(chunk: Chunk, data: int, tally: _Tally, times: Times | None) -> Non
         if now.st_size != size or now.st_mtime_ns != mtime or now.st_ino != inode:
             problems.append(_harm(path, missing=False))
         elif now.st_ctime_ns != ctime:
-            moved.append((bytes.fromhex(chunk.ids[place]), inode, now.st_ctime_ns, size, path))
+            moved.append((bytes.fromhex(chunk.ids[place]), inode, now.st_ctime_ns, size, os.fsencode(path)))
         else:
             tally.good += size
     tally.harm(problems, len(problems))
@@ -195,14 +206,13 @@ def _harm(path: str, *, missing: bool) -> str:
     return f"{path} is missing" if missing else f"{path} was changed"
 
 
-def _explain(moved: _Moved, tally: _Tally, times: Times | None) -> None:
+def _explain(moved: Sequence[_Moved], tally: _Tally, times: Times | None) -> None:
     """Those that our own links explain are sound."""
-    moved = list(moved)
     known = times([name for name, *_ in moved]) if moved and times else {}
     problems = []
     for name, inode, ctime, size, path in moved:
         if times is None or known.get(name) == (inode, ctime):
             tally.good += size
         else:
-            problems.append(f"{path} was touched (its inode changed)")
+            problems.append(f"{os.fsdecode(path)} was touched (its inode changed)")
     tally.harm(problems, len(problems))
