@@ -63,7 +63,8 @@ class Policy:
     bind_grace_s: float = 60
     node_exclusion_s: float = 600
     disk_wait_s: float = 300
-    """Seconds that a Pod waits for room on the nodes that refused it before it looks at all nodes again."""
+    """Seconds that a Pod waits for room on the nodes that refused it before it looks at all nodes again; the second time
+    twice as long, and so on, up to twelve times."""
     speak_after_s: float = 10
     """Seconds of a silent phase after which the Pod says what it waits for. Longer than a hit takes in a burst of
     hundreds: to speak costs writes, and a busy cluster must not be made busier."""

@@ -112,7 +112,9 @@ async def check_disk(node: str, arg: contracts.CheckDiskInput, schedule_to_start
     return result
 
 
-def await_disk(node: str, arg: contracts.AwaitDiskInput, policy: contracts.Policy) -> ActivityHandle[None]:
+def await_disk(
+    node: str, arg: contracts.AwaitDiskInput, policy: contracts.Policy, *, longest: timedelta
+) -> ActivityHandle[None]:
     """Done when the disk would take it. A failure means that it was too long, or that the node has no living agent."""
     return workflow.start_activity(
         names.AWAIT_DISK,
@@ -120,8 +122,7 @@ def await_disk(node: str, arg: contracts.AwaitDiskInput, policy: contracts.Polic
         task_queue=names.node_queue(node),
         schedule_to_start_timeout=timedelta(seconds=policy.stream_schedule_to_start_s),
         start_to_close_timeout=timedelta(minutes=1),
-        # So often is asked how things stand, and on which node.
-        schedule_to_close_timeout=timedelta(seconds=policy.disk_wait_s),
+        schedule_to_close_timeout=longest,
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=10)),
         summary=node,
     )
@@ -184,6 +185,8 @@ async def store_command(ask: contracts.StoreAsk) -> contracts.StoreAnswer:
         heartbeat_timeout=timedelta(seconds=30) if _lasts(ask) else None,
         # Whoever typed it sees what happened and decides.
         retry_policy=RetryPolicy(maximum_attempts=1),
+        # So that a command that was stopped is over on the node when it is over here.
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=f"{ask.verb} {ask.digest[:12]}",
     )
     return result

@@ -23,6 +23,8 @@ PATCH = "waits-for-disk"
 """Older histories left this to people."""
 # Who was refused again and again waits longer before it looks: room for one is seen by all that wait for it.
 _LONGEST_PAUSE_S = 16.0
+# An hour, at the default of five minutes.
+_MOST_WAITS = 12
 
 
 class DiskRefused(Exception):
@@ -54,10 +56,15 @@ class Refusals:
 
     async def wait(self, snapshots: Iterable[Snapshot], asked: Callable[[], bool]) -> None:
         """Until a disk would take it, it was asked for, or it is time to look at all nodes again."""
+        # Looking at all nodes writes some forty events, which must last for weeks.
+        longest = timedelta(seconds=self._policy.disk_wait_s * min(self._count, _MOST_WAITS))
         what = ", ".join(snapshot.uri for snapshot in snapshots)
         waits = [
             calls.await_disk(
-                node, contracts.AwaitDiskInput(what, error.needed_bytes, error.needed_inodes), self._policy
+                node,
+                contracts.AwaitDiskInput(what, error.needed_bytes, error.needed_inodes),
+                self._policy,
+                longest=longest,
             )
             for node, error in self.by_node.items()
         ]

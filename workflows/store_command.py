@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import contracts, names
@@ -19,6 +19,8 @@ class StoreCommand:
         try:
             return await calls.store_command(ask)
         except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
             info = error_info(error, node=ask.node)
             if info.type == AGENT_LOST:
                 text = f"no living agent on node {ask.node}; is its name right, and does its agent run?"

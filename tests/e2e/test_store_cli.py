@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -14,6 +17,8 @@ from tests.e2e.promises import MIB, released, temporal
 from tools.stack import Stack
 from tools.stack.buckets import Bucket
 from tools.stack.pods import Pods
+from tools.stack.stack import CHECKOUT
+from tools.stack.waiting import true, until
 
 
 class Far:
@@ -29,6 +34,10 @@ class Far:
 
     def __call__(self, *words: str, code: int = 0, **env: str) -> str:
         return store({**self._env, **env}, *words, "--node", self._node, code=code)
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "kube_cache.cli", "store", *words, "--node", self._node]
+        return subprocess.Popen(command, env=self._env, cwd=CHECKOUT)
 
 
 @pytest.fixture
@@ -86,6 +95,19 @@ def test_damage_is_found_from_afar(stack: Stack, pods: Pods, bucket: Bucket, nod
     assert bad["digest"] == digest
 
 
+def test_ctrl_c_stops_a_scrub_on_the_node(stack: Stack, pods: Pods, bucket: Bucket, node: str, far: Far) -> None:
+    content = bucket.fill("gpt", [4 * MIB])
+    pods.create_gated("one", bucket.uri("gpt"), spec={"nodeSelector": {"kubernetes.io/hostname": node}})
+    released(stack, pods, "one", bucket.uri("gpt"), content)
+    running = f"WorkflowType = '{names.STORE_COMMAND}' AND ExecutionStatus = 'Running'"
+    canceled = f"WorkflowType = '{names.STORE_COMMAND}' AND ExecutionStatus = 'Canceled'"
+    with far.start("scrub", "--rate", "0.01") as shell:
+        true(lambda: "scrub" in temporal(stack, "workflow", "list", "--query", running), "it is under way")
+        shell.send_signal(signal.SIGINT)
+        assert shell.wait(20) == 1
+    true(lambda: "scrub" in temporal(stack, "workflow", "list", "--query", canceled), "it has stopped on the node", 20)
+
+
 def test_who_does_not_answer_is_named_soon(stack: Stack, node: str, far: Far) -> None:
     started = time.monotonic()
     stack.agents[node].kill()
@@ -98,14 +120,10 @@ def test_who_does_not_answer_is_named_soon(stack: Stack, node: str, far: Far) ->
 
 def _until_not_counted(far: Far, digest: str) -> str:
     """The Pod's end takes a moment to arrive."""
-    from tools.stack.waiting import until
-
     return until(lambda: far("evict", digest, code=3), lambda said: "in use by" not in said, "the entity lets go")
 
 
 def _until_evicted(far: Far, digest: str) -> str:
-    from tools.stack.waiting import true
-
     def evicted() -> str:
         try:
             return far("evict", digest, "--json")

@@ -69,7 +69,8 @@ class Audit:
 
     def writes(self, namespace: str, name: str = "") -> Iterator[Write]:
         """Writes to the Pods of a namespace, in the order in which they were answered."""
-        for line in self._log.read_text().splitlines():
+        whole, _, _ = self._log.read_text().rpartition("\n")  # what is being written has no end yet
+        for line in whole.splitlines():
             if f'"namespace":"{namespace}"' not in line:
                 continue
             event = json.loads(line)

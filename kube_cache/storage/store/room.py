@@ -242,7 +242,8 @@ def _arithmetic(core: Core, now: Room, needed: int, what: str, found: list[Pin])
         for digest, owners in pins.items()
         if (header := manifests.read_header(core.layout.manifest(digest))) is not None
     ]
-    owners = sorted({owner for _, some in held for owner in some})
+    # Persons first: theirs are the pins that can be undone at once.
+    owners = sorted({owner for _, some in held for owner in some}, key=lambda owner: (owner.startswith("pod/"), owner))
     names = ", ".join(owners[:5]) + (f" and {len(owners) - 5} more" if len(owners) > 5 else "")
     pinned = (
         f"{format_bytes(sum(header.bytes for header, _ in held))} pinned by {names}" if owners else "nothing pinned"
