@@ -15,7 +15,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from kube_cache.errors import Cancelled, KubeCacheError
+from kube_cache.errors import Cancelled, KubeCacheError, NoRoomYet
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,7 +49,9 @@ def _application_error(error: KubeCacheError) -> Exception:
     if isinstance(error, Cancelled):
         return CancelledError(error.message)
     info = activity.info()
-    _log.warning(
+    # Who waits for room asks every few seconds, and the Pod says why.
+    log = _log.debug if isinstance(error, NoRoomYet) else _log.warning
+    log(
         "activity failed",
         activity=info.activity_type,
         workflow=info.workflow_id,
