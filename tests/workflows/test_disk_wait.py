@@ -52,7 +52,7 @@ def test_waiting_writes_no_history(temporal_address: str) -> None:
         async with crowded(temporal_address) as (made, handle):
             await until(lambda: made.world.count(names.AWAIT_DISK) == 1)
             before = (await handle.describe()).history_length
-            await until(lambda: made.world.count(names.AWAIT_DISK) == 4)
+            await until(lambda: made.world.count(names.AWAIT_DISK) == 3)
             assert (await handle.describe()).history_length == before
 
     asyncio.run(scenario())
