@@ -12,9 +12,8 @@ import shlex
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -22,8 +21,7 @@ except ImportError:  # run by hand in an environment without it
     BuildHookInterface = object  # type: ignore[assignment, misc]
 
 
-@dataclass(frozen=True)
-class Native:
+class Native(NamedTuple):  # no dataclass: hatchling loads this file without making it a module, and that needs one
     """A module of one C file, `stem`.c, made to `stem`.abi3.so; `without` says what its lack costs, empty: it cannot lack."""
 
     stem: str
