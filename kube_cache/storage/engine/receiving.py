@@ -17,9 +17,9 @@ _crc32c = UPDATE[Algorithm.CRC32C]
 
 
 class Received(NamedTuple):
-    """`count` bytes; both CRCs over them and all before them; seconds. The native calls answer with a plain tuple of these."""
+    """`length` bytes; both CRCs over them and all before them; seconds. The native calls answer with a plain tuple of these."""
 
-    count: int
+    length: int
     crc64: int
     crc32c: int
     """As it was given, where it is not asked for."""
@@ -34,10 +34,10 @@ def in_python(
 ) -> Received:
     """One call of `receive`, whose errors pass."""
     cpu, start = time.thread_time(), time.perf_counter()
-    count = receive(view)
+    length = receive(view)
     middle = time.perf_counter()
     worked = time.thread_time() - cpu
-    crc64 = _crc64(view[:count], crc64)
+    crc64 = _crc64(view[:length], crc64)
     if with_crc32c:
-        crc32c = _crc32c(view[:count], crc32c)
-    return Received(count, crc64, crc32c, middle - start, time.perf_counter() - middle, worked)
+        crc32c = _crc32c(view[:length], crc32c)
+    return Received(length, crc64, crc32c, middle - start, time.perf_counter() - middle, worked)
