@@ -384,6 +384,19 @@ def test_harm_to_a_file_is_noticed_and_mended_by_fetching_that_file_at_most(
     store.close()
 
 
+@pytest.mark.parametrize("mode", [0o000, 0o644])
+def test_a_changed_mode_is_noticed_and_mended_without_the_network(
+    store: NodeStore, engine: DictEngine, made: Manifest, mode: int
+) -> None:
+    store.warm(made, engine)
+    path = data(store, made) / "shards" / "1"
+    path.chmod(mode)
+    assert not store.check(made.digest).complete
+    assert store.warm(made, engine).fetched_bytes == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o444
+    assert store.check(made.digest).complete
+
+
 def remove_snapshot(root: Path, digest: str) -> None:
     shutil.rmtree(root / "snapshots" / digest)
 

@@ -7,6 +7,7 @@ It publishes only while it is the process that fetches and was not cancelled: a 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 import uuid
@@ -40,6 +41,7 @@ _log = structlog.get_logger("kube_cache.store")
 _BATCH = 256
 _BATCH_S = 0.5
 _WAIT_S = 0.2
+_READ_ONLY = 0o444
 _TELL_S = 1.0
 # Times that objects may vanish between the look and the link before it is called a fault.
 _ROUNDS = 20
@@ -177,8 +179,8 @@ class Warming:
             elif now.st_ctime_ns == row.ctime or not core.disk.trusts_ctime or self._same_after_all(name, path):
                 found.add(name)
                 continue
-            elif crc_of(path, lambda _: self._stop_if_cancelled()) == row.crc64nvme:
-                core.index.set_ctimes([(name, now.st_ctime_ns)])
+            elif (ctime := self._sound(path, now, row.crc64nvme)) is not None:
+                core.index.set_ctimes([(name, ctime)])
                 found.add(name)
                 continue
             else:
@@ -186,6 +188,13 @@ class Warming:
             core.disk.unlink_if_there(path)
             core.index.drop_objects([name])
         return found
+
+    def _sound(self, path: str, now: os.stat_result, crc: int) -> int | None:
+        """The inode time of an object whose bytes, read from the disk, are right; its mode is made right."""
+        if stat.S_IMODE(now.st_mode) != _READ_ONLY:
+            self._core.disk.set_mode(path, _READ_ONLY)
+            now = os.stat(path, follow_symlinks=False)
+        return now.st_ctime_ns if crc_of(path, lambda _: self._stop_if_cancelled()) == crc else None
 
     def _same_after_all(self, name: str, path: str) -> bool:
         """Whether the inode time changed because somebody just published or removed a snapshot that shares the object."""
@@ -286,7 +295,7 @@ class Warming:
             raise Cancelled("another attempt has taken this object over")
         part = str(done.job.part_path)
         target = str(core.layout.object(name))
-        core.disk.set_mode(part, 0o444)
+        core.disk.set_mode(part, _READ_ONLY)
         core.disk.rename(part, target)
         now = os.stat(target)
         row = ObjectRow(
