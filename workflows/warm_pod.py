@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 from temporalio import workflow
@@ -21,50 +19,24 @@ from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import contracts, names
-    from kube_cache.contracts import ErrorInfo, Phase, Snapshot, WarmPodInput, WarmPodResult, WarmPodStatus
+    from kube_cache.contracts import ErrorInfo, Phase, Snapshot, WarmPodInput, WarmPodResult
     from kube_cache.errors import InvalidRequest
-    from kube_cache.text import format_bytes
-    from workflows import calls, disk_wait, options, wording
-    from workflows.attributes import upsert
-    from workflows.disk_wait import AskedAgain, DiskRefused, NoOtherNode, Refusals
-    from workflows.failures import AGENT_LOST, error_info
-    from workflows.pod_signals import CANCEL, COLD, GONE, TIMEOUT, UNGATED, PodSignals
+    from workflows import calls, options, wording
+    from workflows.disk_wait import AskedAgain, DiskRefused, NoOtherNode
+    from workflows.failures import error_info
+    from workflows.pod_data import Failed, NodeLost, PodData, SourceChanged
+    from workflows.pod_signals import CANCEL, COLD, GONE, TIMEOUT, UNGATED
     from workflows.seat import SeatMoved
 
 # A source that changes faster than it can be read is a person's problem; five tries is arbitrary, but says so in minutes.
 _MOST_RERESOLVES = 5
-_LOOK_AGAIN = timedelta(seconds=60)
-
-
-class _NodeLost(Exception):
-    """The seat's node has no living agent."""
-
-
-class _SourceChanged(Exception):
-    """Resolve afresh."""
-
-
-class _Failed(Exception):
-    def __init__(self, error: ErrorInfo) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 @workflow.defn(name=names.WARM_POD)
-class WarmPod(PodSignals):
+class WarmPod(PodData):
     @workflow.init
     def __init__(self, inp: WarmPodInput) -> None:
         super().__init__(inp)
-        self._inp = inp
-        self._phase = Phase.RESOLVING
-        self._message = ""
-        self._snapshots: list[Snapshot] = []
-        self._hits: list[Snapshot] = []
-        self._node = ""
-        self._cache_id = ""
-        self._refusals = Refusals(inp.policy)
-        self._touched: dict[tuple[str, str], list[Snapshot]] = {}  # (node, cache id): what we pinned there
-        self._clock = workflow.now()  # the gate time runs from here
 
     @workflow.run
     async def run(self, _inp: WarmPodInput) -> WarmPodResult:
@@ -85,7 +57,7 @@ class WarmPod(PodSignals):
                 return await work
             except asyncio.CancelledError:
                 pass
-            except _Failed as failure:
+            except Failed as failure:
                 self._error = failure.error
             if self._stop == TIMEOUT and self._view.on_timeout == "release":
                 await self._release_cold()
@@ -102,24 +74,6 @@ class WarmPod(PodSignals):
         async with self._speaking():  # as older histories have it: a timer for every Pod, from the beginning
             return await self._resolve_and_place()
 
-    def _slowly(self) -> AbstractAsyncContextManager[None]:
-        """Around what a hit does without."""
-        return self._speaking() if self._inp.policy.sight_s else contextlib.nullcontext()
-
-    @contextlib.asynccontextmanager
-    async def _speaking(self) -> AsyncIterator[None]:
-        speaker = asyncio.create_task(self._speak_when_slow())
-        try:
-            yield
-        finally:
-            speaker.cancel()
-
-    async def _speak_when_slow(self) -> None:
-        """A hit goes by in silence; whoever waits longer for a list, a seat or an agent is told for what."""
-        await asyncio.sleep(self._inp.policy.speak_after_s)
-        if (words := wording.WAITING.get(self._phase)) is not None:
-            await self._report(self._phase, words.format(node=self._node, dataset=self._view.dataset))
-
     async def _resolve_and_place(self) -> WarmPodResult:
         changes = 0
         while True:
@@ -129,7 +83,7 @@ class WarmPod(PodSignals):
                 self._snapshots = await self._resolve()
                 await self._wait_for_foreign_gates()
                 return await self._place_and_release()
-            except _SourceChanged as changed:
+            except SourceChanged as changed:
                 changes += 1
                 if changes > _MOST_RERESOLVES:
                     break
@@ -142,10 +96,10 @@ class WarmPod(PodSignals):
             except AskedAgain:
                 continue
             except FailureError as error:
-                raise _Failed(error_info(error, node=self._node)) from error
+                raise Failed(error_info(error, node=self._node)) from error
             except InvalidRequest as error:
-                raise _Failed(ErrorInfo(type(error).__name__, error.message)) from error
-        raise _Failed(
+                raise Failed(ErrorInfo(type(error).__name__, error.message)) from error
+        raise Failed(
             ErrorInfo(
                 "SourceChanged",
                 f"the source changed {_MOST_RERESOLVES + 1} times while it was fetched; retry when it is at rest",
@@ -185,7 +139,7 @@ class WarmPod(PodSignals):
                 checked = await self._check(node)
                 fetched = await self._fetch_missing(node, checked)
                 return await self._release(node, fetched, (workflow.now() - started).total_seconds())
-            except _NodeLost:
+            except NodeLost:
                 self._seat.avoid(node, workflow.now() + timedelta(seconds=self._inp.policy.node_exclusion_s))
                 event, message = "NodeLost", f"no living agent on node {node}; placing the Pod elsewhere"
             except DiskRefused as refused:
@@ -198,102 +152,6 @@ class WarmPod(PodSignals):
             await self._report(Phase.PLACING, message, event=event, warning=True)
             await self._seat.give_up()
             await self._leave((node, self._cache_id))
-
-    async def _check(self, node: str) -> contracts.CheckDiskResult:
-        self._enter(Phase.CHECKING)
-        self._node = node
-        verify = self._view.verify == "full"
-        try:
-            async with self._slowly() if verify else contextlib.nullcontext():
-                checked = await calls.check_disk(
-                    node,
-                    contracts.CheckDiskInput(self._snapshots, self._inp.pod, verify),
-                    self._inp.policy.check_schedule_to_start_s,
-                )
-        except FailureError as error:
-            info = error_info(error, node=node)
-            if info.type in (AGENT_LOST, "Timeout"):
-                raise _NodeLost from error
-            if info.type == "DiskFault" and workflow.patched(disk_wait.PATCH):
-                raise DiskRefused(info) from error
-            raise
-        self._cache_id = checked.cache_id
-        self._touched[node, checked.cache_id] = list(self._snapshots)
-        return checked
-
-    async def _fetch_missing(self, node: str, checked: contracts.CheckDiskResult) -> int:
-        """Bytes that crossed the network for this Pod's datasets while it waited."""
-        complete = {found.digest for found in checked.snapshots if found.complete}
-        self._hits = [snapshot for snapshot in self._snapshots if snapshot.digest in complete]
-        missing = [snapshot for snapshot in self._snapshots if snapshot.digest not in complete]
-        if not missing:
-            return 0
-        self._enter(Phase.WARMING, save=True)
-        self._answers.clear()
-        await asyncio.gather(*(self._join(snapshot) for snapshot in missing))
-        progress = calls.publish_progress(
-            contracts.PublishProgressInput(
-                self._inp.pod,
-                [names.dataset_on_node_id(node, self._cache_id, snapshot.digest) for snapshot in missing],
-                node,
-                total_bytes=sum(snapshot.bytes for snapshot in self._snapshots),
-                present_bytes=sum(snapshot.bytes for snapshot in self._hits),
-            )
-        )
-        try:
-            fetched = 0
-            for snapshot in missing:
-                fetched += await self._answer_for(snapshot)
-            return fetched
-        finally:
-            # Not awaited on the way to a release: the activity itself never writes over a Pod that is no longer gated.
-            progress.cancel()
-            if self._stop or not self._all_ready(missing):
-                await asyncio.gather(progress, return_exceptions=True)
-
-    def _all_ready(self, snapshots: list[Snapshot]) -> bool:
-        return all(isinstance(self._answers.get(snapshot.digest), contracts.DatasetReady) for snapshot in snapshots)
-
-    async def _answer_for(self, snapshot: Snapshot) -> int:
-        while True:
-            try:
-                await workflow.wait_condition(
-                    lambda: snapshot.digest in self._answers or bool(self._seat.lost), timeout=_LOOK_AGAIN
-                )
-            except TimeoutError:
-                # The entity may have been terminated, the seat may have been lost unseen: both calls are idempotent.
-                await self._join(snapshot)
-                await self._seat.look_again()
-                continue
-            if self._seat.lost:
-                raise SeatMoved(self._seat.lost)
-            answer = self._answers[snapshot.digest]
-            if isinstance(answer, contracts.DatasetReady):
-                return answer.fetched_bytes
-            if answer.error.type == AGENT_LOST:
-                raise _NodeLost
-            if answer.error.type == "NodeUnsuitable":
-                raise SeatMoved(answer.error.message)  # its disk was replaced
-            if answer.error.type == "InsufficientDisk" and workflow.patched(disk_wait.PATCH):
-                raise DiskRefused(answer.error)
-            if answer.error.type == "SourceChanged":
-                raise _SourceChanged(answer.error.message)
-            raise _Failed(answer.error)
-
-    async def _wait_for_disk(self) -> None:
-        """Hold nothing, say why, and go on when that is over."""
-        self._enter(Phase.WAITING_FOR_DISK, save=True)
-        self._go = False
-        refused = self._refusals.by_node
-        self._message = wording.waits_for_disk(refused)
-        await self._report(Phase.WAITING_FOR_DISK, self._message, event="WaitingForDisk", warning=True)
-        try:
-            await self._refusals.wait(self._snapshots, lambda: self._go)
-        finally:
-            self._seat.avoid_no_more(refused)
-        if self._go:
-            self._go = False
-            raise AskedAgain
 
     async def _release(self, node: str, fetched: int, seconds: float) -> WarmPodResult:
         if self._seat.lost:
@@ -317,7 +175,7 @@ class WarmPod(PodSignals):
             info = error_info(error, node=node)
             if info.type == "ForeignGates":
                 await self._seat.give_up()
-            raise _Failed(info) from error
+            raise Failed(info) from error
         size = sum(snapshot.bytes for snapshot in self._snapshots)
         elsewhere = patched.outcome == "already" and patched.bound_node not in ("", node)
         gpus = self._seat.gpus
@@ -439,71 +297,7 @@ class WarmPod(PodSignals):
             self._stop = ""
         self._clock = workflow.now()  # whoever says retry grants the Pod its gate time anew
 
-    async def _withdraw(self) -> None:
-        await asyncio.gather(self._seat.give_up(), *(self._leave(place) for place in list(self._touched)))
-
-    async def _join(self, snapshot: Snapshot, *, hit: bool = False) -> None:
-        await calls.join_dataset(self._join_input(self._node, self._cache_id, snapshot, hit=hit))
-
-    async def _leave(self, place: tuple[str, str]) -> None:
-        snapshots = self._touched.pop(place, [])
-        await asyncio.gather(
-            *(calls.join_dataset(self._join_input(*place, snapshot, leave=True)) for snapshot in snapshots)
-        )
-
-    def _join_input(
-        self, node: str, cache_id: str, snapshot: Snapshot, *, hit: bool = False, leave: bool = False
-    ) -> contracts.JoinInput:
-        interest = contracts.Interest(workflow.info().workflow_id, self._inp.pod, options.priority(self._view), hit)
-        return contracts.JoinInput(
-            contracts.DatasetOnNodeInput(node, cache_id, snapshot, self._inp.policy), interest, leave
-        )
-
-    # What the Pod and the UI show.
-
-    async def _report(
-        self, phase: Phase, message: str, *, ready: bool = False, event: str = "", warning: bool = False
-    ) -> None:
-        await calls.report_phase(contracts.ReportInput(self._inp.pod, phase, message, ready, event, warning))
-
     async def _report_unschedulable(self, message: str) -> None:
         if self._refusals.by_node:
             raise NoOtherNode(message)
         await self._report(Phase.PLACING, f"no node fits yet: {message}", event="NoNodeFits", warning=True)
-
-    def _enter(self, phase: Phase, *, node: str | None = None, size: int | None = None, save: bool = False) -> None:
-        """`save` writes the search attribute: a history event, so only for phases that may last."""
-        self._phase = phase
-        self._message = ""
-        lines = [f"**{phase}** {self._inp.pod.namespace}/{self._inp.pod.name}"]
-        lines += [
-            f"- `{s.uri}`: {s.files} files, {format_bytes(s.bytes)}, snapshot `{s.digest[:12]}`"
-            for s in self._snapshots
-        ]
-        if self._node:
-            lines.append(f"- node `{self._node}`")
-        if self._error is not None:
-            lines.append(f"- **{self._error.type}**: {self._error.message}")
-        workflow.set_current_details("\n".join(lines))
-        if save:
-            upsert(phase=phase, node=node or (self._node or None), size=size)
-
-    def _age_s(self) -> float:
-        return (workflow.now() - workflow.info().workflow_start_time).total_seconds()
-
-    def _gate_time_left(self) -> timedelta | None:
-        limit = options.gate_time_s(self._view, self._inp.policy)
-        if limit is None:
-            return None
-        return timedelta(seconds=max(0.001, limit - (workflow.now() - self._clock).total_seconds()))
-
-    @workflow.query(description="Phase, node, datasets and last error.")
-    def status(self) -> WarmPodStatus:
-        return WarmPodStatus(
-            self._phase,
-            self._message,
-            self._node,
-            [s.uri for s in self._snapshots],
-            [s.digest for s in self._snapshots],
-            self._error,
-        )

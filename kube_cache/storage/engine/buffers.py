@@ -46,7 +46,10 @@ class Buffers:
 
     def shrink(self, slot: int) -> None:
         """The worker uses only the smaller size from now on; the rest's pages go back to the system."""
-        self._map.madvise(mmap.MADV_DONTNEED, self._begin + slot * SLOT + _SMALL, SLOT - _SMALL)
+        at = self._begin + slot * SLOT
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            self._map.madvise(mmap.MADV_NOHUGEPAGE, at, SLOT)  # or the first touch would bring the whole one again
+        self._map.madvise(mmap.MADV_DONTNEED, at + _SMALL, SLOT - _SMALL)
 
     def give_back(self, slot: int) -> None:
         self._map.madvise(mmap.MADV_DONTNEED, self._begin + slot * SLOT, SLOT)
