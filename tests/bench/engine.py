@@ -87,7 +87,7 @@ def workloads(scale: float) -> list[Workload]:
     return [
         Workload("disk-2gib", two),
         Workload("disk-70x128mib", shards),
-        Workload("disk-2000x1mib", small),
+        Workload("disk-2000x1mib", small, connections=16),  # what the engine starts with for many small objects
         Workload("discard-2gib", two, disk=False),
         Workload("capped-64", two, port="capped", disk=False, connections=64, clients=("ours", "awscrt", "obstore")),
         Workload("tls-discard-2gib", two, port="tls", disk=False),

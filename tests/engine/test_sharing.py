@@ -138,3 +138,12 @@ def _jobs(fetcher: Fetcher, name: str, objects: list) -> list:  # type: ignore[t
         FetchJob(each, fetcher.folder / f"{name}-{number}.part", fetcher.folder / f"{name}-{number}.journal")
         for number, each in enumerate(objects)
     ]
+
+
+def test_many_small_objects_begin_with_more_connections(origin: Origin, fetcher: Callable[..., Fetcher]) -> None:
+    one = fetcher(origin.endpoint)
+    one.fetch([origin.put(f"few{number}", b"x" * 1000) for number in range(8)])
+    assert one.engine._governor.connections == 8
+    one.fetch([origin.put(f"many{number}", b"x" * 1000) for number in range(64)])
+    assert one.engine._governor.connections >= 16
+    assert all(one.content(f"many{number}") == b"x" * 1000 for number in range(64))

@@ -144,6 +144,16 @@ def test_a_composite_whose_parts_are_unknown_is_not_used() -> None:
     assert verify.usable(Declared(Algorithm.SHA256, b"x" * 32), [], 10) is None
 
 
+def test_a_known_need_is_not_climbed_to() -> None:
+    adaptive = Adaptive(8, 64)
+    adaptive.at_least(16)
+    assert adaptive.connections == 16
+    adaptive.at_least(4)
+    assert adaptive.connections == 16
+    adaptive.at_least(100)
+    assert adaptive.connections == 64
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 1000.0

@@ -37,6 +37,12 @@ class Adaptive:
         self._trying = False
         self._hold = 0
 
+    def at_least(self, connections: int) -> None:
+        """Do not climb to what is known to help."""
+        wanted = min(connections, self._most)
+        if wanted > self.connections:
+            self.connections, self._trying = wanted, False  # a try under way has nothing to be compared with any more
+
     def step(self, window: Window) -> int:
         """The number of connections for the next second."""
         if window.idle:

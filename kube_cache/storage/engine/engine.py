@@ -17,7 +17,7 @@ from kube_cache.storage.engine.buffers import Buffers, buffer_size
 from kube_cache.storage.engine.call import Call, Task
 from kube_cache.storage.engine.governor import Governor
 from kube_cache.storage.engine.objects import ObjectState
-from kube_cache.storage.engine.plan import Range
+from kube_cache.storage.engine.plan import SMALL, Range
 from kube_cache.storage.engine.source import Source
 from kube_cache.storage.engine.throttle import Cap, Jitter, Pace
 from kube_cache.storage.engine.worker import Worker
@@ -28,6 +28,8 @@ from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress
 _log = logging.getLogger("kube_cache.engine")
 _POLL_S: Final = 0.1
 _REPORT_S: Final = 1.0
+_MANY: Final = 64
+"""Small objects that are worth more connections from the beginning; fewer are over before that matters."""
 _IDLE_S: Final = 20.0
 """After which an idle worker hangs up; stores close kept connections after some 20 s themselves."""
 
@@ -74,7 +76,7 @@ class Engine:
             if self._closing:
                 raise Cancelled("the engine is closed")
             self._calls.append(call)
-            self._governor.work_begins()
+            self._governor.work_begins(many_small=sum(job.object.size <= SMALL for job in jobs) >= _MANY)
             self._staff()
             self.lock.notify_all()
         call.start()
