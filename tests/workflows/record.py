@@ -21,6 +21,7 @@ from tools.stack import Stack
 from tools.stack.stack import TEMPORAL
 
 HISTORIES = Path(__file__).with_name("histories")
+ROOT = Path(__file__).parents[2]
 
 Scenario = Callable[[Bench], Awaitable[dict[str, "WorkflowHandle[object, object]"]]]
 
@@ -151,7 +152,8 @@ async def record(address: str) -> None:
                 target = HISTORIES / f"{scenario.__name__}.{part}.{sight}.json"
                 if target.exists():
                     continue
-                target.write_text((await handle.fetch_history()).to_json() + "\n")
+                text = (await handle.fetch_history()).to_json()
+                target.write_text(text.replace(f"{ROOT}/", "") + "\n")  # stack traces name files
                 print(target)
 
 
