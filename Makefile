@@ -29,6 +29,7 @@ setup: ## make .venv from requirements.lock; instant when nothing changed
 	  $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; \
 	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
 	  echo "$$content" > $(STAMP); \
+	  cat $(NATIVE) | sha256sum | cut -d' ' -f1 > $(STAMP)-native; \
 	fi
 	@content=$$(cat $(NATIVE) | sha256sum | cut -d' ' -f1); \
 	if [ "$$(cat $(STAMP)-native 2>/dev/null)" != "$$content" ]; then \

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kube_cache import names
-from tests.e2e.promises import temporal
+from tests.e2e.promises import condition_says, temporal
 from tools.stack import Stack
 from tools.stack import pods as kubernetes
 from tools.stack.pods import Pods
@@ -168,15 +168,7 @@ class LeastFree:
 
 def waits_for_disk(pods: Pods, name: str, why: str = "InsufficientDisk") -> str:
     """Wait until the Pod says that a disk refused it for that reason; the message."""
-    pod = pods.wait(
-        name,
-        lambda seen: (
-            kubernetes.condition(seen).get("reason") == "WaitingForDisk"
-            and why in kubernetes.condition(seen)["message"]
-        ),
-        f"waits for a disk because of {why}",
-    )
-    return str(kubernetes.condition(pod)["message"])
+    return condition_says(pods, name, "WaitingForDisk", why)
 
 
 def says(pods: Pods, name: str, *words: str) -> str:

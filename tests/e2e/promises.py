@@ -46,6 +46,18 @@ def still_gated(pods: Pods, name: str) -> None:
     assert names.GATE in kubernetes.gates(pods.get(name))
 
 
+def condition_says(pods: Pods, name: str, reason: str, why: str) -> str:
+    """Wait until the Pod's condition has that reason, because of `why`; the message."""
+    pod = pods.wait(
+        name,
+        lambda seen: (
+            kubernetes.condition(seen).get("reason") == reason and why in kubernetes.condition(seen)["message"]
+        ),
+        f"says {reason} because of {why}",
+    )
+    return str(kubernetes.condition(pod)["message"])
+
+
 def event_reasons(pods: Pods, name: str) -> list[str]:
     return [event["reason"] for event in pods.events(name)]
 

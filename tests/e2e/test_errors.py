@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.promises import MIB, event_reasons, released, still_gated, temporal, workflow_id
+from tests.e2e.promises import MIB, condition_says, event_reasons, released, still_gated, temporal, workflow_id
 from tools.stack import Stack
 from tools.stack import pods as kubernetes
 from tools.stack.buckets import Bucket
@@ -14,17 +14,10 @@ from tools.stack.waiting import true
 
 def held_by(pods: Pods, name: str, error: str) -> str:
     """Wait until the Pod says that this error holds it; the message."""
-    pod = pods.wait(
-        name,
-        lambda seen: (
-            kubernetes.condition(seen).get("reason") == "AwaitingOperator"
-            and error in kubernetes.condition(seen)["message"]
-        ),
-        f"awaits its operator because of {error}",
-    )
+    message = condition_says(pods, name, "AwaitingOperator", error)
     true(lambda: error in event_reasons(pods, name), f"an Event says {error}")
     still_gated(pods, name)
-    return str(kubernetes.condition(pod)["message"])
+    return message
 
 
 def test_a_missing_prefix_then_uploaded_then_retry_by_the_temporal_cli(

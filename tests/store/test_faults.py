@@ -20,6 +20,7 @@ from kube_cache.errors import DiskFault, InsufficientDisk
 from kube_cache.storage.store import NodeStore
 from kube_cache.storage.store.disk import Disk
 from kube_cache.storage.store.faults import of_sqlite
+from kube_cache.storage.transfer import Manifest
 from tests.store.fakes import DictEngine, Source, open_store, read_all, settings
 from tests.store.test_crash import account
 
@@ -292,17 +293,23 @@ def test_the_objects_of_a_snapshot_without_its_manifest_go_with_it(root: Path, s
     store.close()
 
 
-@needs_root
-def test_what_the_file_system_does_not_give_back_is_not_counted_as_room(
-    small_disk: Callable[[str], Path], source: Source
-) -> None:
-    """Statfs before and after: a removed file that somebody still reads frees nothing, so the next one goes, too."""
-    root = small_disk("size=64m") / "cache"
+def three_that_fill(disk: Path, source: Source) -> tuple[Path, NodeStore, list[Manifest]]:
+    """Datasets of 20 MB on a disk of 64 MiB."""
+    root = disk / "cache"
     store = open_store(root, min_free=0.0)
     engine = DictEngine(source, sync=False)
     made = [source.dataset(f"m{number}", {"w": bytes([number]) * 20_000_000}) for number in range(3)]
     for one in made:
         store.warm(one, engine)
+    return root, store, made
+
+
+@needs_root
+def test_what_the_file_system_does_not_give_back_is_not_counted_as_room(
+    small_disk: Callable[[str], Path], source: Source
+) -> None:
+    """Statfs before and after: a removed file that somebody still reads frees nothing, so the next one goes, too."""
+    root, store, made = three_that_fill(small_disk("size=64m"), source)
     free = os.statvfs(root)
     with (root / "snapshots" / made[0].digest / "data" / "w").open("rb") as reader:
         freed = store.make_room(20_000_000)
@@ -318,12 +325,7 @@ def test_what_the_file_system_does_not_give_back_is_not_counted_as_room(
 def test_an_eviction_takes_one_snapshot_and_no_more_where_one_gives_the_room(
     small_disk: Callable[[str], Path], source: Source
 ) -> None:
-    root = small_disk("size=64m") / "cache"
-    store = open_store(root, min_free=0.0)
-    engine = DictEngine(source, sync=False)
-    made = [source.dataset(f"m{number}", {"w": bytes([number]) * 20_000_000}) for number in range(3)]
-    for one in made:
-        store.warm(one, engine)
+    root, store, made = three_that_fill(small_disk("size=64m"), source)
     before = os.statvfs(root)
     freed = store.make_room(20_000_000)
     after = os.statvfs(root)

@@ -72,11 +72,12 @@ class Engine:
         if not jobs:
             return
         call = Call(self, jobs, on_object, priority, hashes=self._settings.verify_hashes)
+        many_small = sum(job.object.size <= SMALL for job in jobs) >= _MANY
         with self.lock:
             if self._closing:
                 raise Cancelled("the engine is closed")
             self._calls.append(call)
-            self._governor.work_begins(many_small=sum(job.object.size <= SMALL for job in jobs) >= _MANY)
+            self._governor.work_begins(many_small=many_small)
             self._staff()
             self.lock.notify_all()
         call.start()
