@@ -77,13 +77,15 @@ def test_wrong_bytes_are_named_and_never_released(stack: Stack, pods: Pods, buck
 
 def test_an_object_replaced_during_the_download_is_resolved_afresh(stack: Stack, pods: Pods, bucket: Bucket) -> None:
     """More parts than connections: a range that is asked for after the change meets the new ETag. Were all under way by
-    then, the old version would arrive whole, and rightly be released.
+    then, the old version would arrive whole, and rightly be released; so no request passes while the new one is uploaded,
+    however long that takes and however many connections the engine has grown to meanwhile.
     """
     bucket.fill("gpt", {"w": 120 * MIB})
-    with stack.s3_proxy.limited(2 * MIB):  # slow enough that it cannot end before the new one is there
+    with stack.s3_proxy.limited(2 * MIB):
         pods.create_gated("one", bucket.uri("gpt"))
         true(lambda: stack.s3_proxy.bytes_served(bucket.name) > MIB, "the download runs")
-        content = bucket.fill("gpt", {"w": 120 * MIB}, seed=2)
+        with stack.s3_proxy.held():
+            content = bucket.fill("gpt", {"w": 120 * MIB}, seed=2)
     released(stack, pods, "one", bucket.uri("gpt"), content)
     assert "SourceChanged" in event_reasons(pods, "one")
 
