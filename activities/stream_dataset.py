@@ -19,7 +19,7 @@ from temporalio.exceptions import ApplicationError
 from activities.edge import translated
 from kube_cache import names
 from kube_cache.contracts import StreamInput, StreamProgress, StreamResult
-from kube_cache.errors import Cancelled, NodeUnsuitable, SourceChanged
+from kube_cache.errors import Cancelled, DiskFault, NodeUnsuitable, PersistentDiskFault, SourceChanged
 from kube_cache.settings import Settings
 from kube_cache.storage.datasets import parse_datasets
 from kube_cache.storage.listing import list_dataset
@@ -29,6 +29,8 @@ from kube_cache.storage.transfer import FetchProgress, TransferEngine
 
 _log = structlog.get_logger("kube_cache.stream")
 _BEAT_S = 1.0
+# Some three seconds with the pauses between them: a hiccup passes, and where the disk is ill the Pod goes to another node.
+_DISK_TRIES = 3
 
 
 class StreamDataset:
@@ -47,7 +49,7 @@ class StreamDataset:
         Two runs at once never write one file; the second waits for the first.
 
         Raises NodeUnsuitable (another disk), SourceChanged, InsufficientDisk, ChecksumMismatch, AccessDenied,
-        DatasetNotFound, SourceUnavailable, DiskFault.
+        DatasetNotFound, SourceUnavailable, DiskFault, and PersistentDiskFault from the third attempt on.
         """
         if arg.cache_id != self._store.cache_id:
             raise NodeUnsuitable(
@@ -56,7 +58,7 @@ class StreamDataset:
             )
         started = time.monotonic()
         beats = _Heartbeats(arg.snapshot.bytes)
-        with beats.running(), self._turn():
+        with beats.running(), self._turn(), _bounded_patience():
             beats.state = "listing"
             (uri,) = parse_datasets(arg.snapshot.uri)
             manifest = list_dataset(self._stores.of(uri.scheme), uri, beat=beats.listed)
@@ -95,6 +97,16 @@ class StreamDataset:
             raise
         finally:
             self._turns.release()
+
+
+@contextmanager
+def _bounded_patience() -> Iterator[None]:
+    try:
+        yield
+    except DiskFault as fault:
+        if activity.info().attempt < _DISK_TRIES:
+            raise
+        raise PersistentDiskFault(fault.message, **fault.details) from fault
 
 
 def _should_stop() -> bool:

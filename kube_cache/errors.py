@@ -93,6 +93,12 @@ class DiskFault(KubeCacheError):
     """The node's cache disk answered EIO, EROFS, EACCES or ENOSPC in spite of a reservation; retried, it may be mended."""
 
 
+class PersistentDiskFault(DiskFault):
+    """A download's `DiskFault` that trying again on the same disk did not mend: another node's disk may be well."""
+
+    retryable = False
+
+
 class StoreConflict(KubeCacheError):
     """Another process holds the store, the object or the snapshot; retried."""
 

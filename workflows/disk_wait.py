@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 
 from temporalio import workflow
@@ -23,6 +23,9 @@ PATCH = "waits-for-disk"
 """Older histories left this to people."""
 # Who was refused again and again waits longer before it looks: room for one is seen by all that wait for it.
 _LONGEST_PAUSE_S = 16.0
+# A disk that fails under downloads may look well to a short look; each try of it writes history.
+_LONGEST_PAUSE_ILL_S = 3600.0
+_MOST_DOUBLINGS = 14
 # An hour, at the default of five minutes.
 _MOST_WAITS = 12
 
@@ -47,41 +50,56 @@ class Refusals:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._count = 0
+        self._faults: dict[str, int] = {}
         self.by_node: dict[str, ErrorInfo] = {}
         """Since we last waited."""
 
     def add(self, node: str, error: ErrorInfo) -> None:
         self.by_node[node] = error
         self._count += 1
+        if error.type != "InsufficientDisk":
+            self._faults[node] = self._faults.get(node, 0) + 1
 
     async def wait(self, snapshots: Iterable[Snapshot], asked: Callable[[], bool]) -> None:
         """Until a disk would take it, it was asked for, or it is time to look at all nodes again."""
         # Looking at all nodes writes some forty events, which must last for weeks.
         longest = timedelta(seconds=self._policy.disk_wait_s * min(self._count, _MOST_WAITS))
         what = ", ".join(snapshot.uri for snapshot in snapshots)
-        waits = [
-            calls.await_disk(
+        waits = {
+            node: calls.await_disk(
                 node,
                 contracts.AwaitDiskInput(what, error.needed_bytes, error.needed_inodes),
                 self._policy,
                 longest=longest,
             )
             for node, error in self.by_node.items()
-        ]
+        }
+        ill = {node for node, error in self.by_node.items() if error.type != "InsufficientDisk"}
         self.by_node = {}
         with contextlib.suppress(TimeoutError):
             try:
-                await workflow.wait_condition(lambda: asked() or any(wait.done() for wait in waits))
+                await workflow.wait_condition(lambda: asked() or any(wait.done() for wait in waits.values()))
                 if self._count > 1:
-                    pause = workflow.random().uniform(0, min(_LONGEST_PAUSE_S, 0.25 * 2**self._count))
+                    woken = {node for node, wait in waits.items() if wait.done()}
+                    pause = workflow.random().uniform(0, self.longest_pause(woken, ill))
                     await workflow.wait_condition(asked, timeout=timedelta(seconds=pause))
             except asyncio.CancelledError:
-                await _end(waits)
+                await _end(waits.values())
                 raise
-        await _end(waits)
+        await _end(waits.values())
+
+    def longest_pause(self, woken: set[str], ill: set[str]) -> float:
+        """Seconds. woken: nodes whose wait is over; ill: those that refused because their disk failed."""
+        if woken and woken <= ill:
+            return min(_LONGEST_PAUSE_ILL_S, _doubled(min(self._faults[node] for node in woken)))
+        return min(_LONGEST_PAUSE_S, _doubled(self._count))
 
 
-async def _end(waits: list[ActivityHandle[None]]) -> None:
+def _doubled(times: int) -> float:
+    return 0.25 * 2.0 ** min(times, _MOST_DOUBLINGS)
+
+
+async def _end(waits: Collection[ActivityHandle[None]]) -> None:
     for wait in waits:
         wait.cancel()
     await asyncio.gather(*waits, return_exceptions=True)

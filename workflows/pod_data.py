@@ -124,7 +124,7 @@ class PodData(PodReports):
                 raise NodeLost
             if answer.error.type == "NodeUnsuitable":
                 raise SeatMoved(answer.error.message)  # its disk was replaced
-            if answer.error.type == "InsufficientDisk" and workflow.patched(disk_wait.PATCH):
+            if answer.error.type in ("InsufficientDisk", "PersistentDiskFault") and workflow.patched(disk_wait.PATCH):
                 raise DiskRefused(answer.error)
             if answer.error.type == "SourceChanged":
                 raise SourceChanged(answer.error.message)

@@ -43,6 +43,13 @@ class DiskNode:
         return {"nodeSelector": {"kubernetes.io/hostname": self.name}}
 
     @property
+    def preferred(self) -> dict[str, Any]:
+        """Here if it can be."""
+        here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [self.name]}
+        term = {"weight": 100, "preference": {"matchExpressions": [here]}}
+        return {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [term]}}}
+
+    @property
     def agent(self) -> Part:
         return self._stack.agents[self.name]
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.e2e.disk import DiskNode, says
-from tests.e2e.promises import MIB, released, still_gated
+from tests.e2e.promises import MIB, event_reasons, released, still_gated
 from tools.stack import Stack
 from tools.stack.buckets import Bucket
 from tools.stack.pods import Pods
@@ -53,3 +53,15 @@ def test_a_disk_that_others_fill_during_a_download(stack: Stack, pods: Pods, buc
             still_gated(pods, "one")
     assert released(stack, pods, "one", bucket.uri("gpt"), content) == disk.name
     assert stack.s3_proxy.bytes_served(bucket.name) < 2 * 20 * MIB
+
+
+def test_a_pod_leaves_a_disk_that_fails_under_its_download(
+    stack: Stack, pods: Pods, bucket: Bucket, disk: DiskNode
+) -> None:
+    content = bucket.fill("gpt", [MIB] * 8)
+    with stack.s3_proxy.limited(2 * MIB):
+        pods.create_gated("one", bucket.uri("gpt"), spec=disk.preferred)
+        true(lambda: stack.s3_proxy.bytes_served(bucket.name) > 2 * MIB, "the download runs")
+        with disk.forbidden("incoming"):
+            assert released(stack, pods, "one", bucket.uri("gpt"), content) != disk.name
+    assert "PersistentDiskFault" in event_reasons(pods, "one")

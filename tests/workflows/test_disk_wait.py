@@ -12,6 +12,7 @@ from temporalio.client import WorkflowHandle
 from kube_cache import contracts, names
 from tests.workflows.bench import Bench, bench, until
 from tests.workflows.fakes import DIGEST, failed, refused
+from workflows.disk_wait import Refusals
 
 ARITHMETIC = "s3://b/x (2.9 KiB) needs 2.9 KiB, but 0 B can be used: pinned by pod/1"
 
@@ -83,6 +84,44 @@ def test_an_ill_disk_is_waited_for_too(temporal_address: str) -> None:
             assert "EROFS" in waiting.message
 
     asyncio.run(scenario())
+
+
+def test_a_disk_that_fails_under_a_download_is_left(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.error[names.STREAM_DATASET] = [refused("PersistentDiskFault", "EIO (i/o error)")]
+            result = await (await made.start()).result()
+            assert (result.outcome, result.node) == ("released", made.world.nodes[1])
+            reports = {arg.event_reason: arg.message for arg in made.world.args(names.REPORT_PHASE)}
+            assert "EIO" in reports["PersistentDiskFault"]
+
+    asyncio.run(scenario())
+
+
+def test_the_only_disk_is_tried_again_when_it_looks_well(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address, living_nodes=(0,)) as made:
+            made.world.nodes.pop()
+            made.world.error[names.STREAM_DATASET] = [refused("PersistentDiskFault", "EIO") for _ in range(3)]
+            result = await (await made.start()).result()
+            assert result.outcome == "released"
+            assert made.world.count(names.STREAM_DATASET) == 4
+            assert made.world.phases().count("WaitingForDisk") >= 3
+
+    asyncio.run(scenario())
+
+
+def test_who_is_refused_for_ever_pauses_longer_but_not_for_ever() -> None:
+    """Also after more refusals than a float has powers of two for."""
+    refusals = Refusals(contracts.Policy())
+    for _ in range(2000):
+        refusals.add("full", contracts.ErrorInfo("InsufficientDisk", ""))
+    refusals.add("ill", contracts.ErrorInfo("PersistentDiskFault", ""))
+    assert refusals.longest_pause({"full", "ill"}, {"ill"}) == 16
+    assert refusals.longest_pause({"ill"}, {"ill"}) == 0.5
+    for _ in range(20):
+        refusals.add("ill", contracts.ErrorInfo("PersistentDiskFault", ""))
+    assert refusals.longest_pause({"ill"}, {"ill"}) == 3600
 
 
 def test_retry_looks_at_once_and_resolves_afresh(temporal_address: str) -> None:
