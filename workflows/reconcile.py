@@ -18,14 +18,20 @@ with workflow.unsafe.imports_passed_through():
     from kube_cache.contracts import Entity, Interest, ReconcileResult
     from workflows import calls
 
+# Nodes without an open entity that one run looks at: pins may have outlived their entity there (terminated, or lost with Temporal's
+# database). Bounded, because each node's input names every Pod that is gated, and a history may hold 50 MiB.
+_MOST_OTHERS = 100
+
 
 @workflow.defn(name=names.RECONCILE)
 class Reconcile:
     @workflow.run
     async def run(self) -> ReconcileResult:
         survey = await calls.survey()
-        nodes = sorted({entity.node for entity in survey.entities})
-        found = await asyncio.gather(*(self._node(node, survey) for node in nodes))
+        nodes = {entity.node for entity in survey.entities}
+        if workflow.patched("visits-other-nodes"):
+            nodes |= self._others(survey, nodes)
+        found = await asyncio.gather(*(self._node(node, survey) for node in sorted(nodes)))
         return ReconcileResult(
             nodes_seen=sum(result.nodes_seen for result in found),
             nodes_silent=sum(result.nodes_silent for result in found),
@@ -33,6 +39,12 @@ class Reconcile:
             unpinned=sum(result.unpinned for result in found),
             pinned=sum(result.pinned for result in found),
         )
+
+    def _others(self, survey: contracts.Survey, visited: set[str]) -> set[str]:
+        """All where Pods run on a dataset, and a sample of the rest: no node is left out for ever."""
+        used = {use.node for use in survey.bound} & set(survey.nodes)
+        rest = sorted(set(survey.nodes) - visited - used)
+        return used | set(workflow.random().sample(rest, min(len(rest), _MOST_OTHERS)))
 
     async def _node(self, node: str, survey: contracts.Survey) -> ReconcileResult:
         entities = [entity for entity in survey.entities if entity.node == node]
@@ -45,7 +57,8 @@ class Reconcile:
         try:
             disk = await calls.reconcile_disk(node, contracts.ReconcileDiskInput(living, here))
         except ActivityError:
-            return ReconcileResult(nodes_silent=1)  # rebooting, or its agent is away: the next run looks again
+            # Rebooting, or its agent is away: the next run looks again. Where there is no entity there may be no agent.
+            return ReconcileResult(nodes_silent=int(bool(entities)))
         lost = [
             entity
             for entity in entities

@@ -19,6 +19,7 @@ from tests.workflows.bench import SEEN_S, Bench, bench, until
 from tests.workflows.fakes import DIGEST, failed, refused
 from tools.stack import Stack
 from tools.stack.stack import TEMPORAL
+from workflows.reconcile import Reconcile
 
 HISTORIES = Path(__file__).with_name("histories")
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,39 @@ async def ill_disk(made: Bench) -> dict[str, WorkflowHandle]:
     return {"pod": pod}
 
 
+async def disk_fails(made: Bench) -> dict[str, WorkflowHandle]:
+    made.world.nodes.pop()
+    made.world.error[names.STREAM_DATASET] = [refused("PersistentDiskFault") for _ in range(2)]
+    pod = await made.start()
+    await pod.result()
+    return {"pod": pod, "entity": made.entity()}
+
+
+async def vanished(made: Bench) -> dict[str, WorkflowHandle]:
+    """A reconcile that finds a Pod's snapshot gone, and a node that nobody uses."""
+    pod = await made.start()
+    await pod.result()
+    entity = contracts.Entity(made.entity().id, made.world.nodes[0], "disk-1", DIGEST, ready=True)
+    uid = pod.id.rsplit("/", 1)[1]
+    bound = [contracts.BoundPods(made.world.nodes[0], DIGEST, [uid])]
+    made.world.complete.clear()
+    made.world.survey = contracts.Survey([entity], [uid], made.world.nodes, bound)
+    run = await made.client.start_workflow(Reconcile.run, id=f"reconcile-{uid}", task_queue=names.OPERATOR_QUEUE)
+    await run.result()
+    await until(lambda: made.world.count(names.STREAM_DATASET) == 2)
+    return {"reconcile": run, "entity": made.entity()}
+
+
+async def other_nodes(made: Bench) -> dict[str, WorkflowHandle]:
+    """A reconcile of nodes that have no entity."""
+    made.world.survey = contracts.Survey([], [], made.world.nodes)
+    run = await made.client.start_workflow(
+        Reconcile.run, id=f"reconcile-{made.world.nodes[0]}", task_queue=names.OPERATOR_QUEUE
+    )
+    await run.result()
+    return {"reconcile": run}
+
+
 SCENARIOS = [
     hit,
     miss,
@@ -137,6 +171,9 @@ SCENARIOS = [
     dead_node,
     no_room,
     ill_disk,
+    disk_fails,
+    vanished,
+    other_nodes,
 ]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 
 import pytest
-from temporalio.client import WorkflowUpdateFailedError
+from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 
 from kube_cache import contracts, names
 from tests.workflows.bench import Bench, bench, until
@@ -31,11 +31,15 @@ def entity(made: Bench, *, ready: bool = True) -> contracts.Entity:
     return contracts.Entity(made.entity().id, made.world.nodes[0], "disk-1", DIGEST, ready)
 
 
-async def reconcile(made: Bench, survey: contracts.Survey) -> contracts.ReconcileResult:
+async def reconciling(made: Bench, survey: contracts.Survey) -> WorkflowHandle[Reconcile, contracts.ReconcileResult]:
     made.world.survey = survey
-    return await made.client.execute_workflow(
+    return await made.client.start_workflow(
         Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=names.OPERATOR_QUEUE
     )
+
+
+async def reconcile(made: Bench, survey: contracts.Survey) -> contracts.ReconcileResult:
+    return await (await reconciling(made, survey)).result()
 
 
 def test_what_a_pod_uses_is_not_evicted_until_it_has_ended(temporal_address: str) -> None:
@@ -110,7 +114,7 @@ def test_a_pod_whose_hit_the_entity_never_heard_of_has_it_mended_too(temporal_ad
             made.world.bound = [contracts.Interest("warm/ml/hit/1", hit)]
             made.world.complete.clear()
             bound = [contracts.BoundPods(made.world.nodes[0], DIGEST, [hit.uid])]
-            survey = contracts.Survey([entity(made)], [hit.uid], made.world.nodes, bound)
+            survey = contracts.Survey([entity(made)], [hit.uid], made.world.nodes[:1], bound)
             await reconcile(made, survey)
             await until(lambda: made.world.count(names.STREAM_DATASET) == 2)
             assert (await status(made)).interests[0].pod == hit
@@ -125,7 +129,7 @@ def test_a_pod_that_is_bound_elsewhere_may_hold_nothing_here(temporal_address: s
             pod, _ = await warmed(made)
             bound = [contracts.BoundPods(made.world.nodes[1], DIGEST, ["elsewhere"])]
             living = [pod.uid, "elsewhere"]
-            await reconcile(made, contracts.Survey([entity(made)], living, made.world.nodes, bound))
+            await reconcile(made, contracts.Survey([entity(made)], living, made.world.nodes[:1], bound))
             assert made.world.args(names.RECONCILE_DISK)[0].living == [pod.uid]
 
     asyncio.run(scenario())
@@ -152,7 +156,7 @@ def test_an_entity_that_is_right_is_left_alone(temporal_address: str) -> None:
     async def scenario() -> None:
         async with bench(temporal_address) as made:
             pod, _ = await warmed(made)
-            result = await reconcile(made, contracts.Survey([entity(made)], [pod.uid], made.world.nodes))
+            result = await reconcile(made, contracts.Survey([entity(made)], [pod.uid], made.world.nodes[:1]))
             assert result == contracts.ReconcileResult(nodes_seen=1, unpinned=1)
             assert made.world.args(names.RECONCILE_DISK)[0].living == [pod.uid]
             assert made.world.count(names.STREAM_DATASET) == 1
@@ -171,6 +175,41 @@ def test_an_entity_whose_disk_is_no_more_ends(temporal_address: str, how: str) -
             assert (await reconcile(made, contracts.Survey([entity(made)], [pod.uid], nodes))).vanished == 1
             ended = await asyncio.wait_for(made.entity().result(), 10)
             assert ended.users == []
+
+    asyncio.run(scenario())
+
+
+def test_pins_that_outlived_their_entity_are_looked_at_too(temporal_address: str) -> None:
+    """On any node that the cluster has; one without an agent counts as nothing."""
+
+    async def scenario() -> None:
+        async with bench(temporal_address, living_nodes=(0,)) as made:
+            result = await reconcile(made, contracts.Survey([], ["living"], made.world.nodes))
+            assert result == contracts.ReconcileResult(nodes_seen=1, unpinned=1)
+            assert made.world.args(names.RECONCILE_DISK)[0].living == ["living"]
+
+    asyncio.run(scenario())
+
+
+def test_a_run_looks_at_a_bounded_number_of_idle_nodes_but_at_all_that_pods_run_on(temporal_address: str) -> None:
+    async def scenario() -> None:
+        async with bench(temporal_address, living_nodes=(0,)) as made:
+            used = [
+                contracts.BoundPods(made.world.nodes[0], DIGEST, ["one"]),
+                contracts.BoundPods("removed", DIGEST, ["two"]),
+            ]
+            idle = [f"{made.world.nodes[0]}-idle-{number}" for number in range(300)]
+            survey = contracts.Survey([], ["one", "two"], [*made.world.nodes[:1], *idle], used)
+            handle = await reconciling(made, survey)
+            await handle.result()
+            asked = [
+                event.activity_task_scheduled_event_attributes.task_queue.name
+                async for event in handle.fetch_history_events()
+                if event.HasField("activity_task_scheduled_event_attributes")
+            ]
+            assert made.world.count(names.RECONCILE_DISK) == 1
+            assert len([queue for queue in asked if "idle" in queue]) == 100
+            assert names.node_queue("removed") not in asked
 
     asyncio.run(scenario())
 

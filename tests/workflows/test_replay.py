@@ -10,6 +10,7 @@ from temporalio.worker import Replayer
 
 from tests.workflows.record import HISTORIES, SCENARIOS, SIGHTS
 from workflows.dataset_on_node import DatasetOnNode
+from workflows.reconcile import Reconcile
 from workflows.warm_pod import WarmPod
 
 _FILES = sorted(HISTORIES.glob("*.json"))
@@ -18,7 +19,7 @@ _FILES = sorted(HISTORIES.glob("*.json"))
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in _FILES])
 def test_a_recorded_history_replays(path: object) -> None:
     history = WorkflowHistory.from_json(path.stem, path.read_text())
-    asyncio.run(Replayer(workflows=[WarmPod, DatasetOnNode]).replay_workflow(history))
+    asyncio.run(Replayer(workflows=[WarmPod, DatasetOnNode, Reconcile]).replay_workflow(history))
 
 
 def test_every_scenario_was_recorded() -> None:
