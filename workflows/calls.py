@@ -148,28 +148,34 @@ def stream_dataset(
     )
 
 
-async def unpin(node: str, arg: contracts.UnpinInput) -> None:
-    await workflow.execute_activity(
-        names.UNPIN,
+async def _briefly(name: str, node: str, arg: object, result: type | None, *, at_most: timedelta) -> Any:
+    """On a node's queue, three times at most: who asks does without the answer, or asks again later."""
+    return await workflow.execute_activity(
+        name,
         arg,
+        result_type=result,
         task_queue=names.node_queue(node),
         schedule_to_start_timeout=timedelta(seconds=10),
-        start_to_close_timeout=timedelta(seconds=10),
+        start_to_close_timeout=at_most,
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
         summary=node,
     )
 
 
+async def unpin(node: str, arg: contracts.UnpinInput) -> None:
+    await _briefly(names.UNPIN, node, arg, None, at_most=timedelta(seconds=10))
+
+
 async def evict(node: str, arg: contracts.EvictInput) -> contracts.EvictResult:
-    result: contracts.EvictResult = await workflow.execute_activity(
-        names.EVICT,
-        arg,
-        result_type=contracts.EvictResult,
-        task_queue=names.node_queue(node),
-        schedule_to_start_timeout=timedelta(seconds=10),
-        start_to_close_timeout=timedelta(minutes=5),
-        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
-        summary=node,
+    result: contracts.EvictResult = await _briefly(
+        names.EVICT, node, arg, contracts.EvictResult, at_most=timedelta(minutes=5)
+    )
+    return result
+
+
+async def reconcile_disk(node: str, arg: contracts.ReconcileDiskInput) -> contracts.ReconcileDiskResult:
+    result: contracts.ReconcileDiskResult = await _briefly(
+        names.RECONCILE_DISK, node, arg, contracts.ReconcileDiskResult, at_most=timedelta(minutes=5)
     )
     return result
 
@@ -216,20 +222,6 @@ async def bound_pods(arg: contracts.BoundPodsInput) -> contracts.BoundPodsResult
         start_to_close_timeout=timedelta(minutes=1),
         retry_policy=_LONG,
         summary=arg.node,
-    )
-    return result
-
-
-async def reconcile_disk(node: str, arg: contracts.ReconcileDiskInput) -> contracts.ReconcileDiskResult:
-    result: contracts.ReconcileDiskResult = await workflow.execute_activity(
-        names.RECONCILE_DISK,
-        arg,
-        result_type=contracts.ReconcileDiskResult,
-        task_queue=names.node_queue(node),
-        schedule_to_start_timeout=timedelta(seconds=10),
-        start_to_close_timeout=timedelta(minutes=5),
-        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
-        summary=node,
     )
     return result
 
