@@ -75,6 +75,7 @@ class Refusals:
             for node, error in self.by_node.items()
         }
         ill = {node for node, error in self.by_node.items() if error.type != "InsufficientDisk"}
+        well = [wait for node, wait in waits.items() if node not in ill]
         self.by_node = {}
         with contextlib.suppress(TimeoutError):
             try:
@@ -82,7 +83,11 @@ class Refusals:
                 if self._count > 1:
                     woken = {node for node, wait in waits.items() if wait.done()}
                     pause = workflow.random().uniform(0, self.longest_pause(woken, ill))
-                    await workflow.wait_condition(asked, timeout=timedelta(seconds=pause))
+                    # A long pause because of an ill disk ends when another disk has room.
+                    await workflow.wait_condition(
+                        lambda: asked() or (woken <= ill and any(wait.done() for wait in well)),
+                        timeout=timedelta(seconds=pause),
+                    )
             except asyncio.CancelledError:
                 await _end(waits.values())
                 raise

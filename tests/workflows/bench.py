@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from kube_cache import contracts, names
@@ -48,17 +50,24 @@ class Bench:
         tag = uuid.uuid4().hex[:8]
         self.world.nodes = [f"{tag}-1", f"{tag}-2"]
         self._tag = tag
-        self._pods = 0
+        self._pods: list[WorkflowHandle[WarmPod, contracts.WarmPodResult]] = []
 
     async def start(self, **view: object) -> WorkflowHandle[WarmPod, contracts.WarmPodResult]:
-        self._pods += 1
-        pod = contracts.PodRef("ml", f"pod-{self._tag}-{self._pods}", uuid.uuid4().hex)
-        return await self.client.start_workflow(
+        pod = contracts.PodRef("ml", f"pod-{self._tag}-{len(self._pods) + 1}", uuid.uuid4().hex)
+        handle = await self.client.start_workflow(
             WarmPod.run,
             contracts.WarmPodInput(pod, self.view(**view), self.policy),
             id=names.warm_pod_id(pod.namespace, pod.name, pod.uid),
             task_queue=names.OPERATOR_QUEUE,
         )
+        self._pods.append(handle)
+        return handle
+
+    async def end_pods(self) -> None:
+        """One left behind would be placed on the next test's nodes, since all tests share the operator's queue."""
+        for handle in self._pods:
+            with contextlib.suppress(RPCError):  # it has ended
+                await handle.terminate("its test is over")
 
     def view(self, **changes: object) -> contracts.PodView:
         return contracts.PodView(**{"dataset": f"s3://bucket/{self._tag}", **changes})  # type: ignore[arg-type]
@@ -94,7 +103,10 @@ async def bench(address: str, *, living_nodes: tuple[int, ...] = (0, 1), **limit
             await stack.enter_async_context(
                 Worker(made.client, task_queue=queue, activities=made.world.node_activities(), **brisk)
             )  # type: ignore[arg-type]
-        yield made
+        try:
+            yield made
+        finally:
+            await made.end_pods()
 
 
 async def until(condition: Callable[[], object], *, seconds: float = 20) -> None:

@@ -173,7 +173,7 @@ class World:
         @activity.defn(name=names.AWAIT_DISK)
         async def await_disk(arg: contracts.AwaitDiskInput) -> None:
             self._enter(names.AWAIT_DISK, arg)
-            if not self.disk_takes_it.is_set():
+            if arg.needed_bytes and not self.disk_takes_it.is_set():
                 raise ApplicationError("no room yet", type="NoRoomYet")
 
         return [check_disk, stream_dataset, unpin, evict, reconcile_disk, await_disk]

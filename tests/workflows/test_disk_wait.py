@@ -12,6 +12,7 @@ from temporalio.client import WorkflowHandle
 from kube_cache import contracts, names
 from tests.workflows.bench import Bench, bench, until
 from tests.workflows.fakes import DIGEST, failed, refused
+from workflows import disk_wait
 from workflows.disk_wait import Refusals
 
 ARITHMETIC = "s3://b/x (2.9 KiB) needs 2.9 KiB, but 0 B can be used: pinned by pod/1"
@@ -122,6 +123,26 @@ def test_who_is_refused_for_ever_pauses_longer_but_not_for_ever() -> None:
     for _ in range(20):
         refusals.add("ill", contracts.ErrorInfo("PersistentDiskFault", ""))
     assert refusals.longest_pause({"ill"}, {"ill"}) == 3600
+
+
+def test_room_elsewhere_ends_the_pause_before_an_ill_disk(
+    temporal_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_wait, "_doubled", lambda _times: 3600.0)
+
+    async def scenario() -> None:
+        async with bench(temporal_address) as made:
+            made.world.disk_takes_it.clear()
+            made.world.error[names.STREAM_DATASET] = [
+                refused("PersistentDiskFault"),
+                refused("InsufficientDisk", ARITHMETIC, needed=3000),
+            ]
+            handle = await made.start()
+            await until(lambda: any(not arg.needed_bytes for arg in made.world.args(names.AWAIT_DISK)))
+            made.world.disk_takes_it.set()
+            assert (await asyncio.wait_for(handle.result(), 20)).outcome == "released"
+
+    asyncio.run(scenario())
 
 
 def test_retry_looks_at_once_and_resolves_afresh(temporal_address: str) -> None:
