@@ -49,27 +49,37 @@ async def _run(ask: StoreAsk) -> StoreAnswer:
 
 
 async def _carry(client: Client, ask: StoreAsk) -> StoreAnswer:
-    handle: WorkflowHandle[object, StoreAnswer] = await client.start_workflow(
-        names.STORE_COMMAND,
-        ask,
-        id=f"store/{ask.node}/{ask.verb}/{uuid.uuid4()}",
-        task_queue=names.OPERATOR_QUEUE,
-        result_type=StoreAnswer,
-        static_summary=f"store {ask.verb} on {ask.node}",
-        task_timeout=TASK_TIMEOUT,
-        rpc_timeout=_RPC_TIMEOUT,
+    starting: asyncio.Future[WorkflowHandle[object, StoreAnswer]] = asyncio.ensure_future(
+        client.start_workflow(
+            names.STORE_COMMAND,
+            ask,
+            id=f"store/{ask.node}/{ask.verb}/{uuid.uuid4()}",
+            task_queue=names.OPERATOR_QUEUE,
+            result_type=StoreAnswer,
+            static_summary=f"store {ask.verb} on {ask.node}",
+            task_timeout=TASK_TIMEOUT,
+            rpc_timeout=_RPC_TIMEOUT,
+        )
     )
+    try:
+        return await _result(await asyncio.shield(starting))
+    except WorkflowFailureError as error:
+        return StoreAnswer(FAILED, message=f"{error.cause}")
+    except (asyncio.CancelledError, _Silent):
+        # Ctrl-C stops a scrub on the node too, and one whose start is under way is waited for, since it cannot be taken back; and
+        # what nobody has begun must not be done when nobody waits any more.
+        handle = await starting
+        await handle.cancel(rpc_timeout=_RPC_TIMEOUT)
+        raise
+
+
+async def _result(handle: WorkflowHandle[object, StoreAnswer]) -> StoreAnswer:
     result = asyncio.ensure_future(handle.result())
     try:
         await _begun(handle, result)
         return await result
-    except WorkflowFailureError as error:
-        return StoreAnswer(FAILED, message=f"{error.cause}")
-    except (asyncio.CancelledError, _Silent):
-        # Ctrl-C stops a scrub on the node too; and what nobody has begun must not be done when nobody waits any more.
+    finally:
         result.cancel()
-        await handle.cancel(rpc_timeout=_RPC_TIMEOUT)
-        raise
 
 
 async def _begun(handle: WorkflowHandle[object, StoreAnswer], result: asyncio.Future[StoreAnswer]) -> None:
