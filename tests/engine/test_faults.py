@@ -257,7 +257,7 @@ def test_a_dripping_connection_is_raced(origin: Origin, fetcher: Callable[..., F
     started = time.monotonic()
     patient.fetch([found])
     whole(patient)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 20
 
 
 def test_two_racing_connections_do_not_leave_the_range_to_each_other_for_ever(

@@ -180,7 +180,7 @@ def test_a_deleted_pod_waits_no_longer(temporal_address: str) -> None:
     async def scenario() -> None:
         async with crowded(temporal_address) as (made, handle):
             await handle.signal("pod_gone")
-            assert (await asyncio.wait_for(handle.result(), 5)).outcome == "pod_gone"
+            assert (await asyncio.wait_for(handle.result(), 15)).outcome == "pod_gone"
             assert made.world.count(names.PATCH_GATE) == 0
 
     asyncio.run(scenario())

@@ -172,7 +172,7 @@ def test_a_deleted_pod_ends_the_workflow_and_the_download(temporal_address: str)
             handle = await made.start()
             await made.world.streaming.wait()
             await handle.signal("pod_gone")
-            result = await asyncio.wait_for(handle.result(), 5)
+            result = await asyncio.wait_for(handle.result(), 15)
             assert result.outcome == "pod_gone"
             assert made.world.count(names.DELETE_SEAT) == 1
             ended = await asyncio.wait_for(
