@@ -1,6 +1,6 @@
 """A disk that fails has a name on the Pod, and the Pod goes on when the cause is gone: nobody restarts or signals anything.
 
-EIO and quotas come from no kernel on request; tests/store/test_faults.py has them.
+EIO comes from no kernel on request: test_ill_node.py has a shim for it. Quotas are in tests/store/test_faults.py.
 """
 
 from __future__ import annotations
