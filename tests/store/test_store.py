@@ -14,6 +14,7 @@ import pytest
 
 from kube_cache.errors import Cancelled, InsufficientDisk, NodeUnsuitable, SnapshotInUse
 from kube_cache.storage.store import NodeStore, looking
+from kube_cache.storage.store.index import LOST
 from kube_cache.storage.store.layout import object_id
 from kube_cache.storage.transfer import FetchProgress, Manifest
 from tests.store.crashing import SURVIVED, child
@@ -443,6 +444,30 @@ def test_a_lost_index_is_rebuilt_from_the_directories(
     assert store.check(made.digest).complete
     assert store.usage().objects == 4
     assert store.warm(source.dataset("gpt/shards", {"0": b"0" * 1000}), engine).fetched_bytes == 0
+    store.close()
+
+
+def test_what_a_lost_index_may_have_pinned_stays_until_the_reconcile(
+    root: Path, engine: DictEngine, source: Source, made: Manifest
+) -> None:
+    other = source.dataset("gpt/other", {"0": b"0" * 1000})
+    store = open_store(root)
+    store.warm(made, engine)
+    store.warm(other, engine)
+    store.pin(made.digest, "pod/runs")
+    store.close()
+    for path in root.glob("index.sqlite*"):
+        path.unlink()
+    store = open_store(root)
+    for digest in (made.digest, other.digest):
+        with pytest.raises(SnapshotInUse, match=LOST):
+            store.evict(digest)
+    with pytest.raises(InsufficientDisk, match=f"pinned by {LOST}"):
+        store.make_room(1 << 60)
+    assert store.reconcile([(made.digest, "pod/runs")]).pinned == 1
+    with pytest.raises(SnapshotInUse, match="pod/runs"):
+        store.evict(made.digest)
+    assert store.evict(other.digest) == 1000
     store.close()
 
 

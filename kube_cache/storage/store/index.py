@@ -36,6 +36,8 @@ CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON objects
 CREATE TRIGGER IF NOT EXISTS less AFTER DELETE ON objects
     BEGIN UPDATE totals SET objects = objects - 1, bytes = bytes - OLD.size; END;
 """
+LOST = "index/lost"
+"""Owner of the pins on all that was there when an index was lost, and with it the pins of what Pods run on: until the reconcile."""
 _BATCH = 500
 _UNSIGNED = (1 << 64) - 1
 _MANY = 50_000
@@ -46,7 +48,7 @@ _COLUMNS = "id, size, crc, verified, inode, mtime, ctime, landed, scrubbed"
 class Pin:
     digest: str
     owner: str
-    """`pod/<uid>`, or `user/<name>` for one that a person made."""
+    """`pod/<uid>`, `user/<name>` for one that a person made, or LOST."""
     created: float
     until: float | None = None
 

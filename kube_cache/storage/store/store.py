@@ -30,7 +30,7 @@ from kube_cache.storage.store import scan as scans
 from kube_cache.storage.store.core import Core, make_folders
 from kube_cache.storage.store.disk import Disk
 from kube_cache.storage.store.faults import translated
-from kube_cache.storage.store.index import Index, Pin
+from kube_cache.storage.store.index import LOST, Index, Pin
 from kube_cache.storage.store.layout import Layout
 from kube_cache.storage.store.looking import SnapshotState
 from kube_cache.storage.store.manifests import Header
@@ -108,6 +108,9 @@ class NodeStore:
             with self._core.mutation():
                 self._core.index.end_warms_but(-1)
                 self.found = scans.scan(self._core, rebuild=rebuild)
+                if self.found.rebuilt:
+                    for digest in rooms.digests(self._core):
+                        self._core.index.pin(digest, LOST, None)
         finally:
             os.close(alone)
         _log.info(
@@ -219,7 +222,7 @@ class NodeStore:
     ) -> Reconciled:
         """Owners of this kind hold what they are bound with, as (digest, owner), and those that are living what they pinned.
 
-        A pin younger than `grace_s` stays: its Pod may be younger than the lists.
+        A pin younger than `grace_s` stays: its Pod may be younger than the lists. What a lost index left pinned no longer is.
         """
         index = self._same_disk().index
         wanted = set(bound)
@@ -236,7 +239,8 @@ class NodeStore:
             and (owner in settled or owner not in living)
             and not 0 <= time.time() - pin.created < grace_s
         ]
-        for digest, owner in stale:
+        stand_ins = [(pin.digest, pin.owner) for pin in index.pins() if pin.owner == LOST]
+        for digest, owner in stale + stand_ins:
             index.unpin(digest, owner)
         return Reconciled(len(missing), len(stale))
 
