@@ -94,7 +94,7 @@ class DiskFault(KubeCacheError):
 
 
 class PersistentDiskFault(DiskFault):
-    """A download's `DiskFault` that trying again on the same disk did not mend: another node's disk may be well."""
+    """A download's `DiskFault` at its third attempt or later: another node's disk may be well."""
 
     retryable = False
 

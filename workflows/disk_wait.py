@@ -57,7 +57,7 @@ class Refusals:
     def add(self, node: str, error: ErrorInfo) -> None:
         self.by_node[node] = error
         self._count += 1
-        if error.type != "InsufficientDisk":
+        if _is_fault(error):
             self._faults[node] = self._faults.get(node, 0) + 1
 
     async def wait(self, snapshots: Iterable[Snapshot], asked: Callable[[], bool]) -> None:
@@ -74,7 +74,7 @@ class Refusals:
             )
             for node, error in self.by_node.items()
         }
-        ill = {node for node, error in self.by_node.items() if error.type != "InsufficientDisk"}
+        ill = {node for node, error in self.by_node.items() if _is_fault(error)}
         well = [wait for node, wait in waits.items() if node not in ill]
         self.by_node = {}
         with contextlib.suppress(TimeoutError):
@@ -98,6 +98,10 @@ class Refusals:
         if woken and woken <= ill:
             return min(_LONGEST_PAUSE_ILL_S, _doubled(min(self._faults[node] for node in woken)))
         return min(_LONGEST_PAUSE_S, _doubled(self._count))
+
+
+def _is_fault(error: ErrorInfo) -> bool:
+    return error.type != "InsufficientDisk"
 
 
 def _doubled(times: int) -> float:

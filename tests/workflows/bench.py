@@ -63,6 +63,13 @@ class Bench:
         self._pods.append(handle)
         return handle
 
+    async def reconcile(self, survey: contracts.Survey) -> WorkflowHandle[Reconcile, contracts.ReconcileResult]:
+        """A run that is told this of Temporal and Kubernetes."""
+        self.world.survey = survey
+        return await self.client.start_workflow(
+            Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=names.OPERATOR_QUEUE
+        )
+
     async def end_pods(self) -> None:
         """One left behind would be placed on the next test's nodes, since all tests share the operator's queue."""
         for handle in self._pods:

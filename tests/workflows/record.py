@@ -19,7 +19,6 @@ from tests.workflows.bench import SEEN_S, Bench, bench, until
 from tests.workflows.fakes import DIGEST, failed, refused
 from tools.stack import Stack
 from tools.stack.stack import TEMPORAL
-from workflows.reconcile import Reconcile
 
 HISTORIES = Path(__file__).with_name("histories")
 ROOT = Path(__file__).parents[2]
@@ -142,8 +141,7 @@ async def vanished(made: Bench) -> dict[str, WorkflowHandle]:
     uid = pod.id.rsplit("/", 1)[1]
     bound = [contracts.BoundPods(made.world.nodes[0], DIGEST, [uid])]
     made.world.complete.clear()
-    made.world.survey = contracts.Survey([entity], [uid], made.world.nodes, bound)
-    run = await made.client.start_workflow(Reconcile.run, id=f"reconcile-{uid}", task_queue=names.OPERATOR_QUEUE)
+    run = await made.reconcile(contracts.Survey([entity], [uid], made.world.nodes, bound))
     await run.result()
     await until(lambda: made.world.count(names.STREAM_DATASET) == 2)
     return {"reconcile": run, "entity": made.entity()}
@@ -151,10 +149,7 @@ async def vanished(made: Bench) -> dict[str, WorkflowHandle]:
 
 async def other_nodes(made: Bench) -> dict[str, WorkflowHandle]:
     """A reconcile of nodes that have no entity."""
-    made.world.survey = contracts.Survey([], [], made.world.nodes)
-    run = await made.client.start_workflow(
-        Reconcile.run, id=f"reconcile-{made.world.nodes[0]}", task_queue=names.OPERATOR_QUEUE
-    )
+    run = await made.reconcile(contracts.Survey([], [], made.world.nodes))
     await run.result()
     return {"reconcile": run}
 

@@ -6,13 +6,12 @@ import asyncio
 import uuid
 
 import pytest
-from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.client import WorkflowUpdateFailedError
 
 from kube_cache import contracts, names
 from tests.workflows.bench import Bench, bench, until
 from tests.workflows.fakes import DIGEST, refused
 from workflows.dataset_on_node import DatasetOnNode
-from workflows.reconcile import Reconcile
 
 
 async def warmed(made: Bench) -> tuple[contracts.PodRef, str]:
@@ -31,15 +30,8 @@ def entity(made: Bench, *, ready: bool = True) -> contracts.Entity:
     return contracts.Entity(made.entity().id, made.world.nodes[0], "disk-1", DIGEST, ready)
 
 
-async def reconciling(made: Bench, survey: contracts.Survey) -> WorkflowHandle[Reconcile, contracts.ReconcileResult]:
-    made.world.survey = survey
-    return await made.client.start_workflow(
-        Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=names.OPERATOR_QUEUE
-    )
-
-
 async def reconcile(made: Bench, survey: contracts.Survey) -> contracts.ReconcileResult:
-    return await (await reconciling(made, survey)).result()
+    return await (await made.reconcile(survey)).result()
 
 
 def test_what_a_pod_uses_is_not_evicted_until_it_has_ended(temporal_address: str) -> None:
@@ -200,7 +192,7 @@ def test_a_run_looks_at_a_bounded_number_of_idle_nodes_but_at_all_that_pods_run_
             ]
             idle = [f"{made.world.nodes[0]}-idle-{number}" for number in range(300)]
             survey = contracts.Survey([], ["one", "two"], [*made.world.nodes[:1], *idle], used)
-            handle = await reconciling(made, survey)
+            handle = await made.reconcile(survey)
             await handle.result()
             asked = [
                 event.activity_task_scheduled_event_attributes.task_queue.name

@@ -227,7 +227,8 @@ class NodeStore:
         index = self._same_disk().index
         wanted = set(bound)
         settled = {owner for _, owner in wanted}
-        there = {(pin.digest, pin.owner): pin for pin in index.pins() if pin.owner.startswith(kind)}
+        pins = index.pins()
+        there = {(pin.digest, pin.owner): pin for pin in pins if pin.owner.startswith(kind)}
         missing = wanted - there.keys()
         for digest, owner in missing:
             index.pin(digest, owner, None, created=0)  # made from the lists, so the next ones may judge it at once
@@ -239,7 +240,7 @@ class NodeStore:
             and (owner in settled or owner not in living)
             and not 0 <= time.time() - pin.created < grace_s
         ]
-        stand_ins = [(pin.digest, pin.owner) for pin in index.pins() if pin.owner == LOST]
+        stand_ins = [(pin.digest, pin.owner) for pin in pins if pin.owner == LOST]
         for digest, owner in stale + stand_ins:
             index.unpin(digest, owner)
         return Reconciled(len(missing), len(stale))
