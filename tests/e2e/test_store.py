@@ -59,8 +59,10 @@ def test_fifty_pods_and_five_datasets_on_a_disk_for_three(
 
     for name in wanted:
         assert len(stack.audit.releases(pods.namespace, name)) == 1
-    for message in refused.values():
-        assert "needs 11.0 MiB" in message
+    for name, message in refused.items():
+        # The first dataset asks for the tokenizer's bytes too where it is refused before anybody else has fetched them.
+        alone = wanted[name] == "set-0" and "needs 12.0 MiB" in message
+        assert alone or "needs 11.0 MiB" in message
         assert "can be used: of 48.0 MiB the cache holds" in message
         assert "pinned by pod/" in message or "reserved by other downloads" in message
         assert "are kept free (min_free 20%)" in message
