@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,18 @@ class Write:
     body: Any
 
     @property
-    def removes_our_gate(self) -> bool:
-        """A patch that takes our gate off, as the product writes it; a retry that was answered 409 removed nothing."""
-        if self.verb != "patch" or self.subresource or not 200 <= self.status < 300:
+    def succeeded(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def was_abandoned(self) -> bool:
+        """Its client was gone before the answer. It may have been carried out all the same."""
+        return self.status == HTTPStatus.GATEWAY_TIMEOUT
+
+    @property
+    def would_remove_our_gate(self) -> bool:
+        """A patch that takes our gate off, as the product writes it, whatever came of it."""
+        if self.verb != "patch" or self.subresource:
             return False
         return any(
             gate.get("$patch") == "delete" and gate.get("name") == names.GATE
@@ -87,5 +97,10 @@ class Audit:
                 )
 
     def releases(self, namespace: str, name: str) -> list[Write]:
-        """The patches that took our gate off this Pod."""
-        return [write for write in self.writes(namespace, name) if write.removes_our_gate]
+        """The patches that took our gate off this Pod; a retry that was answered 409 took nothing off.
+
+        Where none succeeded, the last abandoned one stands for them: of a Pod whose gate is off, one of them did it.
+        """
+        asked = [write for write in self.writes(namespace, name) if write.would_remove_our_gate]
+        abandoned = [write for write in asked if write.was_abandoned]
+        return [write for write in asked if write.succeeded] or abandoned[-1:]
