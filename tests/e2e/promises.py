@@ -79,8 +79,23 @@ def temporal(stack: Stack, *words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
+def described(stack: Stack, pod: Mapping[str, Any]) -> str:
+    return temporal(stack, "workflow", "describe", "--workflow-id", workflow_id(pod)).upper()
+
+
+def workflow_started(stack: Stack, pod: Mapping[str, Any]) -> bool:
+    """The watcher sees a Pod some time after its owner made it."""
+    try:
+        described(stack, pod)
+    except subprocess.CalledProcessError as error:
+        if "not found" in error.stderr:
+            return False
+        raise
+    return True
+
+
 def workflow_ended(stack: Stack, pod: Mapping[str, Any], timeout_s: float) -> None:
     def ended() -> bool:
-        return "RUNNING" not in temporal(stack, "workflow", "describe", "--workflow-id", workflow_id(pod)).upper()
+        return "RUNNING" not in described(stack, pod)
 
     true(ended, f"{workflow_id(pod)} has ended", timeout_s)

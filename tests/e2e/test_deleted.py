@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from kube_cache import names
-from tests.e2e.promises import MIB, seats, workflow_ended, workflow_id
+from tests.e2e.promises import MIB, seats, workflow_ended, workflow_id, workflow_started
 from tools.stack import Stack
 from tools.stack import pods as kubernetes
 from tools.stack.buckets import Bucket
@@ -16,7 +16,7 @@ from tools.stack.waiting import true
 
 
 def resolving(stack: Stack, pods: Pods) -> bool:
-    return pods.find("one") is not None
+    return workflow_started(stack, pods.get("one"))
 
 
 def warming(stack: Stack, pods: Pods) -> bool:
