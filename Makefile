@@ -10,7 +10,7 @@ RUN := $(BIN)/python
 
 # The environment depends on these; a change of content, not of time stamp, makes a new one.
 INPUTS := requirements.lock pyproject.toml
-NATIVE := tools/build_native.py $(wildcard kube_cache/storage/*.[ch] kube_cache/storage/*/*.[ch])
+NATIVE := tools/build_native.py $(wildcard kube_cache/*/*.[ch])
 STAMP := $(VENV)/.content
 
 .PHONY: help setup servers check test test-large demo stack bench bench-release bench-engine bench-store lock

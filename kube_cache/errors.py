@@ -5,7 +5,7 @@ Each class decides once whether a retry can help (`retryable`); the activity edg
 A message names the thing, the reason and the remedy, because it is shown on the Pod.
 
 Errors of botocore, the Kubernetes client and the operating system are translated where they are met
-(`kube_cache.storage`, `kube_cache.kube`), chained with `raise ... from`; what is not translated is a bug or the
+(`kube_cache.dataset`, `kube_cache.kube`), chained with `raise ... from`; what is not translated is a bug or the
 network, and is retried.
 """
 

@@ -1,9 +1,12 @@
-"""Every name that other systems see: annotations, gates, queues, workflow ids, search attributes.
+"""Every name that other systems see: annotations, gates, queues, workflow ids.
 
-A name lives here once, so that a rename is one line and a grep. No logic beyond composing a name.
+A name lives here once, so that a rename is one line and a grep. No logic beyond composing a name and taking it apart again.
+Search attributes, which need Temporal's types, are in `kube_cache.temporal.search_attributes`.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 DOMAIN = "kube-cache.openai.com"
 
@@ -40,7 +43,7 @@ RECONCILE = "Reconcile"
 STORE_COMMAND = "StoreCommand"
 RECONCILE_SCHEDULE = "kube-cache-reconcile"
 
-# Activities. The first seven and the last two run on the operator's queue, the others on a node's.
+# Activities on the operator's queue.
 RESOLVE_DATASET = "resolve_dataset"
 CREATE_SEAT = "create_seat"
 DELETE_SEAT = "delete_seat"
@@ -48,39 +51,60 @@ JOIN_DATASET = "join_dataset"
 PATCH_GATE = "patch_gate"
 REPORT_PHASE = "report_phase"
 PUBLISH_PROGRESS = "publish_progress"
+COLLECT_CLUSTER_STATE = "collect_cluster_state"
+FIND_BOUND_PODS = "find_bound_pods"
+
+# Activities on a node's queue.
 CHECK_DISK = "check_disk"
 STREAM_DATASET = "stream_dataset"
 UNPIN = "unpin"
 EVICT = "evict"
 RECONCILE_DISK = "reconcile_disk"
 AWAIT_DISK = "await_disk"
-STORE_COMMAND_ACTIVITY = "store_command"
-SURVEY = "survey"
-BOUND_PODS = "bound_pods"
-
-# Search attributes and their Temporal types. Registered by temporal-dev.yaml and by the dev stack; a test compares them.
-SEARCH_ATTRIBUTES = {
-    "KcPhase": "Keyword",
-    "KcNode": "Keyword",
-    "KcDataset": "Keyword",
-    "KcPodNamespace": "Keyword",
-    "KcPod": "Keyword",
-    "KcBytes": "Int",
-}
+RUN_STORE_COMMAND = "run_store_command"
 
 
 def node_queue(node: str) -> str:
     return f"{NODE_QUEUE_PREFIX}{node}"
 
 
+class WarmPodId(NamedTuple):
+    namespace: str
+    pod: str
+    uid: str
+
+
 def warm_pod_id(namespace: str, pod: str, uid: str) -> str:
     return f"warm/{namespace}/{pod}/{uid}"
+
+
+def parse_warm_pod_id(workflow_id: str) -> WarmPodId:
+    """Raises ValueError for the id of another workflow."""
+    _, namespace, pod, uid = workflow_id.split("/")
+    return WarmPodId(namespace, pod, uid)
+
+
+class DatasetOnNodeId(NamedTuple):
+    node: str
+    cache_id: str
+    digest: str
 
 
 def dataset_on_node_id(node: str, cache_id: str, digest: str) -> str:
     return f"dataset/{node}/{cache_id}/{digest}"
 
 
+def parse_dataset_on_node_id(workflow_id: str) -> DatasetOnNodeId:
+    """Raises ValueError for the id of another workflow."""
+    _, node, cache_id, digest = workflow_id.split("/")
+    return DatasetOnNodeId(node, cache_id, digest)
+
+
 def seat_name(pod_uid: str, number: int) -> str:
     """One seat per Pod and placement attempt; the number makes a re-created seat distinguishable from a lost one."""
     return f"seat-{pod_uid}-{number}"
+
+
+def pin_owner(pod_uid: str) -> str:
+    """Owner of the pins that a Pod holds in a node's store."""
+    return f"pod/{pod_uid}"

@@ -2,7 +2,7 @@
 
 `_crc.c` and `_receive.c` need a C compiler and Python's headers, and there is no doing without them. `_tls.c` needs OpenSSL's headers, too (Debian:
 libssl-dev); where they are missing a line says so and the package is built without: the engine then uses Python's `ssl`, which
-is slower. `_look.c` needs POSIX threads; without it the store looks at its files from Python.
+is slower. `_check.c` needs POSIX threads; without it the store looks at its files from Python.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Native(NamedTuple):  # no dataclass: hatchling loads this file without mak
 
 
 MODULES = (
-    Native("kube_cache/storage/_crc"),
-    Native("kube_cache/storage/engine/_receive"),
-    Native("kube_cache/storage/engine/_tls", ("ssl", "crypto"), without="TLS will be slower"),
-    Native("kube_cache/storage/store/_look", without="a look at a snapshot will be slower"),
+    Native("kube_cache/dataset/_crc"),
+    Native("kube_cache/engine/_receive"),
+    Native("kube_cache/engine/_tls", ("ssl", "crypto"), without="TLS will be slower"),
+    Native("kube_cache/store/_check", without="a look at a snapshot will be slower"),
 )
 
 

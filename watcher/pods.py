@@ -11,23 +11,25 @@ import asyncio
 
 import structlog
 
-from kube_cache import contracts, names
+from kube_cache import names
+from kube_cache.contracts.common import Consumer
+from kube_cache.contracts.warm_pod import PodBound, PodUnschedulable, SeatBound, SeatLost, SeatUnschedulable
 from kube_cache.errors import KubeCacheError
 from kube_cache.kube.client import KubeClient, is_not_found
-from kube_cache.kube.sightings import Sightings
-from watcher.facts import PodFacts, SeatFacts, pod_facts
+from kube_cache.kube.expectations import Expectations
+from kube_cache.kube.pods import PodFacts, SeatFacts, pod_facts
 from watcher.starter import Starter
 
 _log = structlog.get_logger("kube_cache.watcher")
 # A released Pod leaves one watch and enters the other, each a connection of its own.
-_CROSSING_S = 0.5
+_WATCH_HANDOFF_S = 0.5
 
 
 class PodWatcher:
-    def __init__(self, kube: KubeClient, starter: Starter, sightings: Sightings) -> None:
+    def __init__(self, kube: KubeClient, starter: Starter, expectations: Expectations) -> None:
         self._kube = kube
         self._starter = starter
-        self._sightings = sightings
+        self._expectations = expectations
         self._pods: dict[str, PodFacts] = {}
         self._seats: dict[str, SeatFacts] = {}
         self._confirming: set[asyncio.Task[None]] = set()
@@ -42,21 +44,21 @@ class PodWatcher:
         if before is not None and pod.version < before.version:
             return  # the other watch was quicker
         self._pods[pod.ref.uid] = pod
-        self._sightings.show(pod.ref.uid, pod.raw)
+        self._expectations.show(pod.ref.uid, pod.raw)
         if pod.ended:
             if before is None or not before.ended:
                 self._ended(pod, before)
         elif pod.node:
             if before is None or not before.node:
-                self._signal(pod.workflow_id, "pod_bound", contracts.PodBound(pod.node))
+                self._signal(pod.workflow_id, "pod_bound", PodBound(pod.node))
         elif before is None or before.view != pod.view:
             if pod.view.gated:
-                self._sightings.tell(pod.workflow_id)
+                self._expectations.tell(pod.workflow_id)
                 self._starter.start(pod)
             elif not pod.managed:
                 self._signal(pod.workflow_id, "pod_changed", pod.view)
         if pod.unschedulable and (before is None or before.unschedulable != pod.unschedulable):
-            self._signal(pod.workflow_id, "pod_unschedulable", contracts.PodUnschedulable(pod.unschedulable))
+            self._signal(pod.workflow_id, "pod_unschedulable", PodUnschedulable(pod.unschedulable))
 
     def on_seat(self, event: str, seat: SeatFacts) -> None:
         before = self._seats.get(seat.uid)
@@ -64,18 +66,18 @@ class PodWatcher:
             # One that a person deleted is missed here, at the price of a signal for each of our own deletions: the
             # workflow looks again by itself.
             if self._seats.pop(seat.uid, None) is not None and seat.disrupted:
-                lost = contracts.SeatLost(seat.name, "it was preempted, evicted, or its node is gone")
+                lost = SeatLost(seat.name, "it was preempted, evicted, or its node is gone")
                 self._signal(seat.workflow_id, "seat_lost", lost)
             return
         self._seats[seat.uid] = seat
         if seat.node and (before is None or not before.node):
-            self._signal(seat.workflow_id, "seat_bound", contracts.SeatBound(seat.name, seat.node))
+            self._signal(seat.workflow_id, "seat_bound", SeatBound(seat.name, seat.node))
         elif seat.unschedulable and (before is None or before.unschedulable != seat.unschedulable):
-            self._signal(seat.workflow_id, "seat_unschedulable", contracts.SeatPending(seat.name, seat.unschedulable))
+            self._signal(seat.workflow_id, "seat_unschedulable", SeatUnschedulable(seat.name, seat.unschedulable))
 
     def _signal(self, workflow_id: str, name: str, arg: object | None = None) -> None:
         """To the activity that waits for it, else to the workflow."""
-        if not self._sightings.tell(workflow_id, arg):
+        if not self._expectations.tell(workflow_id, arg):
             self._starter.signal(workflow_id, name, arg)
 
     def _confirm(self, pod: PodFacts) -> None:
@@ -85,8 +87,8 @@ class PodWatcher:
 
     async def _look(self, last: PodFacts) -> None:
         ref = last.ref
-        if self._sightings.is_expected(last.workflow_id):  # being released: it comes back in the other watch
-            await asyncio.sleep(_CROSSING_S)
+        if self._expectations.is_expected(last.workflow_id):  # being released: it comes back in the other watch
+            await asyncio.sleep(_WATCH_HANDOFF_S)
             if (now := self._pods.get(ref.uid)) is None or now.managed != last.managed:
                 return
         delay = 0.2
@@ -113,23 +115,23 @@ class PodWatcher:
             return
         if self._pods.pop(ref.uid, None) is None:
             return  # both watches lose a Pod; the first to confirm it has told it
-        self._sightings.show(ref.uid, None)
+        self._expectations.show(ref.uid, None)
         if not (last.managed and last.node):  # bound was the last word that its workflow waited for
             self._signal(last.workflow_id, "pod_gone")
-        self._give_back(last)
+        self._release_datasets(last)
 
     def _ended(self, pod: PodFacts, before: PodFacts | None) -> None:
         if not pod.node:
             self._signal(pod.workflow_id, "pod_gone")
         elif before is None or not before.node:
-            self._signal(pod.workflow_id, "pod_bound", contracts.PodBound(pod.node))
-        self._give_back(pod)
+            self._signal(pod.workflow_id, "pod_bound", PodBound(pod.node))
+        self._release_datasets(pod)
 
-    def _give_back(self, pod: PodFacts) -> None:
+    def _release_datasets(self, pod: PodFacts) -> None:
         """What a released Pod mounted is no longer in use by it."""
-        for digest in pod.receipt_digests:
+        for digest in pod.receipt.digests:
             self._starter.signal(
-                names.dataset_on_node_id(pod.receipt_node, pod.receipt_cache_id, digest),
+                names.dataset_on_node_id(pod.receipt.node, pod.receipt.cache_id, digest),
                 "leave",
-                contracts.Interest(pod.workflow_id, pod.ref),
+                Consumer(pod.workflow_id, pod.ref),
             )

@@ -18,10 +18,12 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from kube_cache import names, search
-from kube_cache.contracts import Phase, Policy, WarmPodInput
-from kube_cache.temporal import TASK_TIMEOUT
-from watcher.facts import PodFacts
+from kube_cache import names
+from kube_cache.contracts.common import Phase, Policy
+from kube_cache.contracts.warm_pod import WarmPodInput
+from kube_cache.kube.pods import PodFacts
+from kube_cache.temporal import search_attributes as search
+from kube_cache.temporal.client import TASK_TIMEOUT
 
 _log = structlog.get_logger("kube_cache.watcher")
 # Deliveries under way at once. Each is a few milliseconds of the server's time; more only queue up there.

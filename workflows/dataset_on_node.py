@@ -1,13 +1,13 @@
-"""`DatasetOnNode`: one entity per snapshot per disk. It runs one download for all Pods that want it, and is the inventory.
+"""`DatasetOnNode`: one entity per snapshot and disk. It runs one download for all Pods that want it, and is the inventory.
 
-Pods join by signal-with-start (atomic in Temporal) and leave by signal; the entity counts interest, runs at most one
-`stream_dataset` at a time, and signals those who wait. It stays open while the data is on the disk, so that the search
-attributes answer which nodes hold what. It never judges what is on the disk: a Pod that joins a snapshot that is thought
-ready makes the agent look again, because the disk is the truth.
+Pods join by signal-with-start, which Temporal makes atomic, and leave by signal. The entity counts its consumers, runs at most
+one `stream_dataset` at a time, and answers the Pods that wait. It stays open while the data is on the disk, so that the search
+attributes tell which nodes hold what. It never judges what is on the disk: a Pod that joins a snapshot thought to be ready makes
+the agent check again, because the disk is the truth.
 
-A Pod that runs on it may have it mended: what was found damaged is fetched again while the Pod keeps its pin, and when that
-fails, the reconcile asks again. Continue-as-new carries everything over, also in the middle of a download, which then goes on
-from its journal.
+A snapshot that was lost or damaged under running Pods is repaired: downloaded again while the Pods keep their pins. A repair that
+fails is asked for again by the reconcile. Continue-as-new carries `DatasetState` whole, also in the middle of a download, which
+then resumes from its journal.
 """
 
 from __future__ import annotations
@@ -20,16 +20,31 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from kube_cache import contracts, names
-    from kube_cache.contracts import DatasetOnNodeInput, DatasetOnNodeStatus, ErrorInfo, Interest, Phase
-    from kube_cache.text import format_bytes
-    from workflows import calls
-    from workflows.attributes import upsert
+    from kube_cache import names
+    from kube_cache.contracts.common import Consumer, ErrorInfo, Phase
+    from kube_cache.contracts.node import (
+        DatasetOnNodeInput,
+        DatasetOnNodeStatus,
+        DatasetState,
+        EvictInput,
+        EvictResult,
+        JoinInput,
+        SnapshotLost,
+        StreamInput,
+        StreamResult,
+        UnpinInput,
+    )
+    from kube_cache.contracts.warm_pod import DatasetFailed, DatasetReady
+    from kube_cache.units import format_bytes
+    from workflows import activity_calls
     from workflows.failures import AGENT_LOST, error_info
+    from workflows.search_attributes import upsert
 
-# In a message for people; more Pods than that do not make it clearer.
-_MOST_NAMED = 5
-_HANDS_OVER = "hands-over"
+# In a message for people; naming more Pods makes it no clearer.
+_MAX_NAMED = 5
+_CANCELLED = ErrorInfo(
+    "Cancelled", "the download was cancelled by an operator; signal `retry` to the Pod's workflow starts it again"
+)
 
 
 @workflow.defn(name=names.DATASET_ON_NODE)
@@ -37,78 +52,70 @@ class DatasetOnNode:
     @workflow.init
     def __init__(self, inp: DatasetOnNodeInput) -> None:
         self._inp = inp
-        self._users: dict[str, Interest] = {user.workflow_id: user for user in inp.users}
-        self._waiting: dict[str, Interest] = {user.workflow_id: user for user in inp.waiting}
-        self._mending: set[str] = set(inp.mending)  # of those that wait, who runs on it already
-        self._unpin: list[contracts.PodRef] = list(inp.unpin)
-        self._ready = inp.ready
-        self._paused = inp.paused
-        self._cancel = False
-        self._streaming_priority = 0
-        self._error: ErrorInfo | None = inp.error
+        self._state = inp.state
         self._phase = ""
-        self._moved_to = ""
-        self._hands_over = inp.hands_over
+        self._cancel_requested = False
+        self._streaming_priority = 0
+        self._replacing_cache_id = ""
+        """Identity of the disk to which the Pods that run on the snapshot move; empty while this disk is the node's."""
 
     @workflow.run
     async def run(self, _inp: DatasetOnNodeInput) -> DatasetOnNodeStatus:
-        self._enter(self._at_rest())
+        self._set_phase(self._phase_at_rest())
         while True:
             try:
-                if self._moved_to:
-                    await self._move()
-                elif self._history_is_long() and workflow.all_handlers_finished():
-                    self._continue_as_new()
-                elif self._unpin:
+                if self._replacing_cache_id:
+                    await self._move_consumers()
+                elif self._must_continue_as_new():
+                    workflow.continue_as_new(replace(self._inp, state=self._state))
+                elif self._state.unpin:
                     await self._release_pins()
-                elif self._waiting and not self._paused:
-                    await self._fetch()
-                elif self._idle():
+                elif self._wants_download():
+                    await self._download()
+                elif self._has_no_purpose():
                     await workflow.wait_condition(workflow.all_handlers_finished)
-                    if self._idle():
-                        return self.status()  # nothing on the disk, and nobody asks for it
+                    if self._has_no_purpose():
+                        return self.status()
                 else:
-                    await workflow.wait_condition(self._something_to_do)
+                    await workflow.wait_condition(self._has_work)
             except asyncio.CancelledError:
-                # The UI's cancel button: give up the download and tell those who wait; they decide what comes next.
-                await self._fail(
-                    ErrorInfo(
-                        "Cancelled",
-                        "the download was cancelled by an operator; signal `retry` to the Pod's workflow starts it again",
-                    )
-                )
+                # The UI's cancel button: give up the download and tell the waiting Pods; their workflows decide what comes next.
+                await self._fail(_CANCELLED)
 
-    def _at_rest(self) -> Phase:
-        if self._ready:
+    def _phase_at_rest(self) -> Phase:
+        if self._state.ready:
             return Phase.READY
-        if self._error is not None:
+        if self._state.error is not None:
             return Phase.AWAITING_OPERATOR
-        return Phase.PAUSED if self._paused else Phase.CHECKING
+        return Phase.PAUSED if self._state.paused else Phase.CHECKING
 
-    def _something_to_do(self) -> bool:
+    def _has_work(self) -> bool:
         return (
-            bool(self._unpin or self._moved_to)
-            or (bool(self._waiting) and not self._paused)
-            or self._idle()
-            or (self._history_is_long() and workflow.all_handlers_finished())
+            bool(self._state.unpin or self._replacing_cache_id)
+            or self._wants_download()
+            or self._has_no_purpose()
+            or self._must_continue_as_new()
         )
 
-    def _idle(self) -> bool:
-        return not self._ready and not self._users and not self._paused
+    def _wants_download(self) -> bool:
+        return bool(self._state.waiting) and not self._state.paused
 
-    def _history_is_long(self) -> bool:
-        return workflow.info().is_continue_as_new_suggested() and (self._hands_over or not self._waiting)
+    def _has_no_purpose(self) -> bool:
+        """Nothing is on the disk and no Pod asks for it."""
+        return not self._state.ready and not self._state.consumers and not self._state.paused
+
+    def _must_continue_as_new(self) -> bool:
+        return workflow.info().is_continue_as_new_suggested() and workflow.all_handlers_finished()
 
     # One download.
 
-    async def _fetch(self) -> None:
+    async def _download(self) -> None:
         inp = self._inp
-        self._hands_over = workflow.patched(_HANDS_OVER)
-        self._cancel = False
-        self._streaming_priority = max(interest.priority for interest in self._waiting.values())
-        self._enter(Phase.WARMING)
-        stream = calls.stream_dataset(
-            inp.node, contracts.StreamInput(inp.cache_id, inp.snapshot, self._streaming_priority), inp.policy
+        self._cancel_requested = False
+        self._streaming_priority = self._highest_priority()
+        self._set_phase(Phase.WARMING)
+        stream = activity_calls.stream_dataset(
+            inp.node, StreamInput(inp.cache_id, inp.snapshot, self._streaming_priority), inp.policy
         )
         try:
             await workflow.wait_condition(lambda: stream.done() or self._should_stop())
@@ -117,20 +124,21 @@ class DatasetOnNode:
                 linger = timedelta(seconds=inp.policy.linger_s)
                 try:
                     await workflow.wait_condition(
-                        lambda: stream.done() or bool(self._waiting) or self._must_stop(), timeout=linger
+                        lambda: stream.done() or bool(self._state.waiting) or self._must_stop(), timeout=linger
                     )
                 except TimeoutError:
                     break
                 await workflow.wait_condition(lambda: stream.done() or self._should_stop())
-            stopped = not stream.done()
-            if stopped:
+            if not stream.done():
                 stream.cancel()
             result = await stream
         except ActivityError as error:
-            if is_cancelled_exception(error):
-                await self._stopped()
-            else:
+            if not is_cancelled_exception(error):
                 await self._fail(error_info(error, node=inp.node))
+            elif self._cancel_requested:
+                await self._fail(_CANCELLED)
+            else:
+                self._set_phase(Phase.PAUSED if self._state.paused else Phase.CHECKING)
             return
         except asyncio.CancelledError:
             stream.cancel()
@@ -139,100 +147,81 @@ class DatasetOnNode:
         await self._succeed(result)
 
     def _should_stop(self) -> bool:
-        return not self._waiting or self._must_stop()
+        return not self._state.waiting or self._must_stop()
 
     def _must_stop(self) -> bool:
-        return self._paused or self._cancel or self._more_urgent() or (self._hands_over and self._history_is_long())
+        # A running activity cannot be told of a higher priority, nor can it outlive a continue-as-new: it is started again and
+        # resumes from its journal.
+        return (
+            self._state.paused
+            or self._cancel_requested
+            or self._highest_priority() > self._streaming_priority
+            or self._must_continue_as_new()
+        )
 
-    def _more_urgent(self) -> bool:
-        # A running activity cannot be told; it is restarted with the higher priority and resumes from its journal.
-        return any(interest.priority > self._streaming_priority for interest in self._waiting.values())
+    def _highest_priority(self) -> int:
+        """Of the waiting Pods; the running download's own when none waits."""
+        consumers = self._state.consumers
+        return max((consumers[name].priority for name in self._state.waiting), default=self._streaming_priority)
 
-    async def _succeed(self, result: contracts.StreamResult) -> None:
-        self._ready, self._error = True, None
-        waiting = self._answered()
-        self._enter(Phase.READY, result)
-        ready = contracts.DatasetReady(result.digest, result.fetched_bytes, result.seconds, result.verified)
-        await asyncio.gather(*(self._tell(interest, "dataset_ready", ready) for interest in waiting.values()))
+    async def _succeed(self, result: StreamResult) -> None:
+        self._state.ready, self._state.error = True, None
+        waiting = self._take_waiting()
+        self._set_phase(Phase.READY, result)
+        ready = DatasetReady(result.digest, result.fetched_bytes, result.seconds, result.verified)
+        await asyncio.gather(*(self._answer(consumer, "dataset_ready", ready) for consumer in waiting))
 
     async def _fail(self, error: ErrorInfo) -> None:
-        self._ready, self._error = False, error
-        waiting = self._answered()
-        for interest in waiting.values():
-            self._users.pop(interest.workflow_id, None)
+        self._state.ready, self._state.error = False, error
+        waiting = self._take_waiting()
+        for consumer in waiting:
+            del self._state.consumers[consumer.workflow_id]
             if (
                 error.type != AGENT_LOST
-            ):  # nobody there to hear it; pins of the dead are reconciled when the agent is back
-                self._unpin.append(interest.pod)
-        self._enter(Phase.AWAITING_OPERATOR)
-        failed = contracts.DatasetFailed(self._inp.snapshot.digest, error)
-        await asyncio.gather(*(self._tell(interest, "dataset_failed", failed) for interest in waiting.values()))
+            ):  # else nobody would do it: the reconcile removes the pins when the agent is back
+                self._state.unpin.append(consumer.pod)
+        self._set_phase(Phase.AWAITING_OPERATOR)
+        failed = DatasetFailed(self._inp.snapshot.digest, error)
+        await asyncio.gather(*(self._answer(consumer, "dataset_failed", failed) for consumer in waiting))
 
-    def _answered(self) -> dict[str, Interest]:
-        """Those that are to be told. Who runs on it is not: it keeps what it holds, and has nobody to tell."""
-        waiting = {name: interest for name, interest in self._waiting.items() if name not in self._mending}
-        self._waiting = {}
-        self._mending.clear()
-        return waiting
+    def _take_waiting(self) -> list[Consumer]:
+        """Take the Pods that wait for an answer and clear the list. Pods under repair keep their pin and get no answer."""
+        state = self._state
+        taken = [state.consumers[name] for name in state.waiting if name not in state.repairing]
+        state.waiting, state.repairing = [], []
+        return taken
 
-    async def _stopped(self) -> None:
-        if self._cancel:
-            await self._fail(
-                ErrorInfo(
-                    "Cancelled",
-                    "the download was cancelled by an operator; signal `retry` to the Pod's workflow starts it again",
-                )
-            )
-        else:
-            self._enter(Phase.PAUSED if self._paused else Phase.CHECKING)
-
-    async def _tell(
-        self, interest: Interest, signal: str, answer: contracts.DatasetReady | contracts.DatasetFailed
-    ) -> None:
+    async def _answer(self, consumer: Consumer, signal: str, answer: DatasetReady | DatasetFailed) -> None:
         try:
-            await workflow.get_external_workflow_handle(interest.workflow_id).signal(signal, answer)
+            await workflow.get_external_workflow_handle(consumer.workflow_id).signal(signal, answer)
         except FailureError:  # that workflow has ended; its Pod needs nothing from us
-            workflow.logger.info("nobody to tell", extra={"signal_name": signal, "waiter": interest.workflow_id})
+            workflow.logger.info("nobody to answer", extra={"signal_name": signal, "consumer": consumer.workflow_id})
 
     async def _release_pins(self) -> None:
-        held = {user.pod.uid for user in self._users.values()}
-        pods, self._unpin = [pod for pod in self._unpin if pod.uid not in held], []
+        held = {consumer.pod.uid for consumer in self._state.consumers.values()}
+        pods, self._state.unpin = [pod for pod in self._state.unpin if pod.uid not in held], []
         try:
             for pod in pods:
-                await calls.unpin(self._inp.node, contracts.UnpinInput([self._inp.snapshot.digest], pod))
+                await activity_calls.unpin(self._inp.node, UnpinInput([self._inp.snapshot.digest], pod))
         except ActivityError as error:
-            # The agent is gone or its disk is ill: the pins keep the data, which is the safe side, until reconciled.
+            # The agent is gone or its disk is faulty: the pins keep the data, which is the safe side, until the reconcile.
             workflow.logger.warning(
                 "pins not released", extra={"error": error_info(error, node=self._inp.node).message}
             )
 
-    async def _move(self) -> None:
-        """The disk was replaced: what Pods run on is brought to the new one by its own entity, and this one ends."""
-        moved = replace(self._inp, cache_id=self._moved_to, users=[], waiting=[], mending=[], unpin=[], error=None)
-        moved = replace(moved, ready=False, paused=False)
-        self._moved_to = ""
-        users, self._users = list(self._users.values()), {}
+    async def _move_consumers(self) -> None:
+        """Join the Pods that run on the snapshot to the entity of the node's new disk, which downloads it; then end."""
+        moved = replace(self._inp, cache_id=self._replacing_cache_id, state=DatasetState())
+        self._replacing_cache_id = ""
+        consumers, self._state.consumers = list(self._state.consumers.values()), {}
+        self._state.unpin, self._state.error, self._state.paused = [], None, False
         await asyncio.gather(
-            *(calls.join_dataset(contracts.JoinInput(moved, replace(user, hit=False))) for user in users)
+            *(activity_calls.join_dataset(JoinInput(moved, replace(consumer, hit=False))) for consumer in consumers)
         )
 
-    def _continue_as_new(self) -> None:
-        workflow.continue_as_new(
-            replace(
-                self._inp,
-                users=list(self._users.values()),
-                ready=self._ready,
-                paused=self._paused,
-                waiting=list(self._waiting.values()),
-                mending=sorted(self._mending),
-                unpin=self._unpin,
-                error=self._error,
-                hands_over=True,
-            )
-        )
-
-    def _enter(self, phase: Phase, result: contracts.StreamResult | None = None) -> None:
-        snapshot = self._inp.snapshot
+    def _set_phase(self, phase: Phase, result: StreamResult | None = None) -> None:
+        """Show the phase in the UI. The search attribute is written only when the phase changes: it is a history event."""
+        snapshot, state = self._inp.snapshot, self._state
         if phase != self._phase:
             upsert(phase=phase)
         self._phase = phase
@@ -240,81 +229,83 @@ class DatasetOnNode:
             f"**{phase}** on `{self._inp.node}` (disk `{self._inp.cache_id}`)",
             f"- dataset: `{snapshot.uri}`, {snapshot.files} files, {format_bytes(snapshot.bytes)}",
             f"- snapshot: `{snapshot.digest}`",
-            f"- {len(self._waiting)} Pods wait, {len(self._users)} hold it",
+            f"- {len(state.waiting)} Pods wait, {len(state.consumers)} hold it",
         ]
         if result is not None:
             lines.append(
                 f"- fetched {format_bytes(result.fetched_bytes)} in {result.seconds:.1f} s, verified: {result.verified}"
             )
-        if self._error is not None:
-            lines.append(f"- **{self._error.type}**: {self._error.message}")
+        if state.error is not None:
+            lines.append(f"- **{state.error.type}**: {state.error.message}")
         workflow.set_current_details("\n".join(lines))
 
-    # Signals and queries.
+    # Signals, the update and the query.
 
     @workflow.signal(description="A Pod wants this dataset here.")
-    def join(self, interest: Interest) -> None:
-        self._users[interest.workflow_id] = interest
-        self._mending.discard(interest.workflow_id)
-        if interest.hit:
-            self._ready = True
+    def join(self, consumer: Consumer) -> None:
+        self._forget(consumer.workflow_id)
+        self._state.consumers[consumer.workflow_id] = consumer
+        if consumer.hit:
+            self._state.ready = True
         else:
-            self._waiting[interest.workflow_id] = interest
+            self._state.waiting.append(consumer.workflow_id)
 
     @workflow.signal(description="A Pod no longer wants it: gone, ended, moved or cancelled.")
-    def leave(self, interest: Interest) -> None:
-        self._waiting.pop(interest.workflow_id, None)
-        self._mending.discard(interest.workflow_id)
-        self._users.pop(interest.workflow_id, None)
-        self._unpin.append(interest.pod)
+    def leave(self, consumer: Consumer) -> None:
+        self._forget(consumer.workflow_id)
+        self._state.unpin.append(consumer.pod)
+
+    def _forget(self, workflow_id: str) -> None:
+        state = self._state
+        state.consumers.pop(workflow_id, None)
+        state.waiting = [name for name in state.waiting if name != workflow_id]
+        state.repairing = [name for name in state.repairing if name != workflow_id]
 
     @workflow.signal(description="Stop the download, keep what was verified, and wait for `resume`.")
     def pause(self) -> None:
-        self._paused = True
-        self._hands_over = workflow.patched(_HANDS_OVER)
+        self._state.paused = True
 
     @workflow.signal(description="Go on after `pause`.")
     def resume(self) -> None:
-        self._paused = False
+        self._state.paused = False
 
     @workflow.signal(description="Stop the download; the waiting Pods stay gated and say so.")
     def cancel(self) -> None:
-        self._cancel = bool(self._waiting)
+        self._cancel_requested = bool(self._state.waiting)
 
-    @workflow.signal(description="From the reconcile: the disk no longer holds it whole, or the node is no more.")
-    def vanished(self, gone: contracts.Vanished) -> None:
-        self._ready = False
-        running = {user.workflow_id: user for user in gone.users}
-        if gone.node_is_gone:
-            self._users = running
-            self._waiting.clear()
-            self._mending.clear()
-            self._unpin.clear()
-            self._moved_to = gone.cache_id if running else ""
+    @workflow.signal(
+        description="From the reconcile: the snapshot is no longer complete on the disk, or the node or its disk is gone."
+    )
+    def snapshot_lost(self, lost: SnapshotLost) -> None:
+        state = self._state
+        state.ready = False
+        running = {consumer.workflow_id: consumer for consumer in lost.consumers}
+        if lost.disk_is_gone:
+            self._state = DatasetState(consumers=running)
+            self._replacing_cache_id = lost.cache_id if running else ""
         else:
-            # Pods that mount it: fetch what is missing again.
-            running = {**self._users, **running}
-            self._mending |= running.keys() - self._waiting.keys()
-            self._users.update(running)
-            self._waiting.update(running)
+            # Pods mount the snapshot: download what is missing again, for all of them.
+            state.consumers.update(running)
+            new = [name for name in state.consumers if name not in state.waiting]
+            state.repairing += new
+            state.waiting += new
 
     @workflow.update(description="Remove it from the disk. Refused while a Pod waits for it or uses it.")
-    async def evict(self) -> contracts.EvictResult:
-        evicted = await calls.evict(self._inp.node, contracts.EvictInput(self._inp.snapshot.digest))
-        self._ready = False
+    async def evict(self) -> EvictResult:
+        evicted = await activity_calls.evict(self._inp.node, EvictInput(self._inp.snapshot.digest))
+        self._state.ready = False
         return evicted
 
     @evict.validator
     def refuse_while_in_use(self) -> None:
-        if self._users:
-            pods = sorted(f"{user.pod.namespace}/{user.pod.name}" for user in self._users.values())
-            shown = ", ".join(pods[:_MOST_NAMED]) + (
-                f" and {len(pods) - _MOST_NAMED} more" if len(pods) > _MOST_NAMED else ""
+        pods = sorted(f"{user.pod.namespace}/{user.pod.name}" for user in self._state.consumers.values())
+        if pods:
+            shown = ", ".join(pods[:_MAX_NAMED]) + (
+                f" and {len(pods) - _MAX_NAMED} more" if len(pods) > _MAX_NAMED else ""
             )
             raise ApplicationError(f"in use by {shown}: evict it when they have ended", type="SnapshotInUse")
 
-    @workflow.query(description="Phase, waiting and holding Pod workflows, last error.")
+    @workflow.query(description="Phase, consumers, those that wait, last error.")
     def status(self) -> DatasetOnNodeStatus:
-        return DatasetOnNodeStatus(
-            self._phase, list(self._waiting), list(self._users), self._error, list(self._users.values())
-        )
+        state = self._state
+        return DatasetOnNodeStatus(self._phase, list(state.consumers.values()), list(state.waiting), state.error)

@@ -11,7 +11,7 @@ from temporalio.exceptions import (
     TimeoutType,
 )
 
-from kube_cache.contracts import ErrorInfo
+from kube_cache.contracts.common import ErrorInfo
 
 AGENT_LOST = "AgentLost"
 

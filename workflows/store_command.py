@@ -6,16 +6,16 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from kube_cache import contracts, names
-    from kube_cache.storeverbs import FAILED, UNREACHABLE
-    from workflows import calls
+    from kube_cache import names
+    from kube_cache.contracts.node import ExitCode, StoreRequest, StoreResponse
+    from workflows import activity_calls as calls
     from workflows.failures import AGENT_LOST, error_info
 
 
 @workflow.defn(name=names.STORE_COMMAND)
 class StoreCommand:
     @workflow.run
-    async def run(self, ask: contracts.StoreAsk) -> contracts.StoreAnswer:
+    async def run(self, ask: StoreRequest) -> StoreResponse:
         try:
             return await calls.store_command(ask)
         except ActivityError as error:
@@ -24,8 +24,8 @@ class StoreCommand:
             info = error_info(error, node=ask.node)
             if info.type == AGENT_LOST:
                 text = f"no living agent on node {ask.node}; is its name right, and does its agent run?"
-                return contracts.StoreAnswer(UNREACHABLE, message=text)
+                return StoreResponse(ExitCode.UNREACHABLE, message=text)
             if info.type == "Timeout":
                 text = f"the agent on node {ask.node} went away meanwhile: {info.message}"
-                return contracts.StoreAnswer(UNREACHABLE, message=text)
-            return contracts.StoreAnswer(FAILED, message=info.message)
+                return StoreResponse(ExitCode.UNREACHABLE, message=text)
+            return StoreResponse(ExitCode.FAILED, message=info.message)

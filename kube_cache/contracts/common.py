@@ -1,4 +1,4 @@
-"""What more than one of the others names: a Pod, a snapshot, a wish, an error, a phase, the operator's policy."""
+"""Types that several contracts share: a Pod, a snapshot, a consumer, an error, a phase, the operator's policy."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +11,6 @@ class Phase(StrEnum):
     CHECKING = "Checking"
     WAITING_FOR_DISK = "WaitingForDisk"
     WARMING = "Warming"
-    VERIFYING = "Verifying"
     RELEASING = "Releasing"
     BINDING = "Binding"
     DONE = "Done"
@@ -20,7 +19,7 @@ class Phase(StrEnum):
     CANCELLED = "Cancelled"
     POD_GONE = "PodGone"
     READY = "Ready"
-    """Of `DatasetOnNode` only: the snapshot is whole on the node's disk."""
+    """Only of `DatasetOnNode`: the snapshot is complete on the node's disk."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class PodRef:
 
 @dataclass(frozen=True)
 class PodView:
-    """What the watcher saw of a Pod, cut down to what a decision needs; option values are as the user wrote them."""
+    """The fields of a Pod that decisions depend on. Option values are as the user wrote them, unchecked."""
 
     dataset: str = ""
     foreign_gates: list[str] = field(default_factory=list)
@@ -46,7 +45,7 @@ class PodView:
 
 @dataclass(frozen=True)
 class Policy:
-    """Operator settings that a workflow needs; they ride in the input because a workflow reads no environment."""
+    """Operator settings that a workflow needs. They travel in its input, because a workflow reads no environment."""
 
     operator_namespace: str = "kube-cache-system"
     check_schedule_to_start_s: float = 10
@@ -56,21 +55,21 @@ class Policy:
     bind_grace_s: float = 60
     node_exclusion_s: float = 600
     disk_wait_s: float = 300
-    """Seconds that a Pod waits for room on the nodes that refused it before it looks at all nodes again; the second time
-    twice as long, and so on, up to twelve times."""
-    speak_after_s: float = 10
-    """Seconds of a silent phase after which the Pod says what it waits for. Longer than a hit takes in a burst of
-    hundreds: to speak costs writes, and a busy cluster must not be made busier."""
+    """Seconds that a Pod waits for the disks that rejected its data before it tries all nodes again. The n-th wait is n times
+    as long, up to twelve times."""
+    slow_phase_after_s: float = 10
+    """Seconds of a phase after which it is reported on the Pod. Longer than a cache hit takes in a burst of hundreds, because a
+    report costs writes, and a busy cluster must not be made busier."""
     max_gate_time_s: float = 0
-    """Applies when the Pod names none; 0 = no limit."""
-    sight_s: float = 0
-    """Seconds that an activity waits for what the operator's own watch is about to see (docs/design/sightings.md). 0, as
-    in inputs from before there was such a wait: everything comes by signal."""
+    """Limit for a Pod whose annotations name none; 0 = no limit."""
+    watch_wait_s: float = 0
+    """Seconds that an activity waits for an event that the operator's own watch is about to see
+    (docs/design/expectations.md). 0 = do not wait: every event comes by signal."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a dataset URI held when it was resolved. digest: 64 hex digits of SHA-256 over the sorted object list."""
+    """Contents of a dataset URI at the time it was resolved. digest: SHA-256 over the sorted object list, 64 hex digits."""
 
     uri: str
     digest: str
@@ -80,21 +79,21 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class ErrorInfo:
-    """An error as people read it. `type` is a class name of `kube_cache.errors`."""
+    """An error for people to read. type: a class name of `kube_cache.errors`."""
 
     type: str
     message: str
     needed_bytes: int = 0
-    """Of `InsufficientDisk`: what there must be room for, like the next."""
+    """Space that the snapshot needs; set for `InsufficientDisk` only, like `needed_inodes`."""
     needed_inodes: int = 0
 
 
 @dataclass(frozen=True)
-class Interest:
-    """One Pod's wish for a dataset on a node."""
+class Consumer:
+    """A Pod that uses a snapshot on a node, or waits for it."""
 
     workflow_id: str
     pod: PodRef
     priority: int = 0
     hit: bool = False
-    """The disk holds it already: register the use, fetch nothing, answer nothing."""
+    """The disk holds the snapshot already: register the Pod, fetch nothing, send no answer."""

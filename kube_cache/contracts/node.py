@@ -1,8 +1,27 @@
-"""`DatasetOnNode`, the activities on a node's queue, and the store's command line."""
+"""`DatasetOnNode`, the activities on a node's queue, and the `kube-cache store` command."""
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
-from kube_cache.contracts.common import ErrorInfo, Interest, PodRef, Policy, Snapshot
+from kube_cache.contracts.common import Consumer, ErrorInfo, PodRef, Policy, Snapshot
+
+
+@dataclass
+class DatasetState:
+    """Everything that a `DatasetOnNode` remembers; continue-as-new carries it over as it is."""
+
+    consumers: dict[str, Consumer] = field(default_factory=dict)
+    """Pods that use the snapshot or wait for it, by workflow id."""
+    waiting: list[str] = field(default_factory=list)
+    """Workflow ids of the consumers that wait for a download, in the order in which they joined."""
+    repairing: list[str] = field(default_factory=list)
+    """Subset of `waiting`: Pods that are bound and run on the snapshot. They get no answer and keep their pin."""
+    unpin: list[PodRef] = field(default_factory=list)
+    """Pods whose pins on the disk are to be removed."""
+    ready: bool = False
+    paused: bool = False
+    error: ErrorInfo | None = None
+    """Error of the last download; None after one that succeeded."""
 
 
 @dataclass(frozen=True)
@@ -11,25 +30,15 @@ class DatasetOnNodeInput:
     cache_id: str
     snapshot: Snapshot
     policy: Policy = field(default_factory=Policy)
-    users: list[Interest] = field(default_factory=list)
-    """Carried over by continue-as-new, like all below."""
-    ready: bool = False
-    paused: bool = False
-    waiting: list[Interest] = field(default_factory=list)
-    mending: list[str] = field(default_factory=list)
-    """Workflow ids of the users for which something is fetched again."""
-    unpin: list[PodRef] = field(default_factory=list)
-    error: ErrorInfo | None = None
-    hands_over: bool = False
-    """Whether it may be continued while somebody waits: older histories were not."""
+    state: DatasetState = field(default_factory=DatasetState)
 
 
 @dataclass(frozen=True)
 class JoinInput:
-    """Join (signal-with-start) or leave the `DatasetOnNode` entity."""
+    """Join (signal-with-start) or leave a `DatasetOnNode` entity."""
 
     dataset: DatasetOnNodeInput
-    interest: Interest
+    consumer: Consumer
     leave: bool = False
 
 
@@ -38,22 +47,22 @@ class DatasetOnNodeStatus:
     """Answer of the `status` query."""
 
     phase: str
+    consumers: list[Consumer] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
-    users: list[str] = field(default_factory=list)
+    """Workflow ids of the consumers that wait for a download."""
     error: ErrorInfo | None = None
-    interests: list[Interest] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Vanished:
-    """What a snapshot's entity thinks to be on the disk is not."""
+class SnapshotLost:
+    """A snapshot that its entity takes for complete is missing or damaged on the disk."""
 
-    node_is_gone: bool = False
-    """Or its disk was replaced."""
-    users: list[Interest] = field(default_factory=list)
-    """Pods that are bound with it; a hit that the inventory knew has not joined."""
+    disk_is_gone: bool = False
+    """The node was deleted, or its disk was replaced."""
+    consumers: list[Consumer] = field(default_factory=list)
+    """Pods that are bound and run on the snapshot. Some may be unknown to the entity: a hit does not always join."""
     cache_id: str = ""
-    """The disk that is there instead."""
+    """Identity of the disk that the node has instead; empty when the node was deleted."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +83,11 @@ class DiskSnapshot:
 class CheckDiskResult:
     cache_id: str
     snapshots: list[DiskSnapshot]
-    free_bytes: int = 0
-    reserved_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class AwaitDiskInput:
-    """Wait until the disk can be written and has room for so much. `what` begins the message where it has not."""
+    """Wait until the disk can be written and has enough free space. what: the dataset that the error message names."""
 
     what: str
     needed_bytes: int = 0
@@ -105,11 +112,10 @@ class StreamProgress:
     """Heartbeat details, under 1 KB. The journal on disk is the truth; this is for people."""
 
     state: str = "queued"
-    """`queued`, `listing`, `fetching`, `verifying` or `publishing`."""
+    """`queued`, `listing` or `fetching`."""
     done_bytes: int = 0
     total_bytes: int = 0
     bytes_per_s: float = 0.0
-    eta_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class StreamResult:
     digest: str
     bytes: int
     fetched_bytes: int
-    """Bytes that crossed the network for this call; the rest was on the disk."""
+    """Bytes that this call read from the origin; the rest was on the disk."""
     seconds: float
     verified: str = ""
     """The weakest verification among the objects: `full-object`, `composite`, `md5` or `transport-only`."""
@@ -133,15 +139,32 @@ class EvictResult:
     freed_bytes: int
 
 
+class ExitCode(IntEnum):
+    """Exit codes of `kube-cache store`."""
+
+    DONE = 0
+    FAILED = 1
+    """The disk or the store failed."""
+    USAGE = 2
+    REFUSED = 3
+    """Refused because a Pod or a pin holds the snapshot."""
+    DAMAGED = 4
+    """`verify` or `scrub` found damage."""
+    ABSENT = 5
+    """No such snapshot."""
+    UNREACHABLE = 6
+    """The node's agent, the operator or Temporal does not answer."""
+
+
 @dataclass(frozen=True)
-class StoreAsk:
-    """`kube-cache store VERB`, as typed."""
+class StoreRequest:
+    """`kube-cache store VERB`, with its arguments as typed."""
 
     node: str
-    """Empty: the machine that it is typed on."""
+    """Empty: the machine on which the command was typed."""
     verb: str
     digest: str = ""
-    """Or its beginning."""
+    """A digest or its first characters."""
     full: bool = False
     owner: str = ""
     duration: str = ""
@@ -150,12 +173,12 @@ class StoreAsk:
 
 
 @dataclass(frozen=True)
-class StoreAnswer:
+class StoreResponse:
     code: int
-    """The exit code."""
+    """An `ExitCode`."""
     data: str = ""
     """JSON, in the shape that `--json` prints."""
     message: str = ""
-    """What went wrong."""
-    cut: int = 0
-    """Rows that were left out because the answer would not fit."""
+    """The error, for people; empty without one."""
+    truncated_rows: int = 0
+    """Number of rows left out because the response would exceed Temporal's payload limit."""

@@ -15,7 +15,7 @@ class WarmPodInput:
 @dataclass(frozen=True)
 class WarmPodResult:
     outcome: str
-    """`released`, `pod_gone` or `released_elsewhere` (somebody else removed the gate)."""
+    """`released`, `released_cold` (`on-timeout: release`), `released_elsewhere` (the gate was removed by others) or `pod_gone`."""
     node: str = ""
     bytes: int = 0
     fetched_bytes: int = 0
@@ -58,10 +58,10 @@ class CreateSeatInput:
     number: int
     namespace: str
     snapshots: list[Snapshot] = field(default_factory=list)
-    """Nodes that already hold these are preferred."""
+    """The seat prefers nodes that hold these."""
     exclude_nodes: list[str] = field(default_factory=list)
     wait_s: float = 0
-    """Seconds to wait for the scheduler."""
+    """Seconds to wait for the scheduler to bind the seat."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class CreateSeatResult:
     gpus: int = 0
     """GPUs that the Pod asks for (sum of nvidia.com/gpu limits), for the savings in the result."""
     node: str = ""
-    """Where the seat is bound; empty when it was not yet, and the signal `seat_bound` will tell."""
+    """Node that the seat is bound to. Empty when it is not bound yet: the signal `seat_bound` follows."""
     holders: dict[str, list[str]] = field(default_factory=dict)
-    """Digest -> nodes whose disk holds it, as the inventory says."""
+    """Digest -> nodes whose disk holds the snapshot, by the inventory."""
 
 
 @dataclass(frozen=True)
@@ -88,31 +88,31 @@ class PatchGateInput:
     digests: list[str] = field(default_factory=list)
     cache_id: str = ""
     pin: bool = True
-    """False releases the Pod without a node: only for `on-timeout: release`, at its owner's wish."""
+    """False releases the Pod without pinning it to a node: only for `on-timeout: release`."""
     seat: DeleteSeatInput | None = None
-    """Deleted straight after the patch: the Pod may need its room."""
+    """Seat to delete right after the patch, because the Pod may need its resources."""
     wait_s: float = 0
-    """Seconds to wait for the scheduler."""
+    """Seconds to wait for the scheduler to bind the Pod."""
 
 
 @dataclass(frozen=True)
 class PatchGateResult:
     outcome: str
-    """`released`, or `already` when our gate was gone before."""
+    """`released`, or `already` when the gate was gone before."""
     bound_node: str = ""
-    """Empty when it was not bound yet, and the signal `pod_bound` will tell."""
+    """Node that the Pod is bound to. Empty when it is not bound yet: the signal `pod_bound` follows."""
 
 
 @dataclass(frozen=True)
 class ReportInput:
-    """One write of the Pod's condition, and an Event where a reason is given."""
+    """One write of the Pod's condition, and an Event if `event_reason` is set."""
 
     pod: PodRef
     phase: str
     message: str
     ready: bool = False
     event_reason: str = ""
-    """Empty writes no Event."""
+    """Empty = no Event."""
     warning: bool = False
 
 
@@ -123,7 +123,7 @@ class PublishProgressInput:
     """Workflow ids of the `DatasetOnNode` entities whose heartbeats are shown on the Pod."""
     node: str
     total_bytes: int
-    """Of all the Pod's datasets; those that are on the disk already are `present_bytes`."""
+    """Bytes of all the Pod's datasets, including `present_bytes`, which the disk held from the start."""
     present_bytes: int = 0
 
 
@@ -140,8 +140,8 @@ class SeatLost:
 
 
 @dataclass(frozen=True)
-class SeatPending:
-    """The scheduler finds no node for the seat; `message` is the scheduler's own."""
+class SeatUnschedulable:
+    """The scheduler finds no node for the seat. message: the scheduler's own words."""
 
     seat: str
     message: str = ""

@@ -74,9 +74,9 @@ class KubeClient:
 
     # Verbs.
 
-    def get_pod(self, namespace: str, name: str, *, maybe_stale: bool = False) -> Json:
-        """maybe_stale: from the API server's watch cache, which spares etcd a quorum read. Raises ApiError."""
-        query = {"resourceVersion": "0"} if maybe_stale else None
+    def get_pod(self, namespace: str, name: str, *, allow_stale: bool = False) -> Json:
+        """allow_stale: from the API server's watch cache, which spares etcd a quorum read. Raises ApiError."""
+        query = {"resourceVersion": "0"} if allow_stale else None
         return self.request("GET", pod_path(namespace, name), query=query)
 
     def list_items(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kube_cache import names
-from kube_cache.contracts import PodRef
+from kube_cache.contracts.common import PodRef
 from kube_cache.errors import Conflict, ForeignGates, PodGone, ReleaseRefused
 from kube_cache.kube.client import ApiError, Json, KubeClient, is_not_found, pod_path
 
@@ -29,11 +29,11 @@ class Released:
     bound_node: str = ""
 
 
-def read_pod(client: KubeClient, ref: PodRef, *, maybe_stale: bool = False) -> Json:
+def read_pod(client: KubeClient, ref: PodRef, *, allow_stale: bool = False) -> Json:
     """Raises PodGone when the Pod, or this incarnation of it, does not exist; that is never judged by a stale read."""
-    if maybe_stale:
+    if allow_stale:
         try:
-            pod = client.get_pod(ref.namespace, ref.name, maybe_stale=True)
+            pod = client.get_pod(ref.namespace, ref.name, allow_stale=True)
         except ApiError as error:
             if not is_not_found(error):
                 raise
@@ -61,7 +61,7 @@ def release(
     """
     for attempt in range(_TRIES):
         # The first read may be a moment old: if it is, the resource version in the patch is too, and the server says 409.
-        pod = seen if attempt == 0 and seen is not None else read_pod(client, ref, maybe_stale=attempt == 0)
+        pod = seen if attempt == 0 and seen is not None else read_pod(client, ref, allow_stale=attempt == 0)
         gates = [gate["name"] for gate in pod["spec"].get("schedulingGates") or []]
         if attempt == 0 and gates != [names.GATE]:
             continue  # our gate gone, or others still there: too weighty to be said from a read that may be stale
@@ -75,7 +75,7 @@ def release(
         except ApiError as error:
             if error.status == 409:
                 continue
-            raise _meaning(error, ref) from error
+            raise _to_domain_error(error, ref) from error
         return Released("released")
     raise Conflict(
         f"Pod {ref.namespace}/{ref.name} was changed {_TRIES} times while it was being released", pod=ref.name
@@ -117,7 +117,7 @@ def pinned(pod: Json, node: str) -> Json:
     return {"nodeSelectorTerms": terms}
 
 
-def _meaning(error: ApiError, ref: PodRef) -> Exception:
+def _to_domain_error(error: ApiError, ref: PodRef) -> Exception:
     if error.status == 404:
         return _gone(ref, "was deleted")
     if error.status == 422 and "metadata.uid" in error.message:

@@ -48,16 +48,20 @@ class Job:
 def ours(job: Job) -> Run:
     sys.modules["awscrt"] = None  # type: ignore[assignment] # a peer here, absent in production; botocore loads it where it is
 
-    from kube_cache.storage.engine import Engine, files
-    from kube_cache.storage.options import EngineSettings
-    from kube_cache.storage.transfer import FetchJob, RemoteObject
+    from kube_cache.dataset.transfer import FetchJob, RemoteObject
+    from kube_cache.engine import part_file as files
+    from kube_cache.engine.engine import Engine
+    from kube_cache.engine.settings import EngineSettings
+    from kube_cache.origin.s3 import Origins
+    from kube_cache.origin.settings import OriginSettings
 
     if not job.folder:
         files.PartFile = Discard  # type: ignore[misc, assignment]
-        from kube_cache.storage.engine import objects
+        from kube_cache.engine import object_state as objects
 
         objects.PartFile = Discard  # type: ignore[misc, assignment]
-    engine = Engine(EngineSettings(connections=job.connections, max_connections=job.connections))
+    settings = EngineSettings(connections=job.connections, max_connections=job.connections)
+    engine = Engine(settings, Origins(OriginSettings()))
     folder = Path(job.folder or "/nonexistent")
     keep = Path(job.folder or "/dev/shm")
     etag = json.loads(os.environ["BENCH_ETAGS"]) if "BENCH_ETAGS" in os.environ else _etags(job)

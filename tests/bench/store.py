@@ -25,14 +25,15 @@ from pathlib import Path
 
 import structlog
 
-from kube_cache.settings import StoreSettings
-from kube_cache.storage.store import NodeStore, looking
-from kube_cache.storage.store.disk import Disk
-from kube_cache.storage.store.index import ObjectRow
-from kube_cache.storage.store.layout import Layout, object_id
-from kube_cache.storage.store.snapshots import Publisher
-from kube_cache.storage.transfer import Manifest, RemoteObject
-from kube_cache.text import format_bytes
+from kube_cache.dataset.transfer import Manifest, RemoteObject
+from kube_cache.store import check as looking
+from kube_cache.store.disk import Disk
+from kube_cache.store.index import ObjectRow
+from kube_cache.store.layout import Layout, object_id
+from kube_cache.store.node_store import NodeStore
+from kube_cache.store.publish import Publisher
+from kube_cache.store.settings import StoreSettings
+from kube_cache.units import format_bytes
 from tests.bench.store_peers import yardsticks
 from tests.bench.store_scrub import slowdown
 from tests.store.fakes import manifest

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kube_cache.errors import Cancelled
-from kube_cache.storage.store import NodeStore
+from kube_cache.store.node_store import NodeStore
 from tests.store.fakes import DictEngine, Source, settings
 
 ROUNDS = 15

@@ -141,7 +141,7 @@ class DiskNode:
 def store(env: dict[str, str], *words: str, code: int = 0) -> str:
     """The command line of the store, wherever the environment points it; what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "kube_cache.cli", "store", *words],
+        [sys.executable, "-m", "cli.main", "store", *words],
         env=env, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"

@@ -41,7 +41,7 @@ class Far:
     def started(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         # As at a terminal: what a script starts in the background ignores Ctrl-C, and its children do.
         hears = ["env", "--default-signal=INT"]
-        command = [*hears, sys.executable, "-m", "kube_cache.cli", "store", *words, "--node", self._node]
+        command = [*hears, sys.executable, "-m", "cli.main", "store", *words, "--node", self._node]
         with subprocess.Popen(command, env=self._env, cwd=CHECKOUT) as shell:
             try:
                 yield shell

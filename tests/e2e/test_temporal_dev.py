@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache import names
+from kube_cache.temporal import search_attributes
 from tools.servers.pins import PINS
 from tools.stack import Stack, api, temporal
 
@@ -45,7 +45,7 @@ def test_the_image_is_the_version_that_the_dev_stack_runs() -> None:
 
 def test_every_search_attribute_is_registered() -> None:
     registered = {word.partition("=")[2] for word in container()["args"] if word.startswith("--search-attribute=")}
-    assert registered == {f"{name}={kind}" for name, kind in names.SEARCH_ATTRIBUTES.items()}
+    assert registered == {f"{name}={kind}" for name, kind in search_attributes.TYPES.items()}
 
 
 def test_selectors_and_volumes_agree() -> None:

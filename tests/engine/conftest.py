@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.storage.engine import Engine
-from kube_cache.storage.options import EngineSettings
-from kube_cache.storage.s3 import ObjectStores
-from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress, RemoteObject
+from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress, RemoteObject
+from kube_cache.engine.engine import Engine
+from kube_cache.engine.settings import EngineSettings
+from kube_cache.origin.s3 import Origins
+from kube_cache.origin.settings import OriginSettings
 from tests.engine.origin import Origin
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -24,10 +25,10 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "sec
 class Fetcher:
     """An engine and the objects that went through it."""
 
-    def __init__(self, engine: Engine, folder: Path, stores: ObjectStores) -> None:
+    def __init__(self, engine: Engine, folder: Path, origins: Origins) -> None:
         self.engine = engine
         self.folder = folder
-        self.stores = stores
+        self.origins = origins
         self.done: dict[str, FetchedObject] = {}
         self.progress: list[FetchProgress] = []
 
@@ -85,20 +86,27 @@ def fetcher(
     made: list[Fetcher] = []
     in_process = "origin" in request.fixturenames  # its own check comes later, when its end of the sockets is gone, too
 
-    def make(endpoint: str, *, access_key: str = "", secret_key: str = "", **settings: object) -> Fetcher:
+    def make(
+        endpoint: str,
+        *,
+        access_key: str = "",
+        secret_key: str = "",
+        origin_settings: OriginSettings | None = None,
+        **settings: object,
+    ) -> Fetcher:
         clean_aws.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         clean_aws.setenv("AWS_ACCESS_KEY_ID", access_key or CREDENTIALS["AWS_ACCESS_KEY_ID"])
         clean_aws.setenv("AWS_SECRET_ACCESS_KEY", secret_key or CREDENTIALS["AWS_SECRET_ACCESS_KEY"])
-        engine_settings = EngineSettings(**settings)  # type: ignore[arg-type]
-        stores = ObjectStores(engine_settings)
-        made.append(Fetcher(Engine(engine_settings, stores), tmp_path, stores))
+        origins = Origins(origin_settings or OriginSettings())
+        engine = Engine(EngineSettings(**settings), origins)  # type: ignore[arg-type]
+        made.append(Fetcher(engine, tmp_path, origins))
         return made[-1]
 
     with nullcontext() if in_process else no_leak():
         yield make
         for each in made:
             each.engine.close()
-            each.stores.close()
+            each.origins.close()
 
 
 @contextmanager

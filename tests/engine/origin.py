@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kube_cache.storage.transfer import RemoteObject
+from kube_cache.dataset.transfer import RemoteObject
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from awscrt import checksums
 
+from kube_cache.dataset.transfer import RemoteObject, Verified
 from kube_cache.errors import (
     AccessDenied,
     Cancelled,
@@ -23,7 +24,6 @@ from kube_cache.errors import (
     SourceChanged,
     SourceUnavailable,
 )
-from kube_cache.storage.transfer import RemoteObject, Verified
 from tests.engine import origin as faults
 from tests.engine.conftest import Fetcher
 from tests.engine.origin import Fault, Origin, Request, times
@@ -322,7 +322,7 @@ def test_a_failing_disk_is_named_and_can_be_mended(
 
 
 def test_a_failing_disk_under_small_objects(origin: Origin, quick: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kube_cache.storage.engine import files
+    from kube_cache.engine import part_file as files
 
     class Broken:
         syncfs = staticmethod(lambda _fd: -1)

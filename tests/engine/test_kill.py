@@ -22,17 +22,18 @@ BIG = DATA * 3  # 60 MiB: eight ranges
 
 CHILD = """
 import json, sys, pathlib
-from kube_cache.storage.options import EngineSettings
-from kube_cache.storage import journal
-from kube_cache.storage.engine import Engine, finisher, objects
-from kube_cache.storage.transfer import FetchJob, RemoteObject
+from kube_cache.engine.settings import EngineSettings
+from kube_cache.engine import journal
+from kube_cache.engine.engine import Engine
+from kube_cache.engine import finisher, object_state as objects
+from kube_cache.dataset.transfer import FetchJob, RemoteObject
 
 objects._FLUSH_S = finisher._TICK_S = 0.02  # so that a run of a second has many intervals
 told = json.loads(sys.argv[1])
 folder = pathlib.Path(told["folder"])
 jobs = [FetchJob(RemoteObject("s3", "bucket", key, key, size, etag), folder / f"{key}.part", folder / f"{key}.journal")
         for key, size, etag in told["objects"]]
-engine = Engine(EngineSettings(connections=4, max_connections=4, give_up_s=5))
+engine = Engine(EngineSettings(connections=4, max_connections=4, give_up_s=5), Origins(OriginSettings()))
 print("begun", flush=True)
 def landed(done):
     print(json.dumps([done.job.object.key, done.verified, done.fetched_bytes, done.resumed_bytes]), flush=True)

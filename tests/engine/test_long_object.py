@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.storage.engine import objects
-from kube_cache.storage.engine.buffers import SLOT
-from kube_cache.storage.transfer import FetchJob, FetchProgress, RemoteObject
+from kube_cache.dataset.transfer import FetchJob, FetchProgress, RemoteObject
+from kube_cache.engine import object_state as objects
+from kube_cache.engine.buffers import SLOT
 from tests.bench.engine_clients import Discard
 from tests.engine.conftest import Fetcher
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from awscrt import checksums
 
+from kube_cache.dataset.transfer import RemoteObject
+from kube_cache.engine import tls
+from kube_cache.engine.connection import Connection, Target
 from kube_cache.errors import SourceUnavailable
-from kube_cache.storage.engine import tls
-from kube_cache.storage.engine.connection import Connection, Target
-from kube_cache.storage.options import ObjectStoreSettings
-from kube_cache.storage.transfer import RemoteObject
+from kube_cache.origin.settings import OriginSettings
 from tests.engine import origin as faults
 from tests.engine.conftest import Fetcher, no_leak
 from tests.engine.origin import Origin
@@ -65,7 +65,7 @@ def test_keys_of_the_customer_and_requester_pays_are_on_every_request(
     key = b"k" * 32
     one = fetcher(
         origin.endpoint,
-        source=ObjectStoreSettings(requester_pays=True, sse_c_key=b64encode(key).decode()),
+        source=OriginSettings(requester_pays=True, sse_c_key=b64encode(key).decode()),
     )
     # botocore, rightly, sends a key over TLS only: this test looks at the data plane's requests alone.
     remote = origin.put("key", b"abc")
@@ -86,7 +86,7 @@ def test_keys_of_the_customer_and_requester_pays_are_on_every_request(
 
 
 def test_an_anonymous_request_is_not_signed(origin: Origin, fetcher: Callable[..., Fetcher]) -> None:
-    one = fetcher(origin.endpoint, source=ObjectStoreSettings(anonymous=True))
+    one = fetcher(origin.endpoint, source=OriginSettings(anonymous=True))
     one.fetch([origin.put("key", DATA, headers=SUM)])
     whole(one)
     assert not [request for request in origin.requests if "authorization" in request.headers]
@@ -121,7 +121,7 @@ def test_gcs_by_its_xml_api(origin: Origin, fetcher: Callable[..., Fetcher]) -> 
     found = RemoteObject("gs", "bucket", "key", "key", stored.size, stored.etag)
     one = fetcher(
         origin.endpoint,
-        source=ObjectStoreSettings(gs_endpoint=origin.endpoint, gs_access_key="GOOG1", gs_secret_key="s"),
+        source=OriginSettings(gs_endpoint=origin.endpoint, gs_access_key="GOOG1", gs_secret_key="s"),
     )
     one.fetch([found])
     whole(one)
@@ -140,7 +140,7 @@ def test_gcs_notices_a_wrong_byte(origin: Origin, fetcher: Callable[..., Fetcher
     stored = origin.put("key", DATA, headers={"x-goog-hash": f"crc32c={value},md5=AAAA"})
     found = RemoteObject("gs", "bucket", "key", "key", stored.size, stored.etag)
     origin.script = faults.times(1, faults.corrupt(3), when=lambda request: request.range is not None)
-    one = fetcher(origin.endpoint, source=ObjectStoreSettings(gs_endpoint=origin.endpoint))
+    one = fetcher(origin.endpoint, source=OriginSettings(gs_endpoint=origin.endpoint))
     one.fetch([found])
     whole(one)
 
@@ -255,6 +255,6 @@ def test_the_environments_proxy_is_used(
 
 
 def _route(origin: Origin):  # type: ignore[no-untyped-def]
-    from kube_cache.storage.s3 import Route
+    from kube_cache.origin.s3 import Route
 
     return Route(False, "127.0.0.1", origin.port, f"127.0.0.1:{origin.port}", "/bucket/", "us-east-1", True)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from kube_cache.dataset.transfer import Manifest, Verified
+from kube_cache.dataset.uri import parse_datasets
 from kube_cache.errors import AccessDenied, ChecksumMismatch, DatasetNotFound, SourceChanged
-from kube_cache.storage.datasets import parse_datasets
-from kube_cache.storage.listing import list_dataset
-from kube_cache.storage.transfer import Manifest, Verified
+from kube_cache.origin.listing import list_dataset
 from tests.engine.conftest import Fetcher
 from tools.stack.buckets import Bucket
 from tools.stack.s3 import READER, S3Server

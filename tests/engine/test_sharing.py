@@ -132,7 +132,7 @@ def test_time_is_accounted_for(origin: Origin, fetcher: Callable[..., Fetcher]) 
 
 
 def _jobs(fetcher: Fetcher, name: str, objects: list) -> list:  # type: ignore[type-arg]
-    from kube_cache.storage.transfer import FetchJob
+    from kube_cache.dataset.transfer import FetchJob
 
     return [
         FetchJob(each, fetcher.folder / f"{name}-{number}.part", fetcher.folder / f"{name}-{number}.journal")

@@ -9,7 +9,7 @@ import pytest
 from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
-from kube_cache.contracts import PodRef
+from kube_cache.contracts.common import PodRef
 from kube_cache.kube.client import KubeClient
 from tools.stack import Stack
 from tools.stack.pods import Pods

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_cache import names
-from kube_cache.contracts import PodRef
+from kube_cache.contracts.common import PodRef
 from kube_cache.errors import ForeignGates, PodGone, ReleaseRefused
 from kube_cache.kube import gate
 from kube_cache.kube.client import KubeClient, pod_path

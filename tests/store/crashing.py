@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kube_cache.storage.store.disk import Disk
+from kube_cache.store.disk import Disk
 
 SURVIVED, CUT = 7, 8
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from awscrt import checksums
 
+from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress, Manifest, RemoteObject, Verified
 from kube_cache.errors import Cancelled, DiskFault
-from kube_cache.settings import StoreSettings
-from kube_cache.storage.store import NodeStore
-from kube_cache.storage.transfer import FetchedObject, FetchJob, FetchProgress, Manifest, RemoteObject, Verified
+from kube_cache.store.node_store import NodeStore
+from kube_cache.store.settings import StoreSettings
 
 
 class Source:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from kube_cache.dataset.transfer import Manifest
 from kube_cache.errors import SnapshotInUse
-from kube_cache.storage.store import NodeStore
-from kube_cache.storage.store.disk import Disk
-from kube_cache.storage.store.layout import object_id
-from kube_cache.storage.transfer import Manifest
+from kube_cache.store.disk import Disk
+from kube_cache.store.layout import object_id
+from kube_cache.store.node_store import NodeStore
 from tests.store.crashing import CUT, SURVIVED, Mortal, PowerCut, child
 from tests.store.fakes import DictEngine, Source, read_all, settings
 

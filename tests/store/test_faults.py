@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from kube_cache.dataset.transfer import Manifest
 from kube_cache.errors import DiskFault, InsufficientDisk
-from kube_cache.storage.store import NodeStore
-from kube_cache.storage.store.disk import Disk
-from kube_cache.storage.store.faults import of_sqlite
-from kube_cache.storage.transfer import Manifest
+from kube_cache.store.disk import Disk
+from kube_cache.store.disk_errors import of_sqlite
+from kube_cache.store.node_store import NodeStore
 from tests.store.fakes import DictEngine, Source, open_store, read_all, settings
 from tests.store.test_crash import account
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from kube_cache.dataset.transfer import Manifest
 from kube_cache.errors import Cancelled, InsufficientDisk, SnapshotInUse
-from kube_cache.storage.store import NodeStore
-from kube_cache.storage.transfer import Manifest
+from kube_cache.store.node_store import NodeStore
 from tests.store.fakes import DictEngine, Source, read_all, settings
 from tests.store.test_crash import SEED, account
 

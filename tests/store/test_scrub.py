@@ -9,9 +9,11 @@ import time
 
 import pytest
 
+from kube_cache.dataset.transfer import Manifest
 from kube_cache.errors import Cancelled, DiskFault
-from kube_cache.storage.store import BackgroundScrub, NodeStore, scrub
-from kube_cache.storage.transfer import Manifest
+from kube_cache.store import scrub
+from kube_cache.store.background import BackgroundScrub
+from kube_cache.store.node_store import NodeStore
 from tests.store.crashing import SURVIVED, child
 from tests.store.fakes import DictEngine, Source, open_store, settings, wait_for
 from tests.store.test_store import data, flip

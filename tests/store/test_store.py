@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from kube_cache.dataset.transfer import FetchProgress, Manifest
 from kube_cache.errors import Cancelled, InsufficientDisk, NodeUnsuitable, SnapshotInUse
-from kube_cache.storage.store import NodeStore, looking
-from kube_cache.storage.store.index import LOST
-from kube_cache.storage.store.layout import object_id
-from kube_cache.storage.transfer import FetchProgress, Manifest
+from kube_cache.store import check as looking
+from kube_cache.store.index import LOST
+from kube_cache.store.layout import object_id
+from kube_cache.store.node_store import NodeStore
 from tests.store.crashing import SURVIVED, child
 from tests.store.fakes import DictEngine, Source, open_store, read_all, settings, wait_for
 

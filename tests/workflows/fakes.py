@@ -13,8 +13,43 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-from activities.join_dataset import JoinDataset
-from kube_cache import contracts, names
+from activities.cluster.join_dataset import JoinDataset
+from kube_cache import names
+from kube_cache.contracts.common import Consumer, Snapshot
+from kube_cache.contracts.node import (
+    AwaitDiskInput,
+    CheckDiskInput,
+    CheckDiskResult,
+    DiskSnapshot,
+    EvictInput,
+    EvictResult,
+    JoinInput,
+    StreamInput,
+    StreamProgress,
+    StreamResult,
+    UnpinInput,
+)
+from kube_cache.contracts.reconcile import (
+    ClusterState,
+    FindBoundPodsInput,
+    FindBoundPodsResult,
+    ReconcileDiskInput,
+    ReconcileDiskResult,
+)
+from kube_cache.contracts.warm_pod import (
+    CreateSeatInput,
+    CreateSeatResult,
+    DeleteSeatInput,
+    PatchGateInput,
+    PatchGateResult,
+    PodBound,
+    PublishProgressInput,
+    ReportInput,
+    ResolveInput,
+    ResolveResult,
+    SeatBound,
+    SeatUnschedulable,
+)
 
 DIGEST = "d" * 64
 
@@ -29,8 +64,8 @@ class World:
         self.complete: set[str] = set()
         self.error: dict[str, list[Exception]] = {}
         self.cache_id = "disk-1"
-        self.survey: contracts.Survey | None = None
-        self.bound: list[contracts.Interest] = []
+        self.survey: ClusterState | None = None
+        self.bound: list[Consumer] = []
         self.bind_pod = True
         self.holders: dict[str, list[str]] = {}
         self.seat_binds = True
@@ -60,12 +95,12 @@ class World:
         join = JoinDataset(self.client)
 
         @activity.defn(name=names.RESOLVE_DATASET)
-        async def resolve(arg: contracts.ResolveInput) -> contracts.ResolveResult:
+        async def resolve(arg: ResolveInput) -> ResolveResult:
             self._enter(names.RESOLVE_DATASET, arg)
-            return contracts.ResolveResult([contracts.Snapshot(arg.dataset, DIGEST, 3, 3000)])
+            return ResolveResult([Snapshot(arg.dataset, DIGEST, 3, 3000)])
 
         @activity.defn(name=names.CREATE_SEAT)
-        async def create_seat(arg: contracts.CreateSeatInput) -> contracts.CreateSeatResult:
+        async def create_seat(arg: CreateSeatInput) -> CreateSeatResult:
             self._enter(names.CREATE_SEAT, arg)
             name = names.seat_name(arg.pod.uid, arg.number)
             seen = ""
@@ -74,55 +109,53 @@ class World:
             if node and arg.wait_s and self.sees:
                 seen = node
             elif node:
-                await told.signal("seat_bound", contracts.SeatBound(name, node))
+                await told.signal("seat_bound", SeatBound(name, node))
             elif self.seat_binds:
-                await told.signal("seat_unschedulable", contracts.SeatPending(name, "0/2 nodes are available"))
-            return contracts.CreateSeatResult(name, gpus=8, node=seen, holders=self.holders)
+                await told.signal("seat_unschedulable", SeatUnschedulable(name, "0/2 nodes are available"))
+            return CreateSeatResult(name, gpus=8, node=seen, holders=self.holders)
 
         @activity.defn(name=names.DELETE_SEAT)
-        async def delete_seat(arg: contracts.DeleteSeatInput) -> None:
+        async def delete_seat(arg: DeleteSeatInput) -> None:
             self._enter(names.DELETE_SEAT, arg)
 
         @activity.defn(name=names.PATCH_GATE)
-        async def patch_gate(arg: contracts.PatchGateInput) -> contracts.PatchGateResult:
+        async def patch_gate(arg: PatchGateInput) -> PatchGateResult:
             self._enter(names.PATCH_GATE, arg)
             if arg.seat is not None:
                 self._enter(names.DELETE_SEAT, arg.seat)
             if self.bind_pod and self.sees and arg.wait_s:
-                return contracts.PatchGateResult("released", arg.node or "node-9")
+                return PatchGateResult("released", arg.node or "node-9")
             if self.bind_pod:
                 workflow_id = names.warm_pod_id(arg.pod.namespace, arg.pod.name, arg.pod.uid)
-                await self.client.get_workflow_handle(workflow_id).signal(
-                    "pod_bound", contracts.PodBound(arg.node or "node-9")
-                )
-            return contracts.PatchGateResult("released")
+                await self.client.get_workflow_handle(workflow_id).signal("pod_bound", PodBound(arg.node or "node-9"))
+            return PatchGateResult("released")
 
         @activity.defn(name=names.REPORT_PHASE)
-        async def report_phase(arg: contracts.ReportInput) -> None:
+        async def report_phase(arg: ReportInput) -> None:
             self._enter(names.REPORT_PHASE, arg)
 
         @activity.defn(name=names.PUBLISH_PROGRESS)
-        async def publish_progress(arg: contracts.PublishProgressInput) -> None:
+        async def publish_progress(arg: PublishProgressInput) -> None:
             self._enter(names.PUBLISH_PROGRESS, arg)
             while True:
                 activity.heartbeat()
                 await asyncio.sleep(0.1)
 
         @activity.defn(name=names.JOIN_DATASET)
-        async def join_dataset(arg: contracts.JoinInput) -> None:
+        async def join_dataset(arg: JoinInput) -> None:
             self._enter(names.JOIN_DATASET, arg)
             await join.join_dataset(arg)
 
-        @activity.defn(name=names.SURVEY)
-        async def survey() -> contracts.Survey:
-            self._enter(names.SURVEY, None)
+        @activity.defn(name=names.COLLECT_CLUSTER_STATE)
+        async def survey() -> ClusterState:
+            self._enter(names.COLLECT_CLUSTER_STATE, None)
             assert self.survey is not None
             return self.survey
 
-        @activity.defn(name=names.BOUND_PODS)
-        async def bound_pods(arg: contracts.BoundPodsInput) -> contracts.BoundPodsResult:
-            self._enter(names.BOUND_PODS, arg)
-            return contracts.BoundPodsResult({digest: self.bound for digest in arg.digests if self.bound})
+        @activity.defn(name=names.FIND_BOUND_PODS)
+        async def bound_pods(arg: FindBoundPodsInput) -> FindBoundPodsResult:
+            self._enter(names.FIND_BOUND_PODS, arg)
+            return FindBoundPodsResult({digest: self.bound for digest in arg.digests if self.bound})
 
         return [
             survey,
@@ -138,40 +171,38 @@ class World:
 
     def node_activities(self) -> list[Any]:
         @activity.defn(name=names.CHECK_DISK)
-        async def check_disk(arg: contracts.CheckDiskInput) -> contracts.CheckDiskResult:
+        async def check_disk(arg: CheckDiskInput) -> CheckDiskResult:
             self._enter(names.CHECK_DISK, arg)
-            found = [contracts.DiskSnapshot(s.digest, s.digest in self.complete, 0) for s in arg.snapshots]
-            return contracts.CheckDiskResult("disk-1", found)
+            found = [DiskSnapshot(s.digest, s.digest in self.complete, 0) for s in arg.snapshots]
+            return CheckDiskResult("disk-1", found)
 
         @activity.defn(name=names.STREAM_DATASET)
-        async def stream_dataset(arg: contracts.StreamInput) -> contracts.StreamResult:
+        async def stream_dataset(arg: StreamInput) -> StreamResult:
             self._enter(names.STREAM_DATASET, arg)
             self.streaming.set()
             while not self.finish_stream.is_set():
-                activity.heartbeat(contracts.StreamProgress("fetching", 10, 3000))
+                activity.heartbeat(StreamProgress("fetching", 10, 3000))
                 await asyncio.sleep(0.05)
             self.complete.add(arg.snapshot.digest)
-            return contracts.StreamResult(
-                arg.snapshot.digest, arg.snapshot.bytes, arg.snapshot.bytes, 0.5, "full-object"
-            )
+            return StreamResult(arg.snapshot.digest, arg.snapshot.bytes, arg.snapshot.bytes, 0.5, "full-object")
 
         @activity.defn(name=names.UNPIN)
-        async def unpin(arg: contracts.UnpinInput) -> None:
+        async def unpin(arg: UnpinInput) -> None:
             self._enter(names.UNPIN, arg)
 
         @activity.defn(name=names.EVICT)
-        async def evict(arg: contracts.EvictInput) -> contracts.EvictResult:
+        async def evict(arg: EvictInput) -> EvictResult:
             self._enter(names.EVICT, arg)
             self.complete.discard(arg.digest)
-            return contracts.EvictResult(3000)
+            return EvictResult(3000)
 
         @activity.defn(name=names.RECONCILE_DISK)
-        async def reconcile_disk(arg: contracts.ReconcileDiskInput) -> contracts.ReconcileDiskResult:
+        async def reconcile_disk(arg: ReconcileDiskInput) -> ReconcileDiskResult:
             self._enter(names.RECONCILE_DISK, arg)
-            return contracts.ReconcileDiskResult(self.cache_id, sorted(self.complete), unpinned=1)
+            return ReconcileDiskResult(self.cache_id, sorted(self.complete), unpinned=1)
 
         @activity.defn(name=names.AWAIT_DISK)
-        async def await_disk(arg: contracts.AwaitDiskInput) -> None:
+        async def await_disk(arg: AwaitDiskInput) -> None:
             self._enter(names.AWAIT_DISK, arg)
             if arg.needed_bytes and not self.disk_takes_it.is_set():
                 raise ApplicationError("no room yet", type="NoRoomYet")

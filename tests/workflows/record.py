@@ -14,9 +14,11 @@ from pathlib import Path
 
 from temporalio.client import WorkflowHandle
 
-from kube_cache import contracts, names
-from tests.workflows.bench import SEEN_S, Bench, bench, until
+from kube_cache import names
+from kube_cache.contracts.reconcile import BoundPods, ClusterState, Entity
+from kube_cache.contracts.warm_pod import SeatLost
 from tests.workflows.fakes import DIGEST, failed, refused
+from tests.workflows.workbench import SEEN_S, Bench, bench, until
 from tools.stack import Stack
 from tools.stack.stack import TEMPORAL
 
@@ -87,7 +89,7 @@ async def seat_lost(made: Bench) -> dict[str, WorkflowHandle]:
     await made.world.streaming.wait()
     first = made.world.args(names.CREATE_SEAT)[0]
     made.world.nodes.reverse()
-    await pod.signal("seat_lost", contracts.SeatLost(names.seat_name(first.pod.uid, 1), "preempted"))
+    await pod.signal("seat_lost", SeatLost(names.seat_name(first.pod.uid, 1), "preempted"))
     made.world.finish_stream.set()
     await pod.result()
     return {"pod": pod}
@@ -137,11 +139,11 @@ async def vanished(made: Bench) -> dict[str, WorkflowHandle]:
     """A reconcile that finds a Pod's snapshot gone, and a node that nobody uses."""
     pod = await made.start()
     await pod.result()
-    entity = contracts.Entity(made.entity().id, made.world.nodes[0], "disk-1", DIGEST, ready=True)
+    entity = Entity(made.entity().id, made.world.nodes[0], "disk-1", DIGEST, ready=True)
     uid = pod.id.rsplit("/", 1)[1]
-    bound = [contracts.BoundPods(made.world.nodes[0], DIGEST, [uid])]
+    bound = [BoundPods(made.world.nodes[0], DIGEST, [uid])]
     made.world.complete.clear()
-    run = await made.reconcile(contracts.Survey([entity], [uid], made.world.nodes, bound))
+    run = await made.reconcile(ClusterState([entity], [uid], made.world.nodes, bound))
     await run.result()
     await until(lambda: made.world.count(names.STREAM_DATASET) == 2)
     return {"reconcile": run, "entity": made.entity()}
@@ -149,7 +151,7 @@ async def vanished(made: Bench) -> dict[str, WorkflowHandle]:
 
 async def other_nodes(made: Bench) -> dict[str, WorkflowHandle]:
     """A reconcile of nodes that have no entity."""
-    run = await made.reconcile(contracts.Survey([], [], made.world.nodes))
+    run = await made.reconcile(ClusterState([], [], made.world.nodes))
     await run.result()
     return {"reconcile": run}
 
@@ -179,7 +181,7 @@ SIGHTS = {"signalled": 0.0, "seen": SEEN_S}
 async def record(address: str) -> None:
     HISTORIES.mkdir(exist_ok=True)
     for scenario, (sight, seconds) in product(SCENARIOS, SIGHTS.items()):
-        async with bench(address, sight_s=seconds) as made:
+        async with bench(address, watch_wait_s=seconds) as made:
             for part, handle in (await scenario(made)).items():
                 target = HISTORIES / f"{scenario.__name__}.{part}.{sight}.json"
                 if target.exists():

@@ -10,9 +10,11 @@ from contextlib import asynccontextmanager
 import pytest
 from temporalio.client import WorkflowUpdateFailedError
 
-from kube_cache import contracts, names
-from tests.workflows.bench import Bench, bench, until
+from kube_cache import names
+from kube_cache.contracts.common import Consumer, ErrorInfo, PodRef
+from kube_cache.contracts.node import DatasetOnNodeStatus, SnapshotLost
 from tests.workflows.fakes import DIGEST, refused
+from tests.workflows.workbench import Bench, bench, until
 from tools.stack import Stack, temporal
 from tools.stack.stack import TEMPORAL
 from workflows.dataset_on_node import DatasetOnNode
@@ -35,8 +37,8 @@ class Entity:
         self._made = made
         self.runs: list[str] = []
 
-    async def status(self) -> contracts.DatasetOnNodeStatus:
-        return await self._made.entity().query("status", result_type=contracts.DatasetOnNodeStatus)
+    async def status(self) -> DatasetOnNodeStatus:
+        return await self._made.entity().query("status", result_type=DatasetOnNodeStatus)
 
     async def run_id(self) -> str:
         return (await self._made.entity().describe()).run_id
@@ -46,7 +48,7 @@ class Entity:
         for _ in range(times):
             before = await self.run_id()
             for _ in range(20 * EVENTS):
-                somebody = contracts.Interest(f"nobody/{uuid.uuid4()}", contracts.PodRef("ml", "x", uuid.uuid4().hex))
+                somebody = Consumer(f"nobody/{uuid.uuid4()}", PodRef("ml", "x", uuid.uuid4().hex))
                 await self._made.entity().signal("leave", somebody)
                 if await self.run_id() != before:
                     break
@@ -120,7 +122,7 @@ def test_an_error_and_those_that_run_on_it_survive(hasty_address: str) -> None:
             await pod.result()
             made.world.complete.clear()
             made.world.error[names.STREAM_DATASET] = [refused("AccessDenied", "denied")]
-            await made.entity().signal("vanished", contracts.Vanished())
+            await made.entity().signal("snapshot_lost", SnapshotLost())
 
             async def failed() -> bool:
                 return (await one.status()).error is not None
@@ -128,10 +130,10 @@ def test_an_error_and_those_that_run_on_it_survive(hasty_address: str) -> None:
             await until(failed)
             await one.continued()
             found = await one.status()
-            assert found.error == contracts.ErrorInfo("AccessDenied", "denied")
+            assert found.error == ErrorInfo("AccessDenied", "denied")
             assert found.users == [pod.id]
             assert found.phase == "AwaitingOperator"
-            await made.entity().signal("vanished", contracts.Vanished())
+            await made.entity().signal("snapshot_lost", SnapshotLost())
 
             async def ready() -> bool:
                 return (await one.status()).phase == "Ready"
@@ -148,10 +150,8 @@ def test_each_pin_is_given_back_across_the_changes(hasty_address: str) -> None:
             handle = await made.start()
             await handle.result()
             first = await one.run_id()
-            leaving = [contracts.PodRef("ml", f"gone-{number}", uuid.uuid4().hex) for number in range(EVENTS)]
-            await asyncio.gather(
-                *(made.entity().signal("leave", contracts.Interest(f"warm/{pod.uid}", pod)) for pod in leaving)
-            )
+            leaving = [PodRef("ml", f"gone-{number}", uuid.uuid4().hex) for number in range(EVENTS)]
+            await asyncio.gather(*(made.entity().signal("leave", Consumer(f"warm/{pod.uid}", pod)) for pod in leaving))
             await until(lambda: made.world.count(names.UNPIN) >= len(leaving))
             assert {arg.pod.uid for arg in made.world.args(names.UNPIN)} == {pod.uid for pod in leaving}
             assert await one.run_id() != first

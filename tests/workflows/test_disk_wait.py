@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 from temporalio.client import WorkflowHandle
 
-from kube_cache import contracts, names
-from tests.workflows.bench import Bench, bench, until
+from kube_cache import names
+from kube_cache.contracts.common import ErrorInfo, Policy
+from kube_cache.contracts.warm_pod import WarmPodStatus
 from tests.workflows.fakes import DIGEST, failed, refused
-from workflows import disk_wait
-from workflows.disk_wait import Refusals
+from tests.workflows.workbench import Bench, bench, until
+from workflows.warm_pod import disk_wait
+from workflows.warm_pod.disk_wait import DiskRejections
 
 ARITHMETIC = "s3://b/x (2.9 KiB) needs 2.9 KiB, but 0 B can be used: pinned by pod/1"
 
@@ -36,7 +38,7 @@ def test_a_pod_waits_for_room_and_goes_on_by_itself(temporal_address: str) -> No
             report = made.world.args(names.REPORT_PHASE)[-1]
             assert ARITHMETIC in report.message
             assert "goes on by itself" in report.message
-            status = await handle.query("status", result_type=contracts.WarmPodStatus)
+            status = await handle.query("status", result_type=WarmPodStatus)
             assert (status.phase, status.message) == ("WaitingForDisk", report.message)
             await until(lambda: made.world.count(names.AWAIT_DISK) >= 2)
             asked = made.world.args(names.AWAIT_DISK)[0]
@@ -114,14 +116,14 @@ def test_the_only_disk_is_tried_again_when_it_looks_well(temporal_address: str) 
 
 def test_who_is_refused_for_ever_pauses_longer_but_not_for_ever() -> None:
     """Also after more refusals than a float has powers of two for."""
-    refusals = Refusals(contracts.Policy())
+    refusals = DiskRejections(Policy())
     for _ in range(2000):
-        refusals.add("full", contracts.ErrorInfo("InsufficientDisk", ""))
-    refusals.add("ill", contracts.ErrorInfo("PersistentDiskFault", ""))
+        refusals.add("full", ErrorInfo("InsufficientDisk", ""))
+    refusals.add("ill", ErrorInfo("PersistentDiskFault", ""))
     assert refusals.longest_pause({"full", "ill"}, {"ill"}) == 16
     assert refusals.longest_pause({"ill"}, {"ill"}) == 0.5
     for _ in range(20):
-        refusals.add("ill", contracts.ErrorInfo("PersistentDiskFault", ""))
+        refusals.add("ill", ErrorInfo("PersistentDiskFault", ""))
     assert refusals.longest_pause({"ill"}, {"ill"}) == 3600
 
 

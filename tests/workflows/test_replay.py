@@ -11,7 +11,7 @@ from temporalio.worker import Replayer
 from tests.workflows.record import HISTORIES, SCENARIOS, SIGHTS
 from workflows.dataset_on_node import DatasetOnNode
 from workflows.reconcile import Reconcile
-from workflows.warm_pod import WarmPod
+from workflows.warm_pod.workflow import WarmPod
 
 _FILES = sorted(HISTORIES.glob("*.json"))
 

@@ -6,16 +6,19 @@ import asyncio
 
 import pytest
 
-from kube_cache import contracts, names
-from tests.workflows.bench import bench, until
+from kube_cache import names
+from kube_cache.contracts.common import ErrorInfo
+from kube_cache.contracts.node import DatasetOnNodeStatus
+from kube_cache.contracts.warm_pod import PodBound, PodUnschedulable, SeatLost, WarmPodStatus
 from tests.workflows.fakes import DIGEST, refused
+from tests.workflows.workbench import bench, until
 
 
 @pytest.fixture(autouse=True, params=["seen", "signalled"])
 def sight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every promise holds both ways: whether an activity or a signal tells what the scheduler did."""
     if request.param == "signalled":
-        monkeypatch.setattr("tests.workflows.bench.SEEN_S", 0.0)
+        monkeypatch.setattr("tests.workflows.workbench.SEEN_S", 0.0)
 
 
 def test_a_hit_is_released_without_a_download(temporal_address: str) -> None:
@@ -29,7 +32,7 @@ def test_a_hit_is_released_without_a_download(temporal_address: str) -> None:
             assert made.world.count(names.PATCH_GATE) == 1
             assert made.world.count(names.DELETE_SEAT) == 1
             assert made.world.args(names.REPORT_PHASE)[-1].ready
-            status = await made.entity().query("status", result_type=contracts.DatasetOnNodeStatus)
+            status = await made.entity().query("status", result_type=DatasetOnNodeStatus)
             assert status.phase == "Ready"
 
     asyncio.run(scenario())
@@ -97,8 +100,8 @@ def test_an_error_keeps_the_gate_until_retry(temporal_address: str) -> None:
             assert report.event_reason == "AccessDenied"
             assert "s3://bucket refused the credentials" in report.message
             assert "--name retry" in report.message
-            status = await handle.query("status", result_type=contracts.WarmPodStatus)
-            assert status.error == contracts.ErrorInfo("AccessDenied", "s3://bucket refused the credentials")
+            status = await handle.query("status", result_type=WarmPodStatus)
+            assert status.error == ErrorInfo("AccessDenied", "s3://bucket refused the credentials")
             assert made.world.count(names.PATCH_GATE) == 0
             await handle.signal("retry")
             assert (await handle.result()).outcome == "released"
@@ -220,7 +223,7 @@ def test_a_lost_seat_is_taken_again(temporal_address: str) -> None:
             await made.world.streaming.wait()
             first = made.world.args(names.CREATE_SEAT)[0]
             made.world.nodes.reverse()
-            await handle.signal("seat_lost", contracts.SeatLost(names.seat_name(first.pod.uid, 1), "preempted"))
+            await handle.signal("seat_lost", SeatLost(names.seat_name(first.pod.uid, 1), "preempted"))
             made.world.finish_stream.set()
             result = await handle.result()
             assert (result.outcome, result.node) == ("released", made.world.nodes[0])
@@ -248,7 +251,7 @@ def test_a_lost_signal_is_made_up_for_by_looking_again(temporal_address: str) ->
             handle = await made.start()
             await until(lambda: made.world.count(names.CREATE_SEAT) == 1)
             made.world.seat_binds = True
-            await handle.signal("look_again")
+            await handle.signal("resync")
             assert (await handle.result()).outcome == "released"
             assert [arg.number for arg in made.world.args(names.CREATE_SEAT)] == [1, 1]
 
@@ -300,9 +303,9 @@ def test_a_released_pod_that_finds_no_place_says_so(temporal_address: str) -> No
             made.world.bind_pod = False
             handle = await made.start()
             await until(lambda: made.world.count(names.PATCH_GATE) == 1)
-            await handle.signal("pod_unschedulable", contracts.PodUnschedulable("0/3 nodes are available"))
+            await handle.signal("pod_unschedulable", PodUnschedulable("0/3 nodes are available"))
             await until(lambda: "NotScheduled" in [arg.event_reason for arg in made.world.args(names.REPORT_PHASE)])
-            await handle.signal("pod_bound", contracts.PodBound(made.world.nodes[0]))
+            await handle.signal("pod_bound", PodBound(made.world.nodes[0]))
             assert (await handle.result()).outcome == "released"
 
     asyncio.run(scenario())
@@ -317,9 +320,7 @@ def test_pausing_the_download_keeps_the_pods_waiting(temporal_address: str) -> N
             await made.entity().signal("pause")
 
             async def paused() -> bool:
-                return (
-                    await made.entity().query("status", result_type=contracts.DatasetOnNodeStatus)
-                ).phase == "Paused"
+                return (await made.entity().query("status", result_type=DatasetOnNodeStatus)).phase == "Paused"
 
             await until(paused)
             made.world.finish_stream.set()

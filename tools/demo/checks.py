@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kube_cache import names
-from kube_cache.contracts import Phase, WarmPodResult
-from kube_cache.text import format_bytes
+from kube_cache.contracts.common import Phase
+from kube_cache.contracts.warm_pod import WarmPodResult
+from kube_cache.units import format_bytes
 from tools.demo.plan import BUCKET, Dataset, Role
 from tools.stack import pods
 from tools.stack.api import Document

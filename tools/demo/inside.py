@@ -17,7 +17,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from kube_cache import names
-from kube_cache.contracts import Phase, StreamProgress, WarmPodResult, WarmPodStatus
+from kube_cache.contracts.common import Phase
+from kube_cache.contracts.node import StreamProgress
+from kube_cache.contracts.warm_pod import WarmPodResult, WarmPodStatus
 
 _POLL_S = 0.4
 _DOWNLOADS = f"WorkflowType = '{names.DATASET_ON_NODE}' AND ExecutionStatus = 'Running'"

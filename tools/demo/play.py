@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from kube_cache import names
-from kube_cache.contracts import Phase
-from kube_cache.text import format_bytes
+from kube_cache.contracts.common import Phase
+from kube_cache.units import format_bytes
 from tools.demo import checks, source, summary
 from tools.demo.checks import Actor, Check
 from tools.demo.inside import Inside

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from kube_cache.contracts import Phase, StreamProgress
-from kube_cache.text import format_bytes, format_seconds
+from kube_cache.contracts.common import Phase
+from kube_cache.contracts.node import StreamProgress
+from kube_cache.units import format_bytes, format_seconds
 from tools.demo.inside import Picture
 from tools.demo.plan import Role
 from tools.stack import pods

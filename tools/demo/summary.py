@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from kube_cache.text import format_bytes, format_seconds
+from kube_cache.units import format_bytes, format_seconds
 from tools.demo.checks import Actor
 from tools.stack import pods
 

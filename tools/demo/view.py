@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kube_cache.contracts import Phase
+from kube_cache.contracts.common import Phase
 from tools.demo.rows import RUNNING, Row
 
 _COLOURS = {RUNNING: "green", str(Phase.AWAITING_OPERATOR): "red", str(Phase.WARMING): "cyan"}

@@ -57,7 +57,7 @@ class Part:
         if self.running:
             raise StackError(f"{self.name} already runs (pid {self.pid})")
         self._process = self._processes.spawn(
-            self.name, [sys.executable, "-m", "kube_cache.cli", self._command], self._env, cwd=self._cwd
+            self.name, [sys.executable, "-m", "cli.main", self._command], self._env, cwd=self._cwd
         )
         if wait:
             self.wait_ready()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kube_cache import names
+from kube_cache.temporal import search_attributes
 from tools.stack import environment, ports
 from tools.stack.processes import Process, Processes, StackError
 
@@ -61,7 +62,7 @@ def arguments(*, ip: str, port: int, ui_port: int, database: str) -> list[str]:
     ]
     words += [f"--sqlite-pragma={key}={value}" for key, value in SQLITE_PRAGMAS.items()]
     words += [f"--dynamic-config-value={key}={value}" for key, value in DYNAMIC_CONFIG.items()]
-    words += [f"--search-attribute={key}={kind}" for key, kind in names.SEARCH_ATTRIBUTES.items()]
+    words += [f"--search-attribute={name}={kind}" for name, kind in search_attributes.TYPES.items()]
     return words
 
 
@@ -102,7 +103,7 @@ async def _serves(process: Process, address: str) -> None:
             found = await client.operator_service.list_search_attributes(
                 ListSearchAttributesRequest(namespace=NAMESPACE)
             )
-            if names.SEARCH_ATTRIBUTES.keys() <= found.custom_attributes.keys():
+            if search_attributes.TYPES.keys() <= found.custom_attributes.keys():
                 return
             missing = "search attributes are missing"
         except RuntimeError as error:  # RPCError, and what connect raises while nothing listens

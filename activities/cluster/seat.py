@@ -1,0 +1,93 @@
+"""`create_seat` and `delete_seat`: the placeholder Pod that makes the scheduler choose a node and hold it.
+
+Operator queue, local activities. What a seat looks like is `kube_cache.kube.seats`; here it is placed near the bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from temporalio import activity
+from temporalio.client import Client
+
+from activities.cluster.inventory import Holding, Inventory
+from activities.failures import as_application_errors
+from kube_cache import names
+from kube_cache.contracts.common import Snapshot
+from kube_cache.contracts.warm_pod import CreateSeatInput, CreateSeatResult, DeleteSeatInput, SeatBound
+from kube_cache.kube import gate, pods, seats
+from kube_cache.kube.client import KubeClient
+from kube_cache.kube.expectations import Expectations
+
+# A node that is fetching the data already is worth half of one that holds it: waiting beats fetching twice.
+_WORTH_READY, _WORTH_WARMING = 2, 1
+
+
+class SeatActivities:
+    def __init__(self, kube: KubeClient, client: Client, expectations: Expectations, *, image: str) -> None:
+        """image: of the seat's only container."""
+        self._kube = kube
+        self._expectations = expectations
+        self._inventory = Inventory(client)
+        self._image = image
+
+    @activity.defn(name=names.CREATE_SEAT)
+    @as_application_errors
+    async def create_seat(self, arg: CreateSeatInput) -> CreateSeatResult:
+        """Create the seat and wait up to `wait_s` for the scheduler to bind it.
+
+        The name follows from the Pod and the attempt, so running twice finds the seat of the first run. Raises PodGone.
+        """
+        holdings = {snapshot.uri: await self._inventory.of(snapshot.uri) for snapshot in arg.snapshots}
+        if not arg.wait_s:
+            return await asyncio.to_thread(self._create, arg, holdings)
+        with self._expectations.expect(arg.workflow_id, SeatBound) as expected:
+            seat = await asyncio.to_thread(self._create, arg, holdings)
+            if not seat.node and (bound := await expected.wait(arg.wait_s)) is not None and bound.seat == seat.name:
+                seat = replace(seat, node=bound.node)
+        return seat
+
+    @activity.defn(name=names.DELETE_SEAT)
+    @as_application_errors
+    async def delete_seat(self, arg: DeleteSeatInput) -> None:
+        """Delete the seat. A missing seat is no error, so running twice is harmless."""
+        await asyncio.to_thread(seats.delete, self._kube, arg.namespace, arg.name)
+
+    def _create(self, arg: CreateSeatInput, holdings: Mapping[str, Sequence[Holding]]) -> CreateSeatResult:
+        preferred = _preferred_nodes(arg.snapshots, holdings)
+        pod = self._expectations.gated_pod(arg.pod.uid) or gate.read_pod(self._kube, arg.pod, allow_stale=True)
+        seat = seats.create(
+            self._kube,
+            seats.build_seat(
+                pod,
+                name=names.seat_name(arg.pod.uid, arg.number),
+                namespace=arg.namespace,
+                workflow_id=arg.workflow_id,
+                prefer_nodes=[node for node in preferred if node not in arg.exclude_nodes],
+                exclude_nodes=arg.exclude_nodes,
+                image=self._image,
+            ),
+        )
+        holders = {
+            snapshot.digest: [
+                holding.node
+                for holding in holdings[snapshot.uri]
+                if holding.digest == snapshot.digest and holding.ready
+            ]
+            for snapshot in arg.snapshots
+        }
+        return CreateSeatResult(seat["metadata"]["name"], seats.gpu_count(pod), pods.node_name(seat), holders)
+
+
+def _preferred_nodes(snapshots: list[Snapshot], holdings: Mapping[str, Sequence[Holding]]) -> list[str]:
+    """Nodes that hold, or are fetching, the most bytes of these snapshots."""
+    worth: Counter[str] = Counter()
+    for snapshot in snapshots:
+        for holding in holdings[snapshot.uri]:
+            if holding.digest == snapshot.digest:
+                worth[holding.node] += (_WORTH_READY if holding.ready else _WORTH_WARMING) * (snapshot.bytes + 1)
+    best = max(worth.values(), default=0)
+    return sorted(node for node, value in worth.items() if value == best)

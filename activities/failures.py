@@ -1,0 +1,64 @@
+"""The edge between our errors and Temporal's: one decorator on every activity.
+
+`retryable` is decided where the error is defined (kube_cache.errors); here it only changes its clothes. An error that is
+not ours is a bug or the network: it is retried, and its class name is kept as type.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, CancelledError
+
+from kube_cache.errors import Cancelled, KubeCacheError, NoRoomYet
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_log = structlog.get_logger("kube_cache.activities")
+
+
+def as_application_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn KubeCacheError into ApplicationError (type = class name, details kept) and log it once."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+            try:
+                return await function(*args, **kwargs)
+            except KubeCacheError as error:
+                raise _application_error(error) from error
+
+        return cast("Callable[P, R]", run_async)
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except KubeCacheError as error:
+            raise _application_error(error) from error
+
+    return run
+
+
+def _application_error(error: KubeCacheError) -> Exception:
+    if isinstance(error, Cancelled):
+        return CancelledError(error.message)
+    info = activity.info()
+    # Who waits for room asks every few seconds, and the Pod says why.
+    log = _log.debug if isinstance(error, NoRoomYet) else _log.warning
+    log(
+        "activity failed",
+        activity=info.activity_type,
+        workflow=info.workflow_id,
+        attempt=info.attempt,
+        error=type(error).__name__,
+        message=error.message,
+        retryable=error.retryable,
+        **error.details,
+    )
+    return ApplicationError(error.message, error.details, type=type(error).__name__, non_retryable=not error.retryable)

@@ -1,0 +1,23 @@
+"""`run_store_command`: what `kube-cache store --node` asks of this node's cache. Node queue."""
+
+from __future__ import annotations
+
+from temporalio import activity
+
+from activities.failures import as_application_errors
+from kube_cache import names
+from kube_cache.contracts.node import StoreRequest, StoreResponse
+from kube_cache.store.commands import Watcher, answer, bounded
+from kube_cache.store.node_store import NodeStore
+
+
+class RunStoreCommand:
+    def __init__(self, store: NodeStore) -> None:
+        self._store = store
+
+    @activity.defn(name=names.RUN_STORE_COMMAND, no_thread_cancel_exception=True)
+    @as_application_errors
+    def run_store_command(self, arg: StoreRequest) -> StoreResponse:
+        """Each verb can be done twice. Raises DiskFault, StoreConflict."""
+        watcher = Watcher(activity.heartbeat, lambda: activity.is_cancelled() or activity.is_worker_shutdown())
+        return bounded(arg.verb, answer(self._store, arg, watcher))

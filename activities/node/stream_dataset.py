@@ -1,0 +1,149 @@
+"""`stream_dataset`: bring one snapshot to this node's disk, verified and published. Node queue.
+
+Blocking, in a thread: the engine's own threads do the I/O, this one heartbeats each second, also while it waits for its
+turn, so that a busy node is never taken for a dead one. The journal on the disk is the truth for resuming.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.failures import as_application_errors
+from kube_cache import names
+from kube_cache.contracts.node import StreamInput, StreamProgress, StreamResult
+from kube_cache.dataset.transfer import FetchProgress, TransferEngine
+from kube_cache.dataset.uri import parse_datasets
+from kube_cache.errors import Cancelled, DiskFault, NodeUnsuitable, PersistentDiskFault, SourceChanged
+from kube_cache.origin.listing import list_dataset
+from kube_cache.origin.s3 import Origins
+from kube_cache.store.node_store import NodeStore
+
+_log = structlog.get_logger("kube_cache.stream")
+_BEAT_S = 1.0
+# Some three seconds with the pauses between them: a hiccup passes, and where the disk is ill the Pod goes to another node.
+_DISK_TRIES = 3
+
+
+class StreamDataset:
+    def __init__(
+        self, store: NodeStore, engine: TransferEngine, origins: Origins, *, concurrent_downloads: int
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._origins = origins
+        # Bounds real I/O; the slots of the worker do not, so that a queued activity is alive and says so.
+        self._turns = threading.Semaphore(concurrent_downloads)
+
+    @activity.defn(name=names.STREAM_DATASET, no_thread_cancel_exception=True)
+    @as_application_errors
+    def stream_dataset(self, arg: StreamInput) -> StreamResult:
+        """Running twice fetches nothing twice: what the store has is kept, what the journals prove is resumed.
+
+        Two runs at once never write one file; the second waits for the first.
+
+        Raises NodeUnsuitable (another disk), SourceChanged, InsufficientDisk, ChecksumMismatch, AccessDenied,
+        DatasetNotFound, SourceUnavailable, DiskFault, and PersistentDiskFault from the third attempt on.
+        """
+        if arg.cache_id != self._store.cache_id:
+            raise NodeUnsuitable(
+                f"this node's disk is {self._store.cache_id}, the download was meant for {arg.cache_id}: the disk was replaced",
+                cache_id=self._store.cache_id,
+            )
+        started = time.monotonic()
+        beats = _Heartbeats(arg.snapshot.bytes)
+        with beats.running(), self._turn(), _bounded_patience():
+            beats.state = "listing"
+            (uri,) = parse_datasets(arg.snapshot.uri)
+            manifest = list_dataset(self._origins.of(uri.scheme), uri, beat=beats.listed)
+            if manifest.digest != arg.snapshot.digest:
+                raise SourceChanged(f"{arg.snapshot.uri} changed since it was resolved", uri=arg.snapshot.uri)
+            beats.state = "fetching"
+            warmed = self._store.warm(
+                manifest, self._engine, progress=beats.fetched, cancelled=_should_stop, priority=arg.priority
+            )
+        _log.info(
+            "snapshot is ready",
+            uri=arg.snapshot.uri,
+            digest=arg.snapshot.digest,
+            fetched_bytes=warmed.fetched_bytes,
+            resumed_bytes=warmed.resumed_bytes,
+        )
+        return StreamResult(
+            arg.snapshot.digest,
+            arg.snapshot.bytes,
+            warmed.fetched_bytes,
+            time.monotonic() - started,
+            str(warmed.verified),
+        )
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        while not self._turns.acquire(timeout=_BEAT_S / 4):
+            if _should_stop():
+                raise Cancelled("cancelled while queued")
+        try:
+            yield
+        except Cancelled:
+            if activity.is_worker_shutdown():
+                # Retryable and in the same execution: the agent that comes back resumes from the journal.
+                raise ApplicationError("the agent is shutting down", type="WorkerDraining") from None
+            raise
+        finally:
+            self._turns.release()
+
+
+@contextmanager
+def _bounded_patience() -> Iterator[None]:
+    try:
+        yield
+    except DiskFault as fault:
+        if activity.info().attempt < _DISK_TRIES:
+            raise
+        raise PersistentDiskFault(fault.message, **fault.details) from fault
+
+
+def _should_stop() -> bool:
+    return activity.is_cancelled() or activity.is_worker_shutdown()
+
+
+class _Heartbeats:
+    """Sends the latest progress each second from the activity's context, whatever the engine is doing."""
+
+    def __init__(self, total: int) -> None:
+        self.state = "queued"
+        self._total = total
+        self._latest = FetchProgress(0, total, 0.0)
+
+    def listed(self, _seen: int) -> None:
+        if _should_stop():
+            raise Cancelled("cancelled while listing")
+
+    def fetched(self, progress: FetchProgress) -> None:
+        self._latest = progress
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        stop = threading.Event()
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(self._beat, stop), name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _beat(self, stop: threading.Event) -> None:
+        while True:
+            latest = self._latest
+            activity.heartbeat(StreamProgress(self.state, latest.done_bytes, latest.total_bytes, latest.bytes_per_s))
+            if stop.wait(_BEAT_S):
+                return

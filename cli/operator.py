@@ -1,0 +1,154 @@
+"""The operator process: the watches, the workflows and the cluster activities, around one Temporal client.
+
+Any number of operators may run: starts are idempotent and Temporal shares the workflows out. It holds no state that a
+restart would miss: the watches list everything again, and the reconcile runs at once and finds
+what ended meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import structlog
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+)
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from activities.cluster.cluster_state import ClusterStateActivities
+from activities.cluster.join_dataset import JoinDataset
+from activities.cluster.patch_gate import PatchGate
+from activities.cluster.publish_progress import PublishProgress
+from activities.cluster.report_phase import ReportPhase
+from activities.cluster.resolve_dataset import ResolveDataset
+from activities.cluster.seat import SeatActivities
+from kube_cache import names
+from kube_cache.contracts.common import Policy
+from kube_cache.kube.client import KubeClient
+from kube_cache.kube.expectations import Expectations
+from kube_cache.origin.s3 import Origins
+from kube_cache.settings import OperatorSettings, Settings
+from kube_cache.telemetry.logs import configure_logging
+from kube_cache.temporal.client import connect
+from watcher.pods import PodWatcher
+from watcher.starter import Starter
+from watcher.watches import start_watches
+from workflows.dataset_on_node import DatasetOnNode
+from workflows.reconcile import Reconcile
+from workflows.store_command import StoreCommand
+from workflows.warm_pod.workflow import WarmPod
+
+_log = structlog.get_logger("kube_cache.operator")
+# Calls of the Kubernetes API at once, a few milliseconds each: more of them only wait for the GIL.
+_KUBE_CALLS = 16
+# Local activities at once. Most of them are a coroutine that waits for one of those threads, or for the scheduler.
+_LOCAL = 200
+# Seconds that an activity waits for the watch. The scheduler answers in milliseconds, in a burst of hundreds in a few
+# seconds; whoever has something else to say to the workflow ends the wait.
+_WATCH_WAIT_S = 4.0
+# Normal activities at once: a resolve holds a thread (many, while the object store is away), a progress costs none.
+_NORMAL = 1000
+
+
+def policy(settings: OperatorSettings) -> Policy:
+    return Policy(
+        operator_namespace=settings.namespace,
+        linger_s=settings.linger_s,
+        bind_grace_s=settings.bind_grace_s,
+        max_gate_time_s=settings.max_gate_time_s,
+        node_exclusion_s=settings.node_exclusion_s,
+        watch_wait_s=_WATCH_WAIT_S,
+    )
+
+
+def run(settings: Settings) -> int:
+    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    kube = KubeClient.from_environment()
+    client = await connect()
+    starter = Starter(client, policy(settings.operator))
+    expectations = Expectations()
+    pods = PodWatcher(kube, starter, expectations)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_KUBE_CALLS, thread_name_prefix="kube"))
+    worker = _worker(client, kube, settings, expectations)
+    stopping = threading.Event()
+    # What was imported stays for good; collecting over it again and again was a measurable part of a burst.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
+    async with worker:
+        start_watches(kube, pods, seat_namespace=settings.operator.namespace, stopping=stopping)
+        await _schedule_reconcile(client, settings.operator)
+        _log.info("operator ready", namespace=settings.operator.namespace)
+        await stop.wait()
+        _log.info("operator stopping")
+        stopping.set()
+    return 0
+
+
+def _worker(client: Client, kube: KubeClient, settings: Settings, expectations: Expectations) -> Worker:
+    seat = SeatActivities(kube, client, expectations, image=settings.operator.seat_image)
+    cluster_state = ClusterStateActivities(kube, client, settings.operator.namespace)
+    return Worker(
+        client,
+        task_queue=names.OPERATOR_QUEUE,
+        workflows=[WarmPod, DatasetOnNode, Reconcile, StoreCommand],
+        activities=[
+            ResolveDataset(Origins(settings.origin), kube).resolve_dataset,
+            seat.create_seat,
+            seat.delete_seat,
+            JoinDataset(client).join_dataset,
+            PatchGate(kube, expectations).patch_gate,
+            ReportPhase(kube).report_phase,
+            cluster_state.collect_cluster_state,
+            cluster_state.find_bound_pods,
+            PublishProgress(kube, client, interval_s=settings.operator.progress_interval_s).publish_progress,
+        ],
+        activity_executor=ThreadPoolExecutor(_LOCAL + _NORMAL, thread_name_prefix="activity"),
+        # The sandbox costs half as much CPU again per workflow; the replay tests run inside it and keep the code honest.
+        workflow_runner=UnsandboxedWorkflowRunner(),
+        # With the default of 5, tasks of a burst wait for a poll, not for a core.
+        max_concurrent_workflow_task_polls=20,
+        max_cached_workflows=settings.operator.workflow_slots,
+        max_concurrent_activities=_NORMAL,
+        max_concurrent_local_activities=_LOCAL,
+        # 10 s by default, and that long does a workflow of a dead operator wait for another one.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
+        default_heartbeat_throttle_interval=timedelta(seconds=1),
+        graceful_shutdown_timeout=timedelta(seconds=5),
+    )
+
+
+async def _schedule_reconcile(client: Client, settings: OperatorSettings) -> None:
+    """One schedule for all operators; running it now finds what happened while none was up."""
+    schedule = Schedule(
+        action=ScheduleActionStartWorkflow(Reconcile.run, id="reconcile", task_queue=names.OPERATOR_QUEUE),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=settings.reconcile_interval_s))]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
+    )
+    handle = client.get_schedule_handle(names.RECONCILE_SCHEDULE)
+    try:
+        await client.create_schedule(names.RECONCILE_SCHEDULE, schedule)
+    except ScheduleAlreadyRunningError:
+        await handle.update(lambda _: ScheduleUpdate(schedule=schedule))
+    await handle.trigger()

@@ -1,0 +1,180 @@
+"""One keep-alive connection to the object store: a request out, a strictly parsed head in, body bytes into a buffer.
+
+The socket stays blocking and its patience is SO_RCVTIMEO: a Python timeout would make it non-blocking, and then
+MSG_WAITALL, which makes one system call of a whole piece, does nothing. The patience counts over the whole call, so a
+server that drips bytes cannot hold a worker either: it gets what came and judges the rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from kube_cache.engine import _receive  # type: ignore[attr-defined, unused-ignore]
+from kube_cache.engine.http import MAX_HEAD, Head, Odd, parse_head
+from kube_cache.engine.receiving import Received, in_python
+from kube_cache.engine.tls import CertificateRefused, Channel, Context, NativeChannel
+from kube_cache.errors import SourceUnavailable, TransferStalled
+
+Fill = Callable[[memoryview, int, int, bool, float], Received]
+"""(buffer, CRC64NVME, CRC32C, with CRC32C, patience in seconds)"""
+
+_CONNECT_S = 3.0
+_SPEAK_S = 0.5  # a receive says what has come after so long, or slow connections would look as if they stood still
+_RECV_HEAD = 4096  # a head is some 700 bytes; what comes along of the body is copied once
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a connection leads; it is used again only for an equal target."""
+
+    tls: bool
+    host: str
+    port: int
+
+
+class Stale(SourceUnavailable):
+    """A kept connection that the server has closed meanwhile: nobody's fault, tried at once on a new one."""
+
+
+class Connection:
+    def __init__(self, target: Target, address: tuple[str, int], *, stall_s: float, context: Context | None) -> None:
+        """address: the one of the host's to use. context: None without TLS. Raises SourceUnavailable."""
+        self.target = target
+        self.address = address
+        self._stall_s = stall_s
+        self._used = False
+        self._raw = _connect(target, address)
+        self._channel: Channel = self._raw
+        try:
+            self._patience(_CONNECT_S)
+            if context is not None:
+                self._channel = _secure(self._raw, target, context)
+                if isinstance(self._channel, socket.socket):
+                    self._raw = self._channel  # Python's ssl has taken the descriptor over
+            self._patience(stall_s)
+            self._fill: Fill = self._filler()
+        except BaseException:
+            self._raw.close()
+            raise
+
+    def _patience(self, seconds: float) -> None:
+        if isinstance(self._raw, ssl.SSLSocket):
+            self._raw.settimeout(seconds)  # it takes SO_RCVTIMEO's EAGAIN for a reason to read again, for ever
+            return
+        packed = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
+
+    def request(self, request: bytes) -> Head:
+        """Send, and read the answer's head. Raises Stale, TransferStalled, SourceUnavailable, Odd."""
+        data = b""
+        try:
+            self._channel.sendall(request)
+            data = self._channel.recv(_RECV_HEAD)
+            deadline = time.monotonic() + self._stall_s
+            while (end := data.find(b"\r\n\r\n")) < 0:
+                if not data:
+                    raise ConnectionResetError("closed before it answered")
+                if len(data) > MAX_HEAD:
+                    raise Odd(f"a head of more than {MAX_HEAD} bytes")
+                if time.monotonic() > deadline:
+                    raise TransferStalled(f"{self.target.host} sends the head of its answer too slowly")
+                more = self._channel.recv(_RECV_HEAD)
+                if not more:
+                    raise ConnectionResetError("closed in the middle of a head")
+                data += more
+        except OSError as error:
+            if self._used and not data and not _is_timeout(error):
+                raise Stale(f"{self.target.host} had closed the kept connection") from error
+            raise self._broken(error) from error
+        self._used = True
+        return parse_head(data, end)
+
+    def receive(self, view: memoryview, crc64: int, crc32c: int, *, with_crc32c: bool) -> Received:
+        """Fill `view` as far as bytes come in half a second or so. Raises TransferStalled when none do within the stall
+        timeout, SourceUnavailable.
+        """
+        try:
+            received = self._fill(view, crc64, crc32c, with_crc32c, _SPEAK_S)
+        except OSError as error:
+            raise self._broken(error) from error
+        if received[0] == 0:
+            raise SourceUnavailable(f"{self.target.host} closed the connection in the middle of a body")
+        return received
+
+    def _filler(self) -> Fill:
+        channel = self._channel
+        if isinstance(channel, NativeChannel):
+            fill: Fill = channel.receive_into
+        elif channel is self._raw and not isinstance(channel, ssl.SSLSocket):
+            fill = partial(_receive.receive_into, self._raw.fileno())
+        else:
+
+            def fill(view: memoryview, crc64: int, crc32c: int, with_crc32c: bool, _: float) -> Received:
+                return in_python(channel.recv_into, view, crc64, crc32c, with_crc32c=with_crc32c)
+
+        return fill
+
+    def read(self, head: Head, limit: int) -> bytes:
+        """The small body of an error, up to `limit` bytes; what cannot be had of it is left out."""
+        data = bytearray(head.rest[:limit])
+        want = min(limit, head.length)
+        deadline = time.monotonic() + self._stall_s
+        while len(data) < want and time.monotonic() < deadline:
+            try:
+                data_now = self._channel.recv(min(4096, want - len(data)))
+            except OSError:
+                break
+            if not data_now:
+                break
+            data += data_now
+        return bytes(data)
+
+    def _broken(self, error: OSError) -> SourceUnavailable:
+        if _is_timeout(error):
+            return TransferStalled(f"{self.target.host} delivered nothing for {self._stall_s:g} s")
+        return SourceUnavailable(f"the connection to {self.target.host} broke: {error}")
+
+    def abort(self) -> None:
+        """From another thread: wake whoever waits in a receive."""
+        with contextlib.suppress(OSError):  # closed already
+            socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._channel = self._raw  # lets go of a native channel before its descriptor
+        del self._fill
+        with contextlib.suppress(OSError):
+            self._raw.close()
+
+
+def _is_timeout(error: OSError) -> bool:
+    return isinstance(error, BlockingIOError | TimeoutError | ssl.SSLWantReadError | ssl.SSLWantWriteError)
+
+
+def _connect(target: Target, address: tuple[str, int]) -> socket.socket:
+    try:
+        raw = socket.create_connection(address, timeout=_CONNECT_S)
+    except OSError as error:
+        raise SourceUnavailable(f"cannot connect to {target.host}:{target.port} ({address[0]}): {error}") from error
+    raw.settimeout(None)  # blocking from here on; SO_RCVTIMEO is the patience
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return raw
+
+
+def _secure(raw: socket.socket, target: Target, context: Context) -> Channel:
+    try:
+        return context.wrap(raw, target.host, _CONNECT_S)
+    except CertificateRefused as error:
+        raise SourceUnavailable(
+            f"the certificate of {target.host}:{target.port} cannot be verified ({error});"
+            " for a private authority set AWS_CA_BUNDLE"
+        ) from error
+    except OSError as error:
+        raise SourceUnavailable(f"TLS with {target.host}:{target.port} failed: {error}") from error

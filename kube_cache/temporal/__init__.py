@@ -1,0 +1,1 @@
+"""Temporal from outside a workflow: the client, the search attributes, running executions."""

@@ -1,0 +1,95 @@
+"""Room that is asked for and not there: nobody pays for a refusal, and what could be freed is neither missed nor made up."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from kube_cache.dataset.transfer import Manifest
+from kube_cache.errors import InsufficientDisk
+from kube_cache.store.node_store import NodeStore
+from tests.store.fakes import DictEngine, Source, manifest, open_store, wait_for
+
+CAPACITY = 1_000_000
+
+
+@pytest.fixture
+def tight(root: Path) -> NodeStore:
+    store = open_store(root, capacity_bytes=CAPACITY)
+    yield store
+    store.close()
+
+
+def dataset(source: Source, name: str, *, own: int, shared: int = 0) -> Manifest:
+    """`shared` is one object of that size that every such dataset holds: the files of the prefix that they overlap in."""
+    files = [source.put(f"{name}/w", name.encode() * (own // len(name)))]
+    if shared:
+        files.append(source.put("common/t", b"t" * shared))
+    return manifest(f"s3://models/{name}", tuple(files))
+
+
+def test_a_dataset_that_cannot_fit_evicts_nothing(tight: NodeStore, source: Source, engine: DictEngine) -> None:
+    small, huge = dataset(source, "small", own=100_000), dataset(source, "huge", own=2_000_000)
+    tight.warm(small, engine)
+    with pytest.raises(InsufficientDisk, match="nothing pinned"):
+        tight.warm(huge, engine)
+    assert tight.check(small.digest).complete
+
+
+def test_what_a_pin_keeps_and_what_its_end_would_free(tight: NodeStore, source: Source, engine: DictEngine) -> None:
+    old, new = dataset(source, "old", own=600_000), dataset(source, "new", own=600_000)
+    tight.warm(old, engine)
+    tight.pin(old.digest, "pod/1")
+    with pytest.raises(InsufficientDisk, match="pinned by pod/1") as refused:
+        tight.ensure_could(600_000)
+    assert refused.value.details["needed"] == 600_000
+    tight.unpin(old.digest, "pod/1")
+    tight.ensure_could(600_000)
+    assert tight.check(old.digest).complete, "asking evicts nothing"
+    tight.warm(new, engine)
+    assert not tight.check(old.digest).complete
+
+
+def test_shared_objects_are_freed_by_the_last_that_links_them(
+    tight: NodeStore, source: Source, engine: DictEngine
+) -> None:
+    one = dataset(source, "one", own=100_000, shared=600_000)
+    two = dataset(source, "two", own=100_000, shared=600_000)
+    tight.warm(one, engine)
+    tight.warm(two, engine)
+    assert engine.total == pytest.approx(800_000, abs=10)
+    tight.ensure_could(900_000)
+    tight.pin(two.digest, "pod/2")
+    tight.ensure_could(300_000 - 10)
+    with pytest.raises(InsufficientDisk):
+        tight.ensure_could(400_000)
+
+
+def test_what_a_download_counts_on_is_not_offered_to_another(
+    tight: NodeStore, source: Source, engine: DictEngine
+) -> None:
+    one = dataset(source, "one", own=100_000, shared=500_000)
+    engine.hold = threading.Event()
+    thread = threading.Thread(target=tight.warm, args=(one, engine), daemon=True)
+    thread.start()
+    try:
+        wait_for(engine.reached.is_set)
+        with pytest.raises(InsufficientDisk, match="reserved by other downloads"):
+            tight.ensure_could(900_000)
+    finally:
+        engine.hold.set()
+        thread.join(10)
+    tight.ensure_could(900_000)
+
+
+def test_parts_of_what_was_given_up_are_room(tight: NodeStore) -> None:
+    (tight.root / "incoming" / "gone.part").write_bytes(b"p" * 500_000)
+    tight.ensure_could(900_000)
+
+
+def test_a_probe_leaves_nothing(tight: NodeStore) -> None:
+    before = sorted(path.name for path in tight.root.iterdir())
+    tight.probe()
+    assert sorted(path.name for path in tight.root.iterdir()) == before

@@ -1,0 +1,219 @@
+"""The look in C and the look in Python see the same, whatever was done to a snapshot; and no wrong byte of a manifest is believed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kube_cache.dataset.transfer import Manifest
+from kube_cache.store import check as looking
+from kube_cache.store import manifests
+from kube_cache.store.check import SnapshotState
+from kube_cache.store.node_store import NodeStore
+from tests.store.fakes import DictEngine, Source, open_store
+
+pytestmark = pytest.mark.skipif(looking._built is None, reason="the look in C was not built: there is but one")
+
+FILES = {
+    "top": b"t",
+    "one/alone": b"1",
+    "one/deep/er/alone": b"2",
+    "a-b/x": b"3",
+    "a/b/y": b"4",
+    "name with spaces/\u00fc\u4e2d": b"5",
+} | {f"many/{number:04d}": b"%d" % number for number in range(300)}
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[NodeStore]:
+    store = open_store(root, watch_trust_s=0)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def made(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
+    made = source.dataset("gpt", FILES)
+    store.warm(made, engine)
+    return made
+
+
+def both(store: NodeStore, digest: str) -> SnapshotState:
+    """What both ways see, which must be the same."""
+    found = []
+    built = looking._built
+    for way in (built, None):
+        looking._built = way
+        try:
+            found.append(store._look(store._core, digest))
+        finally:
+            looking._built = built
+    quick, slow = found
+    assert (quick.complete, quick.present_bytes) == (slow.complete, slow.present_bytes)
+    if len(quick.problems) > 100:  # which hundred of them are told is not the same
+        assert quick.problems[-1] == slow.problems[-1]
+    else:
+        assert sorted(quick.problems) == sorted(slow.problems)
+    return quick
+
+
+def touch(data: Path) -> None:
+    os.utime(data / "top")
+
+
+def chmod(data: Path) -> None:
+    (data / "many/0007").chmod(0o400)
+
+
+def rewrite(data: Path) -> None:
+    path = data / "one/alone"
+    before = path.stat()
+    path.write_bytes(b"!")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def drop_a_folder(data: Path) -> None:
+    shutil.rmtree(data / "one")
+
+
+def drop_the_data(data: Path) -> None:
+    shutil.rmtree(data)
+
+
+def folder_becomes_a_file(data: Path) -> None:
+    shutil.rmtree(data / "many")
+    (data / "many").touch()
+
+
+def folder_becomes_a_link(data: Path) -> None:
+    (data / "many").rename(data / "elsewhere")
+    (data / "many").symlink_to("elsewhere")
+
+
+def file_becomes_a_link_to_itself(data: Path) -> None:
+    (data / "top").rename(data / "moved")
+    (data / "top").symlink_to("moved")
+
+
+HARMS = [touch, chmod, rewrite, drop_a_folder, drop_the_data, folder_becomes_a_file, file_becomes_a_link_to_itself]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_both_ways_to_look_see_the_same_harm(store: NodeStore, made: Manifest, harm: Callable[[Path], None]) -> None:
+    assert both(store, made.digest) == SnapshotState(complete=True, present_bytes=made.total_bytes)
+    harm(store.root / "snapshots" / made.digest / "data")
+    assert not both(store, made.digest).complete
+
+
+def test_both_ways_follow_a_folder_that_became_a_link_to_the_same_files(store: NodeStore, made: Manifest) -> None:
+    folder_becomes_a_link(store.root / "snapshots" / made.digest / "data")
+    assert both(store, made.digest).complete
+
+
+def test_both_ways_see_the_same_where_many_things_were_done_at_random(
+    store: NodeStore, source: Source, engine: DictEngine
+) -> None:
+    """Enough files for several frames and threads; more problems than are told."""
+    chance = random.Random(5)
+    made = source.dataset("large", {f"{n % 7}/{n % 3}/{n:05d}": b"x" * (n % 9) for n in range(6500)})
+    store.warm(made, engine)
+    # Overlaps: its links change inode times, which the index explains.
+    store.warm(
+        source.dataset("large/1", {f"{n % 3}/{n:05d}": b"x" * (n % 9) for n in range(6500) if n % 7 == 1}), engine
+    )
+    assert both(store, made.digest) == SnapshotState(complete=True, present_bytes=made.total_bytes)
+    data = store.root / "snapshots" / made.digest / "data"
+    harmed = chance.sample(made.objects, 150)
+    for some in (harmed[:90], harmed[90:]):
+        for obj in some:
+            chance.choice([os.unlink, os.utime, lambda path: os.chmod(path, 0o400)])(data / obj.path)
+        state = both(store, made.digest)
+        assert not state.complete
+    assert state.problems[-1] == "and 50 more"
+
+
+def test_inode_times_that_were_explained_once_are_not_asked_for_again_and_others_are(
+    store: NodeStore, source: Source, engine: DictEngine, made: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each link and unlink of a shared object changes its inode's time: 100,000 questions to the index, or one."""
+    asked: list[int] = []
+    times = store._core.index.times
+    monkeypatch.setattr(store._core.index, "times", lambda ids: asked.append(len(ids)) or times(ids))
+    store.warm(inner := source.dataset("gpt/many", {f"{number:04d}": b"%d" % number for number in range(300)}), engine)
+
+    monkeypatch.setattr(looking, "_FEW", 10)
+
+    def check() -> tuple[bool, int]:
+        asked.clear()
+        return store.check(made.digest).complete, sum(asked)
+
+    assert check() == (True, 300)
+    assert check() == (True, 0)
+    store.evict(inner.digest)
+    assert check() == (True, 300)
+    assert check() == (True, 0)
+    store.close()
+    again = open_store(store.root, watch_trust_s=0)
+    monkeypatch.setattr(again._core.index, "times", None)
+    assert again.check(made.digest).complete, "a restart forgets nothing"
+    again.close()
+    again = open_store(store.root, watch_trust_s=0)
+    touch(data := store.root / "snapshots" / made.digest / "data")
+    chmod(data)
+    assert not both(again, made.digest).complete
+    again.close()
+
+
+def test_no_wrong_byte_of_a_manifest_and_no_torn_one_is_believed(
+    store: NodeStore, source: Source, engine: DictEngine
+) -> None:
+    made = source.dataset("small", {"a": b"a", "d/b": b"b"})
+    store.warm(made, engine)
+    path = store.root / "snapshots" / made.digest / "manifest"
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        assert not both(store, made.digest).complete, f"byte {place}"
+        path.write_bytes(whole[:place])
+        assert not both(store, made.digest).complete, f"{place} bytes"
+    path.write_bytes(whole)
+    assert both(store, made.digest).complete
+
+
+def test_the_native_look_refuses_frames_that_contradict_themselves(tmp_path: Path) -> None:
+    """With a right checksum, too: it never reads beyond what it was given."""
+    chance = random.Random(7)
+    chunk = manifests.Chunk(["a", "d/b"], ["00" * 32, "ff" * 32], *[[1, 2]] * 5, ["md5", "md5"])
+    frame = manifests.encode_chunk(chunk)
+    for _ in range(20_000):
+        payload = bytearray(frame[12:])
+        for _ in range(chance.randrange(1, 4)):
+            payload[chance.choice([*range(12), *range(len(payload) - 6, len(payload))])] = chance.choice(
+                [0, 1, 47, 255]
+            )
+        piece = manifests._frame(manifests._FILES, bytes(payload[: chance.randrange(len(payload) + 1)]))
+        try:
+            used, files, *_ = looking._built.look(piece, -1, 2, 0, 10)
+        except ValueError:
+            continue
+        assert (used, files <= 2) == (len(piece), True)
+
+
+def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    chunk = manifests.Chunk(
+        ["plain", "d/\u4e2d \udcff"], ["0f" * 32, "f0" * 32], [0, 1 << 40], [-1, 1 << 62], [-5, 7], [1, (1 << 64) - 1],
+        [(1 << 64) - 1, 0], ["full-object", "transport-only"],
+    )  # fmt: skip
+    header = manifests.Header("d" * 64, "s3://b/\u00fc", 2, 1 << 40, manifests.Verified.TRANSPORT_ONLY)
+    path = tmp_path / "manifest"
+    path.write_bytes(
+        manifests.encode_header(header, ["", "d"]) + manifests.encode_chunk(chunk) + manifests.encode_end(header)
+    )
+    assert manifests.read_header(path) == header
+    assert list(manifests.read_chunks(path)) == [chunk]

@@ -1,0 +1,188 @@
+"""What the watcher tells Temporal for each thing that can happen to a Pod or a seat."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from kube_cache import names
+from kube_cache.contracts.warm_pod import PodBound, SeatBound
+from kube_cache.kube.client import ApiError
+from kube_cache.kube.expectations import Expectations
+from kube_cache.kube.pods import PodFacts, pod_facts, seat_facts
+from watcher.pods import PodWatcher
+
+
+class Starter:
+    def __init__(self) -> None:
+        self.said: list[tuple[str, ...]] = []
+        self.args: list[object] = []
+
+    def start(self, pod: PodFacts) -> None:
+        self.said.append(("start", pod.workflow_id))
+        self.args.append(pod.view)
+
+    def signal(self, workflow_id: str, name: str, arg: object | None = None) -> None:
+        self.said.append((name, workflow_id))
+        self.args.append(arg)
+
+
+class Kube:
+    """Answers a GET with what the API server would have."""
+
+    def __init__(self, pod: dict[str, Any] | None = None) -> None:
+        self.pod = pod
+
+    def get_pod(self, namespace: str, name: str) -> dict[str, Any]:
+        if self.pod is None:
+            raise ApiError(404, "NotFound", f"pods {name!r} not found in {namespace}")
+        return self.pod
+
+
+WARM = "warm/ml/train/uid-1"
+
+
+def pod(
+    *, gates: tuple[str, ...] = (names.GATE,), node: str = "", phase: str = "Pending", **annotations: str
+) -> dict[str, Any]:
+    meta: dict[str, Any] = {
+        "namespace": "ml",
+        "name": "train",
+        "uid": "uid-1",
+        "annotations": {names.DATASET_ANNOTATION: "s3://models/gpt", **annotations},
+    }
+    if names.SNAPSHOT_ANNOTATION in annotations:
+        meta["labels"] = {names.MANAGED_LABEL: "true"}
+    spec: dict[str, Any] = {"schedulingGates": [{"name": gate} for gate in gates]}
+    if node:
+        spec["nodeName"] = node
+    return {"metadata": meta, "spec": spec, "status": {"phase": phase}}
+
+
+def released(**more: Any) -> dict[str, Any]:
+    receipt = {names.SNAPSHOT_ANNOTATION: "aa,bb", names.NODE_ANNOTATION: "gpu-1", names.CACHE_ID_ANNOTATION: "disk"}
+    return pod(gates=(), **{**receipt, **more})
+
+
+def play(*events: tuple[str, dict[str, Any]], kube: Kube | None = None) -> Starter:
+    starter = Starter()
+
+    async def run() -> None:
+        watcher = PodWatcher(kube or Kube(), starter, Expectations())  # type: ignore[arg-type]
+        for kind, item in events:
+            facts = pod_facts(item)
+            if facts is not None:
+                watcher.on_pod(kind, facts)
+            await asyncio.gather(*watcher._confirming)
+
+    asyncio.run(run())
+    return starter
+
+
+def test_a_gated_pod_with_a_dataset_starts_its_workflow_once() -> None:
+    starter = play(("ADDED", pod()), ("MODIFIED", pod()))
+    assert starter.said == [("start", WARM)]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        pytest.param({"metadata": {"namespace": "ml", "name": "x", "uid": "u"}, "spec": {}}, id="no annotation"),
+        pytest.param(
+            {"metadata": {"namespace": "a", "name": "b", "uid": "u", "annotations": None}, "spec": {}}, id="null"
+        ),
+    ],
+)
+def test_a_pod_without_the_annotation_is_none_of_our_business(item: dict[str, Any]) -> None:
+    assert pod_facts(item) is None
+
+
+def test_a_gate_removed_by_others_is_told() -> None:
+    starter = play(("ADDED", pod(gates=(names.GATE, "other"))), ("MODIFIED", pod()))
+    assert starter.said == [("start", WARM), ("start", WARM)]
+    assert starter.args[0].foreign_gates == ["other"]
+    assert starter.args[1].foreign_gates == []
+
+
+def test_our_gate_removed_by_somebody_else_is_told() -> None:
+    starter = play(("ADDED", pod()), ("MODIFIED", pod(gates=())))
+    assert starter.said == [("start", WARM), ("pod_changed", WARM)]
+    assert not starter.args[1].gated
+
+
+def test_our_own_release_is_not_taken_for_somebody_elses() -> None:
+    starter = play(("ADDED", pod()), ("MODIFIED", released()), ("MODIFIED", released(node="gpu-1")))
+    assert starter.said == [("start", WARM), ("pod_bound", WARM)]
+    assert starter.args[1] == PodBound("gpu-1")
+
+
+def test_a_deleted_pod_is_confirmed_before_it_is_told() -> None:
+    starter = play(("ADDED", pod()), ("DELETED", pod()))
+    assert starter.said == [("start", WARM), ("pod_gone", WARM)]
+
+
+def test_a_pod_that_left_the_selection_by_running_is_not_gone() -> None:
+    running = released(node="gpu-1", phase="Running")
+    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=Kube(running))
+    assert starter.said == [("start", WARM), ("pod_bound", WARM)]
+
+
+def test_another_pod_of_the_same_name_does_not_stand_in_for_the_deleted_one() -> None:
+    other = pod()
+    other["metadata"]["uid"] = "uid-2"
+    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=Kube(other))
+    assert ("pod_gone", WARM) in starter.said
+
+
+def test_an_ended_pod_gives_back_each_snapshot_once() -> None:
+    ended = released(node="gpu-1", phase="Succeeded")
+    starter = play(("ADDED", released(node="gpu-1", phase="Running")), ("MODIFIED", ended), ("MODIFIED", ended))
+    assert [said for said in starter.said if said[0] == "leave"] == [
+        ("leave", "dataset/gpu-1/disk/aa"),
+        ("leave", "dataset/gpu-1/disk/bb"),
+    ]
+
+
+def seat(*, node: str = "", deleted: bool = False, disrupted: bool = False) -> dict[str, Any]:
+    meta: dict[str, Any] = {
+        "name": "seat-uid-1-1",
+        "namespace": "kube-cache-system",
+        "uid": "seat-uid",
+        "annotations": {names.SEAT_WORKFLOW_ANNOTATION: WARM},
+    }
+    if deleted:
+        meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    conditions = [{"type": "DisruptionTarget", "status": "True"}] if disrupted else []
+    return {
+        "metadata": meta,
+        "spec": {"nodeName": node} if node else {},
+        "status": {"phase": "Pending", "conditions": conditions},
+    }
+
+
+def play_seats(*events: tuple[str, dict[str, Any]]) -> Starter:
+    starter = Starter()
+    watcher = PodWatcher(Kube(), starter, Expectations())  # type: ignore[arg-type]
+    for kind, item in events:
+        facts = seat_facts(item)
+        assert facts is not None
+        watcher.on_seat(kind, facts)
+    return starter
+
+
+def test_a_bound_seat_is_told_once() -> None:
+    starter = play_seats(("ADDED", seat()), ("MODIFIED", seat(node="gpu-2")), ("MODIFIED", seat(node="gpu-2")))
+    assert starter.said == [("seat_bound", WARM)]
+    assert starter.args == [SeatBound("seat-uid-1-1", "gpu-2")]
+
+
+def test_a_preempted_seat_is_told() -> None:
+    starter = play_seats(("ADDED", seat(node="gpu-2")), ("DELETED", seat(node="gpu-2", deleted=True, disrupted=True)))
+    assert [said[0] for said in starter.said] == ["seat_bound", "seat_lost"]
+
+
+def test_the_deletion_of_a_seat_by_ourselves_is_not_told() -> None:
+    starter = play_seats(("ADDED", seat(node="gpu-2")), ("DELETED", seat(node="gpu-2", deleted=True)))
+    assert [said[0] for said in starter.said] == ["seat_bound"]

@@ -1,0 +1,1 @@
+"""The `WarmPod` workflow and the parts that it owns."""
