@@ -52,7 +52,7 @@ def dataset(files: int, prefix: str) -> Manifest:
 
 
 def settings(root: Path, **changes: object) -> StoreSettings:
-    return StoreSettings.model_validate({"root": root, "allow_root_disk": True, "min_free": 0.0} | changes)
+    return StoreSettings(**({"root": root, "allow_root_disk": True, "min_free": 0.0} | changes))
 
 
 def lay_objects(store: NodeStore, made: Manifest) -> list[str]:

@@ -128,9 +128,8 @@ class DictEngine:
 
 
 def settings(root: Path, **changes: object) -> StoreSettings:
-    return StoreSettings.model_validate(
-        {"root": root, "allow_root_disk": True, "min_free": 0.0, "min_free_inodes": 0.0} | changes
-    )
+    fields = {"root": root, "allow_root_disk": True, "min_free": 0.0, "min_free_inodes": 0.0} | changes
+    return StoreSettings(**fields)
 
 
 def open_store(root: Path, **changes: object) -> NodeStore:
