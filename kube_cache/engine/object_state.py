@@ -13,9 +13,10 @@ from typing import Final
 
 from kube_cache.dataset.checksums import Algorithm, Declared, combine
 from kube_cache.dataset.transfer import FetchedObject, FetchJob, RemoteObject, Timings, Verified
+from kube_cache.disk_faults import disk_fault
 from kube_cache.engine import verify
 from kube_cache.engine.journal import Journal, Part
-from kube_cache.engine.part_file import PartFile, disk_fault
+from kube_cache.engine.part_file import PartFile
 from kube_cache.engine.ranges import Range, ranges
 from kube_cache.errors import ChecksumMismatch
 from kube_cache.origin.s3 import ObjectHead, StoredPart

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from pathlib import Path
 
-from kube_cache.errors import DiskFault
+from kube_cache.disk_faults import disk_fault
 
 BLOCK = 4096
 # How much a buffered writer may leave dirty before it waits for the oldest of it.
@@ -28,23 +28,6 @@ _WORTH_ALLOCATING = 8 << 20  # less is one write
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # sync_file_range(2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_REMEDY = {
-    errno.ENOSPC: "make room, or lower what else uses this disk",
-    errno.EDQUOT: "raise the quota of the cache directory",
-    errno.EROFS: "remount the disk read-write; the kernel may have found it ill (dmesg)",
-    errno.EIO: "the disk is failing: look at dmesg, drain the node",
-    errno.EACCES: "give the agent's user write permission on the cache root",
-    errno.EPERM: "give the agent's user write permission on the cache root",
-}
-
-
-def disk_fault(error: OSError, path: Path | str) -> DiskFault:
-    """Names the path, the reason and the remedy."""
-    code = error.errno or 0
-    reason = f"{errno.errorcode.get(code, 'OSError')} ({os.strerror(code) if code else error})"
-    return DiskFault(
-        f"{path}: {reason}; {_REMEDY.get(code, 'look at the agent log and dmesg')}", path=str(path), errno=code
-    )
 
 
 class PartFile:

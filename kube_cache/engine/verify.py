@@ -16,7 +16,7 @@ from typing import Final
 
 from kube_cache.dataset.checksums import UPDATE, Algorithm, Declared, combine, encoded, is_crc
 from kube_cache.dataset.transfer import Verified
-from kube_cache.engine.part_file import disk_fault
+from kube_cache.disk_faults import disk_fault
 from kube_cache.engine.ranges import Range
 from kube_cache.origin.s3 import StoredPart
 
