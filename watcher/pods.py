@@ -12,6 +12,7 @@ import asyncio
 import structlog
 
 from kube_cache import names
+from kube_cache.backoff import Backoff
 from kube_cache.contracts.common import Consumer
 from kube_cache.contracts.warm_pod import PodBound, PodUnschedulable, SeatBound, SeatLost, SeatUnschedulable
 from kube_cache.errors import KubeCacheError
@@ -23,6 +24,7 @@ from watcher.starter import Starter
 _log = structlog.get_logger("kube_cache.watcher")
 # A released Pod leaves one watch and enters the other, each a connection of its own.
 _WATCH_HANDOFF_S = 0.5
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0
 
 
 class PodWatcher:
@@ -91,7 +93,7 @@ class PodWatcher:
             await asyncio.sleep(_WATCH_HANDOFF_S)
             if (now := self._pods.get(ref.uid)) is None or now.managed != last.managed:
                 return
-        delay = 0.2
+        backoff = Backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
         while True:
             try:
                 found = await asyncio.to_thread(self._kube.get_pod, ref.namespace, ref.name)
@@ -106,8 +108,7 @@ class PodWatcher:
                     pod=ref.name,
                     error=error.message,
                 )
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 10)
+                await asyncio.sleep(backoff.next_s())
         if found is not None and found["metadata"]["uid"] == ref.uid:
             facts = pod_facts(found)
             if facts is not None:

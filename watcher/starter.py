@@ -7,7 +7,6 @@ have happened is simply made again. It never awaits a workflow's result: each wa
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -19,6 +18,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from kube_cache import names
+from kube_cache.backoff import Backoff
 from kube_cache.contracts.common import Phase, Policy
 from kube_cache.contracts.warm_pod import WarmPodInput
 from kube_cache.kube.pods import PodFacts
@@ -29,7 +29,7 @@ _log = structlog.get_logger("kube_cache.watcher")
 # Deliveries under way at once. Each is a few milliseconds of the server's time; more only queue up there.
 _CONCURRENCY = 64
 _RPC_TIMEOUT = timedelta(seconds=10)
-_MOST_WAIT_S = 10.0
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 10.0
 
 Delivery = Callable[[], Awaitable[None]]
 
@@ -96,21 +96,21 @@ class Starter:
 
     async def _deliver(self, workflow_id: str) -> None:
         mailbox = self._mailboxes[workflow_id]
-        wait = 0.1
+        backoff = Backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
         while mailbox:
             try:
                 async with self._slots:
                     await mailbox[0]()
             except Exception as error:  # whatever it was, the delivery is still owed
+                wait_s = backoff.next_s()
                 _log.warning(
                     "delivery to Temporal failed; trying again",
                     workflow=workflow_id,
                     error=repr(error),
-                    wait_s=round(wait, 2),
+                    wait_s=round(wait_s, 2),
                 )
-                await asyncio.sleep(wait * random.uniform(0.75, 1.25))
-                wait = min(wait * 2, _MOST_WAIT_S)
+                await asyncio.sleep(wait_s)
                 continue
-            wait = 0.1
+            backoff.reset()
             mailbox.popleft()
         del self._mailboxes[workflow_id]

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from kube_cache.backoff import Backoff
 from kube_cache.kube.client import ApiError, Json, KubeClient, resource_path
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ _WATCH_S = (240, 480)
 # Past the server's own end of the watch nothing should be silent: then the connection is dead.
 _SILENCE_S = 15
 _RELIST_S = (600.0, 900.0)
-_BACKOFF_S = (0.5, 30.0)
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 30.0
 
 
 class _Expired(Exception):
@@ -65,7 +66,7 @@ class Reflector(Generic[T]):
         self.errors = 0
 
     def run(self, stop: threading.Event) -> None:
-        delay = _BACKOFF_S[0]
+        backoff = Backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
         version = ""
         relist_at = 0.0
         while not stop.is_set():
@@ -74,19 +75,18 @@ class Reflector(Generic[T]):
                     version = self._list()
                     relist_at = time.monotonic() + random.uniform(*_RELIST_S)
                 version = self._watch(version, stop, relist_at)
-                delay = _BACKOFF_S[0]
+                backoff.reset()
             except _Expired:
                 version = ""
             except ApiError as error:
                 self.errors += 1
                 if error.status == 410:
                     version = ""
-                wait = max(error.retry_after_s, delay * random.uniform(0.5, 1.5))
+                wait_s = max(error.retry_after_s, backoff.next_s())
                 _log.warning(
-                    "watch failed; trying again", resource=self._resource, error=error.message, wait_s=round(wait, 1)
+                    "watch failed; trying again", resource=self._resource, error=error.message, wait_s=round(wait_s, 1)
                 )
-                stop.wait(wait)
-                delay = min(delay * 2, _BACKOFF_S[1])
+                stop.wait(wait_s)
 
     def _list(self) -> str:
         items, version = self._client.list_pages(self._resource, self._namespace, self._labels, self._fields)
