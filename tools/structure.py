@@ -1,0 +1,151 @@
+"""Measures the structure of the product and fails when it grows together: circles, one big folder, long modules.
+
+`python -m tools.structure` prints the figures; `make check` runs it. import-linter holds the directions that pyproject.toml names.
+This tool finds the circle that no contract names. Each import counts, also one inside a function or for types only, because a
+reader follows it all the same. Tests, tools, C and packages' `__init__.py` are not counted.
+"""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+PRODUCT = ("cli", "watcher", "workflows", "activities", "kube_cache")
+# As the tree was laid out in issue 11; the longest module is also the house's "hard look" (CONTRIBUTING.md).
+MAX_FOLDER_SHARE = 0.25
+MAX_MEDIAN_LINES = 110
+MAX_MODULE_LINES = 400
+
+Graph = Mapping[str, Set[str]]
+
+
+class Module(NamedTuple):
+    name: str
+    """Dotted, as in an import."""
+    path: str
+    """Relative to the root, with slashes."""
+    lines: int
+    imports: frozenset[str]
+    """Names of the other modules of the product that it imports."""
+
+    @property
+    def folder(self) -> str:
+        return self.path.rpartition("/")[0]
+
+
+class Structure(NamedTuple):
+    modules: list[Module]
+
+    def problems(self) -> list[str]:
+        """One sentence for each limit that is broken; empty when the structure is sound."""
+        found = []
+        for kind, graph in (("files", self.file_graph()), ("folders", self.folder_graph())):
+            if circle := find_circle(graph):
+                found.append(f"a circle of {kind}: {' -> '.join(circle)}; move what both need to a place below both")
+        folder, share = self.largest_folder()
+        if share > MAX_FOLDER_SHARE:
+            found.append(f"{folder} holds {share:.1%} of the lines, more than {MAX_FOLDER_SHARE:.0%}; split it by noun")
+        if (median := self.median_lines()) > MAX_MEDIAN_LINES:
+            found.append(f"the median module has {median:.0f} lines, more than {MAX_MEDIAN_LINES}")
+        found += [
+            f"{module.path} has {module.lines} lines, more than {MAX_MODULE_LINES}; split it by noun"
+            for module in self.modules
+            if module.lines > MAX_MODULE_LINES
+        ]
+        return found
+
+    def figures(self) -> list[str]:
+        folder, share = self.largest_folder()
+        longest = max(self.modules, key=lambda module: module.lines)
+        return [
+            f"modules          {len(self.modules)}, {sum(module.lines for module in self.modules):,} lines",
+            f"circles          of files: {_told(self.file_graph())}; of folders: {_told(self.folder_graph())}",
+            f"largest folder   {share:.1%}, {folder} (at most {MAX_FOLDER_SHARE:.0%})",
+            f"median module    {self.median_lines():.0f} lines (at most {MAX_MEDIAN_LINES})",
+            f"longest module   {longest.lines} lines, {longest.path} (at most {MAX_MODULE_LINES})",
+        ]
+
+    def file_graph(self) -> Graph:
+        return {module.name: module.imports for module in self.modules}
+
+    def folder_graph(self) -> Graph:
+        """Imports between folders. A file that lies beside folders counts as a folder of its own, as in the import contracts."""
+        with_folders = {module.folder.rpartition("/")[0] for module in self.modules}
+        rooms = {
+            module.name: module.path if module.folder in with_folders else module.folder for module in self.modules
+        }
+        graph: dict[str, set[str]] = {room: set() for room in rooms.values()}
+        for module in self.modules:
+            room = rooms[module.name]
+            graph[room] |= {rooms[name] for name in module.imports} - {room}
+        return graph
+
+    def largest_folder(self) -> tuple[str, float]:
+        """Folder with the most lines, without its sub-folders, and its share of all lines."""
+        lines: Counter[str] = Counter()
+        for module in self.modules:
+            lines[module.folder] += module.lines
+        folder, most = lines.most_common(1)[0]
+        return folder, most / lines.total()
+
+    def median_lines(self) -> float:
+        return statistics.median(module.lines for module in self.modules)
+
+
+def measure(root: Path, packages: Iterable[str] = PRODUCT) -> Structure:
+    """Raises SyntaxError for a module that does not parse."""
+    paths = {
+        ".".join(path.relative_to(root).with_suffix("").parts): path
+        for package in packages
+        for path in sorted((root / package).rglob("*.py"))
+        if path.name != "__init__.py"
+    }
+    return Structure([_module(root, name, path, paths.keys()) for name, path in paths.items()])
+
+
+def find_circle(graph: Graph) -> list[str]:
+    """One circle, with its first name again at the end; empty when there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle[::-1]  # graphlib gives each name before the one that imports it
+    return []
+
+
+def _module(root: Path, name: str, path: Path, known: Set[str]) -> Module:
+    text = path.read_text()
+    imports = frozenset(_imported(ast.parse(text, str(path)))) & known - {name}
+    return Module(name, path.relative_to(root).as_posix(), len(text.splitlines()), imports)
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _told(graph: Graph) -> str:
+    return "found" if find_circle(graph) else "none"
+
+
+def main(root: Path = Path(__file__).parents[1]) -> int:
+    structure = measure(root)
+    print("\n".join(structure.figures()))
+    problems = structure.problems()
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
