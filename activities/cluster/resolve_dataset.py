@@ -39,4 +39,4 @@ class ResolveDataset:
     def _resolve(self, uri: DatasetUri) -> Snapshot:
         beat = (lambda _: None) if activity.info().is_local else activity.heartbeat
         manifest = list_dataset(self._origins.of(uri.scheme), uri, beat=beat)
-        return Snapshot(manifest.uri, manifest.digest, len(manifest.objects), manifest.total_bytes)
+        return Snapshot(str(manifest.uri), manifest.digest, len(manifest.objects), manifest.total_bytes)

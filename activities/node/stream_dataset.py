@@ -20,7 +20,7 @@ from activities.failures import as_application_errors
 from kube_cache import names
 from kube_cache.contracts.node import StreamInput, StreamProgress, StreamResult
 from kube_cache.dataset.transfer import FetchProgress, TransferEngine
-from kube_cache.dataset.uri import parse_datasets
+from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import Cancelled, DiskFault, NodeUnsuitable, PersistentDiskFault, SourceChanged
 from kube_cache.origin.listing import list_dataset
 from kube_cache.origin.s3 import Origins
@@ -61,7 +61,7 @@ class StreamDataset:
         beats = _Heartbeats(arg.snapshot.bytes)
         with beats.running(), self._turn(), _bounded_patience():
             beats.state = "listing"
-            (uri,) = parse_datasets(arg.snapshot.uri)
+            uri = DatasetUri.parse(arg.snapshot.uri)
             manifest = list_dataset(self._origins.of(uri.scheme), uri, beat=beats.listed)
             if manifest.digest != arg.snapshot.digest:
                 raise SourceChanged(f"{arg.snapshot.uri} changed since it was resolved", uri=arg.snapshot.uri)

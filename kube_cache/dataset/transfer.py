@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from kube_cache.dataset.uri import DatasetUri
+
 
 class Verified(StrEnum):
     """How an object's bytes were proven, strongest first. Never claims more than was checked."""
@@ -39,12 +41,16 @@ class RemoteObject:
     """As served, with its quotes; opaque: never parsed."""
     version_id: str | None = None
 
+    @property
+    def uri(self) -> str:
+        return f"{self.scheme}://{self.bucket}/{self.key}"
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A resolved dataset. digest: SHA-256 (hex) over the sorted (path, key, size, ETag) list; see `listing`."""
 
-    uri: str
+    uri: DatasetUri
     digest: str
     objects: tuple[RemoteObject, ...]
     total_bytes: int

@@ -117,7 +117,7 @@ class Call:
         if found.size == 0:
             return None, []
         store = self.engine.source.stores.of(found.scheme)
-        name = f"{found.scheme}://{found.bucket}/{found.key}"
+        name = found.uri
         try:
             head = self.engine.patiently(self, partial(store.head, found))
         except DatasetNotFound as error:

@@ -59,7 +59,7 @@ class ObjectState:
 
     @property
     def name(self) -> str:
-        return f"{self.remote.scheme}://{self.remote.bucket}/{self.remote.key}"
+        return self.remote.uri
 
     def declare(self, found: Declared | None) -> None:
         """The object's checksum, now that it is known."""

@@ -8,16 +8,13 @@ that the user's program does not find. Fetches nothing; checksums come with the 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from kube_cache.dataset.transfer import Manifest, RemoteObject
-from kube_cache.dataset.uri import DatasetUri
+from kube_cache.dataset.uri import CONTROL_CHARACTER, MAX_NAME_BYTES, DatasetUri
 from kube_cache.errors import AmbiguousDataset, DatasetNotFound, UnsafeKey
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_MAX_NAME_BYTES: Final = 255  # ext4, XFS and every other file system that a node has
 _MAX_PATH_BYTES: Final = 3072  # leaves a quarter of PATH_MAX (4096) for the store's own directories
 _DIGEST_DOMAIN: Final = b"kube-cache snapshot v1\0"
 
@@ -42,7 +39,7 @@ def list_dataset(store: Lister, uri: DatasetUri, *, beat: Callable[[int], None] 
     while prefix is not None:
         prefix = _read(store, listing, prefix, beat)
     objects = listing.objects()
-    return Manifest(uri.uri, digest(uri, objects), objects, sum(each.size for each in objects))
+    return Manifest(uri, digest(uri, objects), objects, sum(each.size for each in objects))
 
 
 def _read(store: Lister, listing: _Listing, prefix: str, beat: Callable[[int], None]) -> str | None:
@@ -70,7 +67,7 @@ def digest(uri: DatasetUri, objects: Iterable[RemoteObject]) -> str:
     snapshots. Each field is preceded by its length, so that no two lists look alike.
     """
     hasher = hashlib.sha256(_DIGEST_DOMAIN)
-    fields = [uri.uri.rstrip("/")]
+    fields = [str(uri).rstrip("/")]
     for each in sorted(objects, key=lambda found: found.path.encode()):
         fields += [each.path, each.key, str(each.size), each.etag]
     for text in fields:
@@ -112,11 +109,11 @@ class _Listing:
                 raise AmbiguousDataset(
                     f"{uri} is an object and also a folder of {len(self._under)} objects;"
                     f" write {uri}/ for the folder, or rename one of the two",
-                    uri=uri.uri,
+                    uri=str(uri),
                 )
             return (_placed(self._single, uri.prefix.rpartition("/")[2]),)
         if not self._under:
-            raise DatasetNotFound(self._missing(), uri=uri.uri)
+            raise DatasetNotFound(self._missing(), uri=str(uri))
         _refuse_files_that_are_folders(self._under)
         return tuple(self._under)
 
@@ -138,7 +135,7 @@ def _placed(found: RemoteObject, path: str) -> RemoteObject:
 
 
 def _check_path(found: RemoteObject, path: str) -> None:
-    if _CONTROL.search(path):
+    if CONTROL_CHARACTER.search(path):
         raise _unsafe(found, "holds a control character")
     try:
         encoded = path.encode()
@@ -151,8 +148,8 @@ def _check_path(found: RemoteObject, path: str) -> None:
             raise _unsafe(found, "has an empty folder or file name ('//', or a slash at an end)")
         if segment in {".", ".."}:
             raise _unsafe(found, f"has the folder {segment!r}, which would leave the dataset's directory")
-        if len(segment) > _MAX_NAME_BYTES // 4 and len(segment.encode()) > _MAX_NAME_BYTES:
-            raise _unsafe(found, f"has a name longer than {_MAX_NAME_BYTES} bytes, which no disk can hold")
+        if len(segment) > MAX_NAME_BYTES // 4 and len(segment.encode()) > MAX_NAME_BYTES:
+            raise _unsafe(found, f"has a name longer than {MAX_NAME_BYTES} bytes, which no disk can hold")
 
 
 def _refuse_files_that_are_folders(objects: list[RemoteObject]) -> None:

@@ -125,7 +125,7 @@ class Origin:
 
     def head(self, found: RemoteObject) -> ObjectHead:
         """Size, pins and checksum of the object as it is now."""
-        with _Translated(f"{self.scheme}://{found.bucket}/{found.key}"):
+        with _Translated(found.uri):
             self._forget_sent()
             answer = self._client.head_object(ChecksumMode="ENABLED", **self._address(found))
             self._learn_route(found.bucket, found.key)
@@ -133,7 +133,7 @@ class Origin:
 
     def stored_parts(self, found: RemoteObject, count: int) -> list[StoredPart]:
         """The `count` parts in which the object was uploaded, in order; empty when the store does not tell."""
-        with _Translated(f"{self.scheme}://{found.bucket}/{found.key}"):
+        with _Translated(found.uri):
             return self._parts_by_attributes(found) or self._parts_by_head(found, count)
 
     def _parts_by_attributes(self, found: RemoteObject) -> list[StoredPart]:
@@ -173,7 +173,7 @@ class Origin:
 
     def open(self, found: RemoteObject, first: int, last: int) -> tuple[ObjectHead, Body]:
         """Bytes first..last through botocore: slow, but it copes with proxies, redirects and any framing."""
-        what = f"{self.scheme}://{found.bucket}/{found.key}"
+        what = found.uri
         whole = found.size == 0 or (first == 0 and last == found.size - 1)
         extra = {"ChecksumMode": "ENABLED"} if whole else {"Range": f"bytes={first}-{last}"}
         if found.etag:

@@ -280,7 +280,7 @@ def usage(core: Core) -> Usage:
         found.append(
             SnapshotUsage(
                 digest,
-                header.uri,
+                str(header.uri),
                 header.files,
                 header.bytes,
                 unique,

@@ -105,7 +105,7 @@ class Warming:
     @contextmanager
     def _registered(self) -> Iterator[None]:
         """Known as a download from the first look to the publishing, so that nobody evicts what it counts on."""
-        warm = Warm(self._token, self._manifest.digest, self._manifest.uri, 0, os.getpid())
+        warm = Warm(self._token, self._manifest.digest, str(self._manifest.uri), 0, os.getpid())
         with self._core.mutation():
             self._core.index.set_warm(warm)
         try:

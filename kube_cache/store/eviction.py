@@ -58,7 +58,7 @@ def evict(core: Core, digest: str, *, in_mounts: set[str] | None = None) -> int 
     if header is not None:
         snapshots.unpoint(core.layout, core.disk, header.uri, digest)
     freed = finish(core, aside)
-    _log.info("evicted", digest=digest, uri=header.uri if header else "", freed_bytes=freed)
+    _log.info("evicted", digest=digest, uri=str(header.uri) if header else "", freed_bytes=freed)
     return freed
 
 

@@ -6,10 +6,9 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from kube_cache.dataset.transfer import RemoteObject
-from kube_cache.dataset.uri import CURRENT
+from kube_cache.dataset.uri import CURRENT, DatasetUri
 
 BUILDING = ".building-"
 REMOVING = ".removing-"
@@ -18,7 +17,7 @@ _ID = re.compile("[0-9a-f]{64}")
 
 def object_id(obj: RemoteObject) -> str:
     """Identity of one object version. The checksum is not in it: it is known only with the bytes; the ETag pins them."""
-    fields = (f"{obj.scheme}://{obj.bucket}/{obj.key}", obj.version_id or obj.etag, str(obj.size))
+    fields = (obj.uri, obj.version_id or obj.etag, str(obj.size))
     return hashlib.sha256("\0".join(fields).encode()).hexdigest()
 
 
@@ -102,11 +101,8 @@ class Layout:
         """There when bytes of the snapshot are known to be wrong; one path a line."""
         return self.snapshot(digest) / "damaged"
 
-    def dataset(self, uri: str) -> Path:
-        parts = urlsplit(uri)
-        # urlsplit cuts a fragment and a query off, which in an object's key are just characters.
-        path = uri.partition("://")[2].partition("/")[2]
-        return self.datasets / parts.scheme / parts.netloc / path.strip("/")
+    def dataset(self, uri: DatasetUri) -> Path:
+        return self.datasets / uri.scheme / uri.bucket / uri.prefix.strip("/")
 
-    def current(self, uri: str) -> Path:
+    def current(self, uri: DatasetUri) -> Path:
         return self.dataset(uri) / CURRENT

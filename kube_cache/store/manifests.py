@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from kube_cache.dataset.transfer import Verified
+from kube_cache.dataset.uri import DatasetUri
+from kube_cache.errors import InvalidRequest
 
 CHUNK = 1000
 _VERSION = 3
@@ -48,7 +50,7 @@ class TornManifest(Exception):
 @dataclass(frozen=True, slots=True)
 class Header:
     digest: str
-    uri: str
+    uri: DatasetUri
     files: int
     bytes: int
     verified: Verified
@@ -75,7 +77,7 @@ def encode_header(header: Header, folders: Iterable[str] | None) -> bytes:
     about = {
         "version": _VERSION,
         "digest": header.digest,
-        "uri": header.uri,
+        "uri": str(header.uri),
         "files": header.files,
         "bytes": header.bytes,
         "verified": str(header.verified),
@@ -135,8 +137,9 @@ def _header(file: BinaryIO) -> Header:
         data = json.loads(payload)
         if kind != _HEADER or data["version"] != _VERSION:
             raise TornManifest(f"version {data['version']}")
-        return Header(data["digest"], data["uri"], data["files"], data["bytes"], Verified(data["verified"]))
-    except (ValueError, KeyError, TypeError) as error:
+        uri = DatasetUri.parse(data["uri"])
+        return Header(data["digest"], uri, data["files"], data["bytes"], Verified(data["verified"]))
+    except (ValueError, KeyError, TypeError, InvalidRequest) as error:
         raise TornManifest(str(error)) from error
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kube_cache.dataset.transfer import Manifest, RemoteObject, Verified
-from kube_cache.dataset.uri import CURRENT
+from kube_cache.dataset.uri import CURRENT, DatasetUri
 from kube_cache.store import manifests
 from kube_cache.store.disk import Disk
 from kube_cache.store.index import ObjectRow
@@ -188,7 +188,7 @@ def _joined(header: Header, folders: list[str] | None, chunks: Path) -> Iterator
     yield manifests.encode_end(header)
 
 
-def point(layout: Layout, disk: Disk, uri: str, digest: str) -> None:
+def point(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
     """Swap the dataset's `@current`, atomically; running Pods keep what they mounted."""
     folder = layout.dataset(uri)
     disk.make_folder(folder)
@@ -214,7 +214,7 @@ def points_to(link: Path) -> str | None:
     return parts[-2] if len(parts) >= 2 and parts[-1] == "data" else None
 
 
-def unpoint(layout: Layout, disk: Disk, uri: str, digest: str) -> None:
+def unpoint(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
     """Remove `@current` if it names this snapshot, and the folders that are empty then."""
     folder = layout.dataset(uri)
     if points_to(folder / CURRENT) == digest:

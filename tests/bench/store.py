@@ -26,6 +26,7 @@ from pathlib import Path
 import structlog
 
 from kube_cache.dataset.transfer import Manifest, RemoteObject
+from kube_cache.dataset.uri import DatasetUri
 from kube_cache.store import check as looking
 from kube_cache.store.disk import Disk
 from kube_cache.store.index import ObjectRow
@@ -48,7 +49,7 @@ def dataset(files: int, prefix: str) -> Manifest:
         RemoteObject("s3", "bench", f"{prefix}/{n // 1000:04d}/{n:08d}", f"{n // 1000:04d}/{n:08d}", 0, f'"{n}"')
         for n in range(files)
     )
-    return manifest(f"s3://bench/{prefix}", objects)
+    return manifest(DatasetUri("s3", "bench", prefix), objects)
 
 
 def settings(root: Path, **changes: object) -> StoreSettings:

@@ -21,12 +21,18 @@ from kube_cache.errors import InvalidRequest
     ],
 )
 def test_understood(written: str, uris: list[str]) -> None:
-    assert [each.uri for each in parse_datasets(written)] == uris
+    assert [str(uri) for uri in parse_datasets(written)] == uris
 
 
 def test_a_uri_has_its_parts() -> None:
-    (uri,) = parse_datasets("s3://models/a/b/")
+    uri = DatasetUri.parse("s3://models/a/b/")
     assert uri == DatasetUri("s3", "models", "a/b/")
+    assert str(uri) == "s3://models/a/b/"
+
+
+def test_one_uri_is_one_dataset() -> None:
+    with pytest.raises(InvalidRequest, match="a comma, which separates datasets"):
+        DatasetUri.parse("s3://models/a,s3://models/b")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kube_cache.dataset.transfer import Manifest, Verified
-from kube_cache.dataset.uri import parse_datasets
+from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import AccessDenied, ChecksumMismatch, DatasetNotFound, SourceChanged
 from kube_cache.origin.listing import list_dataset
 from tests.engine.conftest import Fetcher
@@ -32,7 +32,7 @@ def reader(fetcher: Callable[..., Fetcher], s3_server: S3Server) -> Fetcher:
 
 
 def listed(reader: Fetcher, bucket: Bucket, prefix: str) -> Manifest:
-    (uri,) = parse_datasets(bucket.uri(prefix))
+    uri = DatasetUri.parse(bucket.uri(prefix))
     return list_dataset(reader.stores.of("s3"), uri)
 
 
@@ -167,7 +167,7 @@ def test_access_denied_names_the_remedy(place: Bucket, reader: Fetcher, s3_serve
 
 
 def test_no_such_bucket(reader: Fetcher) -> None:
-    (uri,) = parse_datasets("s3://no-such-bucket-anywhere/x")
+    uri = DatasetUri.parse("s3://no-such-bucket-anywhere/x")
     with pytest.raises(DatasetNotFound, match="the bucket does not exist"):
         list_dataset(reader.stores.of("s3"), uri)
 

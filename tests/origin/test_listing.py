@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kube_cache.dataset.transfer import Manifest, RemoteObject
-from kube_cache.dataset.uri import DatasetUri, parse_datasets
+from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import AmbiguousDataset, DatasetNotFound, UnsafeKey
 from kube_cache.origin.listing import digest, list_dataset
 
@@ -32,8 +32,7 @@ class Pages:
 
 
 def listed(uri: str, *keys: str, sizes: dict[str, int] | None = None) -> Manifest:
-    (dataset,) = parse_datasets(uri)
-    return list_dataset(Pages({**dict.fromkeys(keys, 1), **(sizes or {})}), dataset)
+    return list_dataset(Pages({**dict.fromkeys(keys, 1), **(sizes or {})}), DatasetUri.parse(uri))
 
 
 def paths(manifest: Manifest) -> list[str]:
@@ -44,7 +43,7 @@ def test_a_prefix_is_a_folder_not_a_beginning_of_letters() -> None:
     manifest = listed("s3://models/gpt", "gpt/a", "gpt/b/c", "gpt-4/a", "gpt2", "gpt.txt", "other")
     assert paths(manifest) == ["a", "b/c"]
     assert manifest.total_bytes == 2
-    assert manifest.uri == "s3://models/gpt"
+    assert str(manifest.uri) == "s3://models/gpt"
 
 
 def test_an_object_is_a_dataset_of_one_file() -> None:
@@ -117,13 +116,12 @@ def test_a_file_that_is_also_a_folder() -> None:
 def test_reading_stops_after_the_folder_and_jumps_over_neighbours() -> None:
     crowd = {f"gpt-{number:03}": 1 for number in range(500)} | {f"gpt_{number:03}": 1 for number in range(500)}
     pages = Pages({**crowd, "gpt/a": 1, "gpt/b": 1}, size=10)
-    (dataset,) = parse_datasets("s3://models/gpt")
-    assert paths(list_dataset(pages, dataset)) == ["a", "b"]
+    assert paths(list_dataset(pages, DatasetUri("s3", "models", "gpt"))) == ["a", "b"]
     assert pages.pages == 2
 
 
 def test_beat_hears_every_page_and_may_stop() -> None:
-    (dataset,) = parse_datasets("s3://models/d")
+    dataset = DatasetUri("s3", "models", "d")
     seen: list[int] = []
     list_dataset(Pages({f"d/{number}": 1 for number in range(5)}), dataset, beat=seen.append)
     assert seen == [2, 4, 5]

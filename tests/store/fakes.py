@@ -13,6 +13,7 @@ from pathlib import Path
 from awscrt import checksums
 
 from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress, Manifest, RemoteObject, Verified
+from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import Cancelled, DiskFault
 from kube_cache.store.node_store import NodeStore
 from kube_cache.store.settings import StoreSettings
@@ -33,7 +34,7 @@ class Source:
     def dataset(self, prefix: str, files: Mapping[str, bytes]) -> Manifest:
         folder = f"{prefix}/" if prefix else ""
         objects = tuple(self._under(folder, path, content) for path, content in sorted(files.items()))
-        return manifest(f"s3://{self.bucket}/{prefix}", objects)
+        return manifest(DatasetUri("s3", self.bucket, prefix), objects)
 
     def _under(self, folder: str, path: str, content: bytes) -> RemoteObject:
         found = self.put(folder + path, content)
@@ -43,7 +44,7 @@ class Source:
         return self.contents[obj.key, obj.etag]
 
 
-def manifest(uri: str, objects: tuple[RemoteObject, ...]) -> Manifest:
+def manifest(uri: DatasetUri, objects: tuple[RemoteObject, ...]) -> Manifest:
     text = "\n".join(f"{one.path} {one.key} {one.size} {one.etag}" for one in objects)
     digest = hashlib.sha256(f"{uri}\n{text}".encode()).hexdigest()
     return Manifest(uri, digest, objects, sum(one.size for one in objects))

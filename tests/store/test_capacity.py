@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kube_cache.dataset.transfer import Manifest
+from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import InsufficientDisk
 from kube_cache.store.node_store import NodeStore
 from tests.store.fakes import DictEngine, Source, manifest, open_store, wait_for
@@ -27,7 +28,7 @@ def dataset(source: Source, name: str, *, own: int, shared: int = 0) -> Manifest
     files = [source.put(f"{name}/w", name.encode() * (own // len(name)))]
     if shared:
         files.append(source.put("common/t", b"t" * shared))
-    return manifest(f"s3://models/{name}", tuple(files))
+    return manifest(DatasetUri("s3", "models", name), tuple(files))
 
 
 def test_a_dataset_that_cannot_fit_evicts_nothing(tight: NodeStore, source: Source, engine: DictEngine) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kube_cache.dataset.transfer import Manifest
+from kube_cache.dataset.uri import DatasetUri
 from kube_cache.store import check as looking
 from kube_cache.store import manifests
 from kube_cache.store.check import SnapshotState
@@ -210,7 +211,9 @@ def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         ["plain", "d/\u4e2d \udcff"], ["0f" * 32, "f0" * 32], [0, 1 << 40], [-1, 1 << 62], [-5, 7], [1, (1 << 64) - 1],
         [(1 << 64) - 1, 0], ["full-object", "transport-only"],
     )  # fmt: skip
-    header = manifests.Header("d" * 64, "s3://b/\u00fc", 2, 1 << 40, manifests.Verified.TRANSPORT_ONLY)
+    header = manifests.Header(
+        "d" * 64, DatasetUri("s3", "models", "\u00fc"), 2, 1 << 40, manifests.Verified.TRANSPORT_ONLY
+    )
     path = tmp_path / "manifest"
     path.write_bytes(
         manifests.encode_header(header, ["", "d"]) + manifests.encode_chunk(chunk) + manifests.encode_end(header)
