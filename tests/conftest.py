@@ -2,7 +2,7 @@
 
 Session fixtures start what they say and nothing more, on first use: `kube` (Kubernetes and fake nodes), `temporal_server`,
 `s3_server`, and `stack` (all of it with operator, agents and a counting S3 proxy). Function fixtures give a test a place of
-its own in the shared `stack`: `namespace`, `pods`, `bucket`. A test that kills a part of the stack need not start it again.
+its own: `namespace`, `pods` and `bucket` in the shared `stack`, `kube_pods` in `kube`. A test that kills a part of the stack need not start it again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +22,9 @@ from tools.stack.pods import Pods
 from tools.stack.s3 import S3Server
 from tools.stack.stack import KUBERNETES, S3, TEMPORAL
 from tools.stack.temporal import Temporal
+
+if TYPE_CHECKING:
+    from kube_cache.kube.client import KubeClient
 
 _SERVERS_OF = {
     "kube": (KUBERNETES,),
@@ -67,6 +70,27 @@ def kube(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Kubernetes with three fake GPU nodes; no operator, so that nothing but the test touches its Pods."""
     with _running(request, "kube", Stack(servers=[KUBERNETES], with_product=False)) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def kube_client(kube: Stack) -> KubeClient:
+    """The product's own client, with the operator's real rights."""
+    from kubernetes import client, config
+
+    from kube_cache.kube.client import KubeClient
+
+    configuration = client.Configuration()
+    config.load_kube_config(str(kube.operator_kubeconfig), client_configuration=configuration)
+    return KubeClient(configuration)
+
+
+@pytest.fixture
+def kube_pods(kube: Stack) -> Iterator[Pods]:
+    """Pods of a namespace of the test's own in `kube`."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    kube.cluster.create_namespace(name)
+    yield Pods(kube.api, name)
+    kube.api.delete(f"/api/v1/namespaces/{name}")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.cluster.patch_gate import PatchGate
-from activities.cluster.seat import CreateSeat
+from activities.cluster.seat import SeatActivities
 from kube_cache import names
 from kube_cache.contracts.warm_pod import (
     CreateSeatInput,
@@ -23,10 +23,9 @@ from kube_cache.contracts.warm_pod import (
 )
 from kube_cache.kube.client import KubeClient
 from kube_cache.kube.expectations import Expectations
-from kube_cache.kube.pods import pod_facts, seat_facts
+from kube_cache.kube.pods import pod_facts, ref, seat_facts
 from kube_cache.kube.reflector import Reflector
-from kube_cache.settings import OperatorSettings
-from tests.kube.test_gate import URI, ref
+from tests.kube.fakes import URI
 from tests.watcher.test_pods import Starter
 from tools.stack.control_plane import OPERATOR_NAMESPACE
 from tools.stack.pods import Pods
@@ -51,7 +50,6 @@ class Operator:
         self.kube = kube
         self.expectations = Expectations()
         self.starter = Starter()
-        self.settings = OperatorSettings()
         self._stop = threading.Event()
 
     def watch(self) -> list[Reflector[Any]]:
@@ -89,8 +87,8 @@ class Operator:
 
 
 @pytest.fixture
-def running(operator: KubeClient) -> Operator:
-    return Operator(operator)
+def running(kube_client: KubeClient) -> Operator:
+    return Operator(kube_client)
 
 
 def environment(workflow_id: str) -> ActivityEnvironment:
@@ -103,13 +101,13 @@ def signals(running: Operator, workflow_id: str) -> list[str]:
     return [said[0] for said in running.starter.said if said[1] == workflow_id and said[0] != "start"]
 
 
-def test_a_seat_is_answered_with_its_node_and_a_release_with_the_pods(running: Operator, here: Pods) -> None:
-    made = here.create_gated("one", URI)
+def test_a_seat_is_answered_with_its_node_and_a_release_with_the_pods(running: Operator, kube_pods: Pods) -> None:
+    made = kube_pods.create_gated("one", URI)
     pod = ref(made)
     workflow_id = names.warm_pod_id(pod.namespace, pod.name, pod.uid)
 
     async def scenario() -> tuple[CreateSeatResult, PatchGateResult]:
-        create = CreateSeat(running.kube, _Nowhere(), running.settings, running.expectations)  # type: ignore[arg-type]
+        create = SeatActivities(running.kube, _Nowhere(), running.expectations, image="pause")  # type: ignore[arg-type]
         patch = PatchGate(running.kube, running.expectations)
         env = environment(workflow_id)
         seat = await env.run(
@@ -132,19 +130,19 @@ def test_a_seat_is_answered_with_its_node_and_a_release_with_the_pods(running: O
     seat, released = running.play(scenario)
     assert seat.node
     assert released == PatchGateResult("released", seat.node)
-    assert here.get("one")["spec"]["nodeName"] == seat.node
-    assert Pods(here.api, OPERATOR_NAMESPACE).find(seat.name) is None
+    assert kube_pods.get("one")["spec"]["nodeName"] == seat.node
+    assert Pods(kube_pods.api, OPERATOR_NAMESPACE).find(seat.name) is None
     assert signals(running, workflow_id) == []
 
 
-def test_a_seat_that_fits_nowhere_does_not_wait_for_its_time(running: Operator, here: Pods) -> None:
-    made = here.create_gated("one", URI, gpus=1000)
+def test_a_seat_that_fits_nowhere_does_not_wait_for_its_time(running: Operator, kube_pods: Pods) -> None:
+    made = kube_pods.create_gated("one", URI, gpus=1000)
     pod = ref(made)
     workflow_id = names.warm_pod_id(pod.namespace, pod.name, pod.uid)
     name = names.seat_name(pod.uid, 1)
 
     async def scenario() -> CreateSeatResult:
-        create = CreateSeat(running.kube, _Nowhere(), running.settings, running.expectations)  # type: ignore[arg-type]
+        create = SeatActivities(running.kube, _Nowhere(), running.expectations, image="pause")  # type: ignore[arg-type]
         return await asyncio.wait_for(
             environment(workflow_id).run(
                 create.create_seat, CreateSeatInput(pod, workflow_id, 1, OPERATOR_NAMESPACE, wait_s=3600)
@@ -159,9 +157,9 @@ def test_a_seat_that_fits_nowhere_does_not_wait_for_its_time(running: Operator, 
     assert signals(running, workflow_id) == ["seat_unschedulable"]
 
 
-def test_a_release_that_runs_twice_answers_from_what_is(running: Operator, here: Pods) -> None:
+def test_a_release_that_runs_twice_answers_from_what_is(running: Operator, kube_pods: Pods) -> None:
     """The first run's answer was lost with its operator: nothing more will be seen, and the second must not wait for it."""
-    made = here.create_gated("one", URI)
+    made = kube_pods.create_gated("one", URI)
     pod = ref(made)
     workflow_id = names.warm_pod_id(pod.namespace, pod.name, pod.uid)
     wanted = PatchGateInput(pod, "gpu-1", ["d" * 64], "disk", wait_s=PATIENCE_S)

@@ -11,7 +11,6 @@ import pytest
 
 from kube_cache.dataset.transfer import Manifest
 from kube_cache.store.node_store import NodeStore
-from tests.store.fakes import DictEngine, Source
 
 
 class Cli:
@@ -29,54 +28,47 @@ class Cli:
 
 
 @pytest.fixture
-def cli(root: Path) -> Cli:
-    return Cli(root)
+def cli(store: NodeStore) -> Cli:
+    return Cli(store.root)
 
 
-@pytest.fixture
-def made(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
-    made = source.dataset("gpt", {"a": b"a" * 2048, "b": b"b"})
-    store.warm(made, engine)
-    return made
-
-
-def test_ls_and_du_show_what_is_there_and_who_holds_it(cli: Cli, store: NodeStore, made: Manifest) -> None:
-    store.pin(made.digest, "pod/1")
+def test_ls_and_du_show_what_is_there_and_who_holds_it(cli: Cli, store: NodeStore, manifest: Manifest) -> None:
+    store.pin(manifest.digest, "pod/1")
     table = cli("ls")
-    assert made.digest[:12] in table
+    assert manifest.digest[:12] in table
     assert "s3://models/gpt" in table
     assert "pod/1" in table
     (row,) = json.loads(cli("ls", "--json"))
-    assert (row["digest"], row["files"], row["bytes"], row["pinned_by"]) == (made.digest, 2, 2049, ["pod/1"])
+    assert (row["digest"], row["files"], row["bytes"], row["pinned_by"]) == (manifest.digest, 2, 2049, ["pod/1"])
     assert "2.0 KiB" in cli("du")
     usage = json.loads(cli("du", "--json"))
     assert usage["used"] == usage["snapshots"][0]["unique"] == 2049
 
 
-def test_pin_keeps_and_unpin_and_evict_let_go(cli: Cli, store: NodeStore, made: Manifest) -> None:
-    short = made.digest[:10]
+def test_pin_keeps_and_unpin_and_evict_let_go(cli: Cli, store: NodeStore, manifest: Manifest) -> None:
+    short = manifest.digest[:10]
     cli("pin", short, "--for", "1h")
     assert "user/cli" in cli("evict", short, code=3)
     cli("unpin", short)
-    assert json.loads(cli("evict", short, "--json")) == [{"digest": made.digest, "size": 2049}]
-    assert not store.check(made.digest).complete
+    assert json.loads(cli("evict", short, "--json")) == [{"digest": manifest.digest, "size": 2049}]
+    assert not store.check(manifest.digest).complete
     assert "no snapshot" in cli("evict", short, code=5)
 
 
-def test_verify_and_scrub_find_damage(cli: Cli, store: NodeStore, made: Manifest) -> None:
-    cli("verify", made.digest, "--full")
+def test_verify_and_scrub_find_damage(cli: Cli, store: NodeStore, manifest: Manifest) -> None:
+    cli("verify", manifest.digest, "--full")
     cli("scrub", "--rate", "0")
-    path = store.root / "snapshots" / made.digest / "data" / "a"
+    path = store.root / "snapshots" / manifest.digest / "data" / "a"
     path.chmod(0o644)
     with path.open("r+b") as file:
         file.write(b"X")
-    assert "a was changed" in cli("verify", made.digest, code=4)
+    assert "a was changed" in cli("verify", manifest.digest, code=4)
     bad = json.loads(cli("scrub", "--rate", "0", "--json", code=4))["bad"]
-    assert [one["path"] for one in bad] == ["a"]
+    assert [row["path"] for row in bad] == ["a"]
 
 
-def test_wrong_usage_and_a_root_without_a_cache_are_told_apart(cli: Cli, store: NodeStore, made: Manifest) -> None:
+def test_wrong_usage_and_a_root_without_a_cache_are_told_apart(cli: Cli, store: NodeStore, manifest: Manifest) -> None:
     cli("evict", code=2)
-    assert "is not a duration" in cli("pin", made.digest[:10], "--for", "soon", code=2)
+    assert "is not a duration" in cli("pin", manifest.digest[:10], "--for", "soon", code=2)
     assert "is no cache" in Cli(store.root / "nowhere")("ls", code=1)
     assert "Exit codes" in cli("--help")

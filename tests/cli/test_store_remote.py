@@ -8,7 +8,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from cli import store_remote as storeremote
+from cli import store_remote
 from kube_cache.contracts.node import StoreRequest
 
 
@@ -22,7 +22,7 @@ def test_a_command_that_was_interrupted_while_it_started_is_cancelled() -> None:
             return handle
 
         carrying = asyncio.ensure_future(
-            storeremote._carry(SimpleNamespace(start_workflow=start_workflow), StoreRequest("gpu-1", "scrub"))
+            store_remote._carry(SimpleNamespace(start_workflow=start_workflow), StoreRequest("gpu-1", "scrub"))
         )
         await asyncio.sleep(0)
         carrying.cancel()

@@ -12,122 +12,111 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_cache import names
-from kube_cache.contracts.common import PodRef
 from kube_cache.errors import ForeignGates, PodGone, ReleaseRefused
 from kube_cache.kube import gate
 from kube_cache.kube.client import KubeClient, pod_path
+from kube_cache.kube.pods import ref
+from tests.kube.fakes import RECEIPT, URI
 from tools.stack import Stack
-from tools.stack.pods import Pods
+from tools.stack.pods import Pods, gates
 from tools.stack.waiting import true as until
 
-URI = "s3://models/gpt"
-RECEIPT = {names.NODE_ANNOTATION: "gpu-2", names.SNAPSHOT_ANNOTATION: "ab" * 32}
 
-
-def ref(pod: dict[str, Any]) -> PodRef:
-    meta = pod["metadata"]
-    return PodRef(meta["namespace"], meta["name"], meta["uid"])
-
-
-def gates(pod: dict[str, Any]) -> list[str]:
-    return [one["name"] for one in pod["spec"].get("schedulingGates", [])]
-
-
-def test_a_released_pod_is_bound_to_the_node_with_its_receipt(operator: KubeClient, here: Pods) -> None:
-    made = here.create_gated("one", URI)
-    assert gate.release(operator, ref(made), "gpu-2", RECEIPT).outcome == "released"
-    bound = until(lambda: (found := here.get("one"))["spec"].get("nodeName") and found, "the Pod is bound")
+def test_a_released_pod_is_bound_to_the_node_with_its_receipt(kube_client: KubeClient, kube_pods: Pods) -> None:
+    pod = kube_pods.create_gated("one", URI)
+    assert gate.release(kube_client, ref(pod), "gpu-2", RECEIPT).outcome == "released"
+    bound = until(lambda: (found := kube_pods.get("one"))["spec"].get("nodeName") and found, "the Pod is bound")
     assert bound["spec"]["nodeName"] == "gpu-2"
     assert bound["metadata"]["labels"][names.MANAGED_LABEL] == "true"
     assert RECEIPT.items() <= bound["metadata"]["annotations"].items()
-    assert bound["spec"]["containers"] == made["spec"]["containers"]
-    assert bound["spec"]["tolerations"] == made["spec"]["tolerations"]
+    assert bound["spec"]["containers"] == pod["spec"]["containers"]
+    assert bound["spec"]["tolerations"] == pod["spec"]["tolerations"]
 
 
-def test_a_second_release_finds_it_done(operator: KubeClient, here: Pods) -> None:
-    made = here.create_gated("one", URI)
-    gate.release(operator, ref(made), "gpu-1", RECEIPT)
-    until(lambda: here.get("one")["spec"].get("nodeName"), "the Pod is bound")
-    again = gate.release(operator, ref(made), "gpu-3", RECEIPT)
+def test_a_second_release_finds_it_done(kube_client: KubeClient, kube_pods: Pods) -> None:
+    pod = kube_pods.create_gated("one", URI)
+    gate.release(kube_client, ref(pod), "gpu-1", RECEIPT)
+    until(lambda: kube_pods.get("one")["spec"].get("nodeName"), "the Pod is bound")
+    again = gate.release(kube_client, ref(pod), "gpu-3", RECEIPT)
     assert (again.outcome, again.bound_node) == ("already", "gpu-1")
 
 
-def test_gates_of_others_are_named_and_left_alone(operator: KubeClient, here: Pods) -> None:
-    made = here.create_gated("one", URI, gates=["a.example/first", names.GATE, "b.example/last"])
+def test_gates_of_others_are_named_and_left_alone(kube_client: KubeClient, kube_pods: Pods) -> None:
+    pod = kube_pods.create_gated("one", URI, gates=["a.example/first", names.GATE, "b.example/last"])
     with pytest.raises(ForeignGates, match=r"a\.example/first, b\.example/last"):
-        gate.release(operator, ref(made), "gpu-1", RECEIPT)
-    assert gates(here.get("one")) == ["a.example/first", names.GATE, "b.example/last"]
+        gate.release(kube_client, ref(pod), "gpu-1", RECEIPT)
+    assert gates(kube_pods.get("one")) == ["a.example/first", names.GATE, "b.example/last"]
 
 
-def test_releases_that_race_with_owners_of_other_gates_take_only_ours(operator: KubeClient, here: Pods) -> None:
+def test_releases_that_race_with_owners_of_other_gates_take_only_ours(kube_client: KubeClient, kube_pods: Pods) -> None:
     """The patch is planned on a Pod that changes under it: 409 each time, and never a gate of somebody else's."""
     others = [f"other.example/{number}" for number in range(4)]
-    made = here.create_gated("one", URI, gates=[*others, names.GATE])
+    pod = kube_pods.create_gated("one", URI, gates=[*others, names.GATE])
 
     def owners() -> None:
         for other in others:
-            here.remove_gate("one", other)
+            kube_pods.remove_gate("one", other)
 
     thread = threading.Thread(target=owners)
     thread.start()
     try:
-        until(lambda: _released(operator, made), "the gates of others are gone and ours was taken")
+        until(lambda: _released(kube_client, pod), "the gates of others are gone and ours was taken")
     finally:
         thread.join()
-    assert gates(here.get("one")) == []
+    assert gates(kube_pods.get("one")) == []
 
 
-def _released(operator: KubeClient, made: dict[str, Any]) -> bool:
+def _released(kube_client: KubeClient, pod: dict[str, Any]) -> bool:
     try:
-        return gate.release(operator, ref(made), "gpu-1", RECEIPT).outcome == "released"
+        return gate.release(kube_client, ref(pod), "gpu-1", RECEIPT).outcome == "released"
     except ForeignGates:
         return False
 
 
-def test_a_stale_plan_is_refused_and_made_again(operator: KubeClient, here: Pods) -> None:
-    made = here.create_gated("one", URI)
-    stale = gate.plan_release(made, "gpu-1", RECEIPT)
-    here.annotate("one", priority="1")
+def test_a_stale_plan_is_refused_and_made_again(kube_client: KubeClient, kube_pods: Pods) -> None:
+    pod = kube_pods.create_gated("one", URI)
+    stale = gate.plan_release(pod, "gpu-1", RECEIPT)
+    kube_pods.annotate("one", priority="1")
     from kube_cache.kube.client import ApiError
 
     with pytest.raises(ApiError) as caught:
-        operator.patch(pod_path(here.namespace, "one"), stale)
+        kube_client.patch(pod_path(kube_pods.namespace, "one"), stale)
     assert caught.value.status == 409
-    assert gate.release(operator, ref(made), "gpu-1", RECEIPT).outcome == "released"
+    assert gate.release(kube_client, ref(pod), "gpu-1", RECEIPT).outcome == "released"
 
 
-def test_a_pod_that_is_gone_or_another_is_not_released(operator: KubeClient, here: Pods) -> None:
-    made = here.create_gated("one", URI)
+def test_a_pod_that_is_gone_or_another_is_not_released(kube_client: KubeClient, kube_pods: Pods) -> None:
+    pod = kube_pods.create_gated("one", URI)
     with pytest.raises(PodGone, match="replaced by another"):
-        gate.release(operator, replace(ref(made), uid="00000000-0000-0000-0000-000000000000"), "gpu-1", RECEIPT)
-    operator_view = ref(made)
-    here.api.delete(pod_path(here.namespace, "one"))
-    until(lambda: here.find("one") is None, "the Pod is gone")
+        gate.release(kube_client, replace(ref(pod), uid="00000000-0000-0000-0000-000000000000"), "gpu-1", RECEIPT)
+    operator_view = ref(pod)
+    kube_pods.api.delete(pod_path(kube_pods.namespace, "one"))
+    until(lambda: kube_pods.find("one") is None, "the Pod is gone")
     with pytest.raises(PodGone, match="was deleted"):
-        gate.release(operator, operator_view, "gpu-1", RECEIPT)
+        gate.release(kube_client, operator_view, "gpu-1", RECEIPT)
 
 
-def test_a_uid_that_changes_between_read_and_patch_is_gone_too(operator: KubeClient, here: Pods) -> None:
+def test_a_uid_that_changes_between_read_and_patch_is_gone_too(kube_client: KubeClient, kube_pods: Pods) -> None:
     """The server answers 422 for a foreign uid; the guard is in the patch, not only in our read."""
-    made = here.create_gated("one", URI)
-    other = copy.deepcopy(made)
+    pod = kube_pods.create_gated("one", URI)
+    other = copy.deepcopy(pod)
     other["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000"
     from kube_cache.kube.client import ApiError
 
     with pytest.raises(ApiError) as caught:
-        operator.patch(pod_path(here.namespace, "one"), gate.plan_release(other, "gpu-1", RECEIPT))
+        kube_client.patch(pod_path(kube_pods.namespace, "one"), gate.plan_release(other, "gpu-1", RECEIPT))
     assert caught.value.status in (409, 422)
-    assert gates(here.get("one")) == [names.GATE]
+    assert gates(kube_pods.get("one")) == [names.GATE]
 
 
-def test_what_the_server_refuses_for_good_says_so(operator: KubeClient, here: Pods) -> None:
-    made = here.create_gated("one", URI)
+def test_what_the_server_refuses_for_good_says_so(kube_client: KubeClient, kube_pods: Pods) -> None:
+    pod = kube_pods.create_gated("one", URI)
     with pytest.raises(ReleaseRefused, match="refuses to release"):
-        gate.release(operator, ref(made), "not a node name!", RECEIPT)
-    assert gates(here.get("one")) == [names.GATE]
+        gate.release(kube_client, ref(pod), "not a node name!", RECEIPT)
+    assert gates(kube_pods.get("one")) == [names.GATE]
 
 
-def test_each_term_is_pinned_and_nothing_is_loosened(operator: KubeClient, here: Pods) -> None:
+def test_each_term_is_pinned_and_nothing_is_loosened(kube_client: KubeClient, kube_pods: Pods) -> None:
     def term(zone: str) -> dict[str, Any]:
         return {"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": [zone]}]}
 
@@ -137,9 +126,9 @@ def test_each_term_is_pinned_and_nothing_is_loosened(operator: KubeClient, here:
             "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 7, "preference": term("z")}],
         }
     }
-    made = here.create_gated("one", URI, spec={"affinity": affinity})
-    gate.release(operator, ref(made), "gpu-3", RECEIPT)
-    bound = until(lambda: (found := here.get("one"))["spec"].get("nodeName") and found, "the Pod is bound")
+    pod = kube_pods.create_gated("one", URI, spec={"affinity": affinity})
+    gate.release(kube_client, ref(pod), "gpu-3", RECEIPT)
+    bound = until(lambda: (found := kube_pods.get("one"))["spec"].get("nodeName") and found, "the Pod is bound")
     assert bound["spec"]["nodeName"] == "gpu-3"
     node = bound["spec"]["affinity"]["nodeAffinity"]
     for before, after in zip(
@@ -152,15 +141,15 @@ def test_each_term_is_pinned_and_nothing_is_loosened(operator: KubeClient, here:
     assert node["preferredDuringSchedulingIgnoredDuringExecution"][0]["weight"] == 7
 
 
-def test_the_operator_may_do_what_it_does_and_no_more(operator: KubeClient, kube: Stack, here: Pods) -> None:
+def test_the_operator_may_do_what_it_does_and_no_more(kube_client: KubeClient, kube: Stack, kube_pods: Pods) -> None:
     from kube_cache.kube.client import ApiError, resource_path
 
     for path, body in (
-        (resource_path("pods", here.namespace), {"metadata": {"name": "x"}}),
-        (resource_path("secrets", here.namespace), {"metadata": {"name": "x"}}),
+        (resource_path("pods", kube_pods.namespace), {"metadata": {"name": "x"}}),
+        (resource_path("secrets", kube_pods.namespace), {"metadata": {"name": "x"}}),
     ):
         with pytest.raises(ApiError) as caught:
-            operator.create(path, body)
+            kube_client.create(path, body)
         assert caught.value.status == 403
 
 

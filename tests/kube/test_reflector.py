@@ -7,15 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from kubernetes import client as kubernetes_client
 
 from kube_cache.kube.client import KubeClient
 from kube_cache.kube.reflector import Reflector
-from tests.kube.test_gate import URI
+from tests.kube.fakes import EMPTY_LIST, URI, api_server, watch_line
 from tools.stack import Stack
 from tools.stack.pods import Pods
 from tools.stack.waiting import true as until
@@ -36,79 +34,31 @@ def watching(client: KubeClient, **how: Any) -> Iterator[tuple[Reflector, list[t
         stop.set()
 
 
-def test_what_is_there_what_comes_and_what_goes(operator: KubeClient, here: Pods) -> None:
-    here.create_gated("before", URI)
-    with watching(operator, namespace=here.namespace) as (reflector, seen):
+def test_what_is_there_what_comes_and_what_goes(kube_client: KubeClient, kube_pods: Pods) -> None:
+    kube_pods.create_gated("before", URI)
+    with watching(kube_client, namespace=kube_pods.namespace) as (reflector, seen):
         assert reflector.synced.wait(10)
         assert seen == [("ADDED", "before")]
-        here.create_gated("after", URI)
-        here.api.delete(f"/api/v1/namespaces/{here.namespace}/pods/before")
+        kube_pods.create_gated("after", URI)
+        kube_pods.api.delete(f"/api/v1/namespaces/{kube_pods.namespace}/pods/before")
         until(lambda: ("ADDED", "after") in seen and ("DELETED", "before") in seen, "both changes are seen")
 
 
-def test_a_restart_of_the_api_server_loses_nothing(operator: KubeClient, kube: Stack, here: Pods) -> None:
-    with watching(operator, namespace=here.namespace) as (reflector, seen):
+def test_a_restart_of_the_api_server_loses_nothing(kube_client: KubeClient, kube: Stack, kube_pods: Pods) -> None:
+    with watching(kube_client, namespace=kube_pods.namespace) as (reflector, seen):
         assert reflector.synced.wait(10)
-        here.create_gated("first", URI)
+        kube_pods.create_gated("first", URI)
         until(lambda: ("ADDED", "first") in seen, "the first is seen")
         kube.cluster.control_plane.stop_apiserver()
         kube.cluster.control_plane.start_apiserver()
-        until(lambda: here.find("first") is not None, "the API server answers again", timeout_s=30)
-        here.create_gated("second", URI)
+        until(lambda: kube_pods.find("first") is not None, "the API server answers again", timeout_s=30)
+        kube_pods.create_gated("second", URI)
         until(lambda: ("ADDED", "second") in seen, "the second is seen", timeout_s=60)
         assert seen.count(("ADDED", "first")) == 1
 
 
-class _Server:
-    """An API server that answers as told: for the answers that the real one does not give on demand."""
-
-    def __init__(self, answers: Any) -> None:
-        self.requests: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer.requests.append(self.path)
-                status, body, headers = answers(self.path, len(outer.requests))
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        configuration = kubernetes_client.Configuration()
-        configuration.host = f"http://127.0.0.1:{self._server.server_port}"
-        self.client = KubeClient(configuration)
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@contextmanager
-def server(answers: Any) -> Iterator[_Server]:
-    made = _Server(answers)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-LIST = json.dumps({"items": [], "metadata": {"resourceVersion": "5"}}).encode()
-
-
-def pod_line(kind: str, name: str, version: str) -> bytes:
-    meta = {"name": name, "uid": name, "resourceVersion": version}
-    return json.dumps({"type": kind, "object": {"metadata": meta}}).encode() + b"\n"
+def pod_line(event: str, name: str, version: str) -> bytes:
+    return watch_line(event, {"metadata": {"name": name, "uid": name, "resourceVersion": version}})
 
 
 @pytest.mark.parametrize("status", [403, 500])
@@ -116,19 +66,19 @@ def test_a_server_that_says_no_is_asked_patiently(status: int) -> None:
     """The client library's informer asked 3,337 times in a second."""
 
     def answers(path: str, _: int) -> tuple[int, bytes, dict[str, str]]:
-        return (200, LIST, {}) if "watch=true" not in path else (status, b'{"message":"no"}', {})
+        return (200, EMPTY_LIST, {}) if "watch=true" not in path else (status, b'{"message":"no"}', {})
 
-    with server(answers) as made, watching(made.client) as (reflector, _):
+    with api_server(answers) as server, watching(server.client) as (reflector, _):
         until(lambda: reflector.errors >= 2, "it has met the error twice")
         time.sleep(1)  # the span in which a hot loop would show
-        assert len(made.requests) <= 8
+        assert len(server.requests) <= 8
 
 
 def test_retry_after_is_honoured() -> None:
     def answers(path: str, _: int) -> tuple[int, bytes, dict[str, str]]:
-        return (200, LIST, {}) if "watch=true" not in path else (429, b"{}", {"Retry-After": "3"})
+        return (200, EMPTY_LIST, {}) if "watch=true" not in path else (429, b"{}", {"Retry-After": "3"})
 
-    with server(answers) as made, watching(made.client) as (reflector, _):
+    with api_server(answers) as server, watching(server.client) as (reflector, _):
         until(lambda: reflector.errors >= 1, "it was told to wait")
         time.sleep(1.5)
         assert reflector.errors == 1
@@ -152,7 +102,7 @@ def test_an_expired_version_lists_again_and_tells_what_vanished(how: str) -> Non
             return (410, b"{}", {}) if how == "status" else (200, json.dumps(gone).encode() + b"\n", {})
         return 200, b"", {}
 
-    with server(answers) as made, watching(made.client) as (_, seen):
+    with api_server(answers) as server, watching(server.client) as (_, seen):
         until(lambda: ("DELETED", "a") in seen, "what vanished in the gap is told")
         assert seen[:2] == [("ADDED", "a"), ("ADDED", "b")]
 
@@ -162,20 +112,21 @@ def test_bookmarks_move_the_place_and_bad_lines_are_skipped() -> None:
 
     def answers(path: str, _: int) -> tuple[int, bytes, dict[str, str]]:
         if "watch=true" not in path:
-            return 200, LIST, {}
+            return 200, EMPTY_LIST, {}
         if not served.is_set():
             served.set()
             return 200, b"not json\n" + pod_line("ADDED", "x", "6") + pod_line("BOOKMARK", "", "77"), {}
         return 200, b"", {}
 
-    with server(answers) as made, watching(made.client) as (_, seen):
+    with api_server(answers) as server, watching(server.client) as (_, seen):
         until(
-            lambda: any("resourceVersion=77" in path for path in made.requests), "the next watch begins at the bookmark"
+            lambda: any("resourceVersion=77" in path for path in server.requests),
+            "the next watch begins at the bookmark",
         )
         assert seen == [("ADDED", "x")]
 
 
-def test_a_handler_that_fails_does_not_end_the_stream(operator: KubeClient, here: Pods) -> None:
+def test_a_handler_that_fails_does_not_end_the_stream(kube_client: KubeClient, kube_pods: Pods) -> None:
     seen: list[str] = []
 
     def handler(_: str, name: str) -> None:
@@ -185,13 +136,13 @@ def test_a_handler_that_fails_does_not_end_the_stream(operator: KubeClient, here
 
     stop = threading.Event()
     reflector = Reflector(
-        operator, "pods", project=lambda pod: pod["metadata"]["name"], handler=handler, namespace=here.namespace
+        kube_client, "pods", project=lambda pod: pod["metadata"]["name"], handler=handler, namespace=kube_pods.namespace
     )
     threading.Thread(target=reflector.run, args=(stop,), daemon=True).start()
     try:
         assert reflector.synced.wait(10)
-        here.create_gated("bad", URI)
-        here.create_gated("good", URI)
+        kube_pods.create_gated("bad", URI)
+        kube_pods.create_gated("good", URI)
         until(lambda: "good" in seen, "the stream goes on")
     finally:
         stop.set()

@@ -12,7 +12,7 @@ from kube_cache import names
 from kube_cache.kube import seats
 from kube_cache.kube.client import KubeClient, pod_path
 from kube_cache.kube.quantities import effective_requests
-from tests.kube.test_gate import URI
+from tests.kube.fakes import URI
 from tools.stack import Stack
 from tools.stack.pods import Pods
 from tools.stack.waiting import true as until
@@ -21,7 +21,7 @@ SYSTEM = "kube-cache-system"
 
 
 @pytest.fixture
-def take(operator: KubeClient, kube: Stack) -> Iterator[Any]:
+def take(kube_client: KubeClient, kube: Stack) -> Iterator[Any]:
     taken: list[str] = []
 
     def create(pod: dict[str, Any], *, prefer: list[str] | None = None, exclude: list[str] | None = None) -> str:
@@ -31,12 +31,12 @@ def take(operator: KubeClient, kube: Stack) -> Iterator[Any]:
             pod, name=name, namespace=SYSTEM, workflow_id="warm/a/b/c", prefer_nodes=prefer or [],
             exclude_nodes=exclude or [], image="pause",
         )  # fmt: skip
-        seats.create(operator, seat)
+        seats.create(kube_client, seat)
         return name
 
     yield create
     for name in taken:
-        seats.delete(operator, SYSTEM, name)
+        seats.delete(kube_client, SYSTEM, name)
 
 
 def bound(kube: Stack, name: str) -> str:
@@ -44,45 +44,47 @@ def bound(kube: Stack, name: str) -> str:
 
 
 @pytest.mark.parametrize("node", ["gpu-1", "gpu-2", "gpu-3"])
-def test_a_seat_is_bound_where_the_bytes_are(kube: Stack, here: Pods, take: Any, node: str) -> None:
-    assert bound(kube, take(here.create_gated("one", URI), prefer=[node])) == node
+def test_a_seat_is_bound_where_the_bytes_are(kube: Stack, kube_pods: Pods, take: Any, node: str) -> None:
+    assert bound(kube, take(kube_pods.create_gated("one", URI), prefer=[node])) == node
 
 
-def test_a_seat_stays_away_from_excluded_nodes(kube: Stack, here: Pods, take: Any) -> None:
-    pod = here.create_gated("one", URI)
+def test_a_seat_stays_away_from_excluded_nodes(kube: Stack, kube_pods: Pods, take: Any) -> None:
+    pod = kube_pods.create_gated("one", URI)
     assert bound(kube, take(pod, prefer=["gpu-1"], exclude=["gpu-1", "gpu-3"])) == "gpu-2"
 
 
-def test_a_seat_obeys_the_pods_own_selector_and_is_excluded_beside_it(kube: Stack, here: Pods, take: Any) -> None:
+def test_a_seat_obeys_the_pods_own_selector_and_is_excluded_beside_it(kube: Stack, kube_pods: Pods, take: Any) -> None:
     term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["gpu-2", "gpu-3"]}]}
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
-    pod = here.create_gated("one", URI, spec={"affinity": {"nodeAffinity": required}})
+    pod = kube_pods.create_gated("one", URI, spec={"affinity": {"nodeAffinity": required}})
     assert bound(kube, take(pod, prefer=["gpu-1"], exclude=["gpu-2"])) == "gpu-3"
 
 
-def test_a_seat_yields_to_a_real_pod(kube: Stack, here: Pods, take: Any) -> None:
-    seat = take(here.create_gated("one", URI, gpus=8))
+def test_a_seat_yields_to_a_real_pod(kube: Stack, kube_pods: Pods, take: Any) -> None:
+    seat = take(kube_pods.create_gated("one", URI, gpus=8))
     node = bound(kube, seat)
-    here.create_gated("real", URI, gpus=8, gates=[], spec={"nodeSelector": {"kubernetes.io/hostname": node}})
-    until(lambda: here.get("real")["spec"].get("nodeName") == node, "the real Pod has the node")
+    kube_pods.create_gated("real", URI, gpus=8, gates=[], spec={"nodeSelector": {"kubernetes.io/hostname": node}})
+    until(lambda: kube_pods.get("real")["spec"].get("nodeName") == node, "the real Pod has the node")
     until(lambda: kube.api.find(pod_path(SYSTEM, seat)) is None, "the seat was preempted")
 
 
-def test_creating_a_seat_twice_is_creating_it_once(operator: KubeClient, here: Pods, kube: Stack, take: Any) -> None:
-    pod = here.create_gated("one", URI)
+def test_creating_a_seat_twice_is_creating_it_once(
+    kube_client: KubeClient, kube_pods: Pods, kube: Stack, take: Any
+) -> None:
+    pod = kube_pods.create_gated("one", URI)
     name = take(pod)
     node = bound(kube, name)
     same = seats.build_seat(
         pod, name=name, namespace=SYSTEM, workflow_id="w", prefer_nodes=["gpu-1"], exclude_nodes=[], image="pause"
     )
-    again = seats.create(operator, same)
+    again = seats.create(kube_client, same)
     assert again["spec"]["nodeName"] == node
-    seats.delete(operator, SYSTEM, name)
-    seats.delete(operator, SYSTEM, name)
+    seats.delete(kube_client, SYSTEM, name)
+    seats.delete(kube_client, SYSTEM, name)
 
 
-def test_a_seat_tells_whose_it_is_and_touches_no_secrets(here: Pods) -> None:
-    pod = here.create_gated("one", URI)
+def test_a_seat_tells_whose_it_is_and_touches_no_secrets(kube_pods: Pods) -> None:
+    pod = kube_pods.create_gated("one", URI)
     seat = seats.build_seat(
         pod, name="s", namespace=SYSTEM, workflow_id="warm/a/b/c", prefer_nodes=[], exclude_nodes=[], image="pause"
     )
