@@ -25,10 +25,12 @@ import json, sys, pathlib
 from kube_cache.engine.settings import EngineSettings
 from kube_cache.engine import journal
 from kube_cache.engine.engine import Engine
-from kube_cache.engine import finisher, object_state as objects
+from kube_cache.engine import finisher, object_state
 from kube_cache.dataset.transfer import FetchJob, RemoteObject
+from kube_cache.origin.s3 import Origins
+from kube_cache.origin.settings import OriginSettings
 
-objects._FLUSH_S = finisher._TICK_S = 0.02  # so that a run of a second has many intervals
+object_state._FLUSH_S = finisher._TICK_S = 0.02  # so that a run of a second has many intervals
 told = json.loads(sys.argv[1])
 folder = pathlib.Path(told["folder"])
 jobs = [FetchJob(RemoteObject("s3", "bucket", key, key, size, etag), folder / f"{key}.part", folder / f"{key}.journal")

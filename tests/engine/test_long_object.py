@@ -83,7 +83,7 @@ def test_memory_journal_and_progress(
 ) -> None:
     monkeypatch.setattr(objects, "PartFile", Discard)
     one = fetcher(f"http://127.0.0.1:{server.port}", connections=8, max_connections=8)
-    one.stores.of("s3")
+    one.origins.of("s3")
     seen: list[tuple[float, FetchProgress]] = []
     resident: list[int] = []
     job = FetchJob(RemoteObject("s3", "bucket", "key", "key", SIZE, '"e"'), tmp_path / "part", tmp_path / "journal")

@@ -65,11 +65,11 @@ def test_keys_of_the_customer_and_requester_pays_are_on_every_request(
     key = b"k" * 32
     one = fetcher(
         origin.endpoint,
-        source=OriginSettings(requester_pays=True, sse_c_key=b64encode(key).decode()),
+        origin_settings=OriginSettings(requester_pays=True, sse_c_key=b64encode(key).decode()),
     )
     # botocore, rightly, sends a key over TLS only: this test looks at the data plane's requests alone.
     remote = origin.put("key", b"abc")
-    store = one.stores.of("s3")
+    store = one.origins.of("s3")
     store._client.meta.events.unregister("before-sign.s3")
     headers = store._extra
     prefix = "x-amz-server-side-encryption-customer"
@@ -86,7 +86,7 @@ def test_keys_of_the_customer_and_requester_pays_are_on_every_request(
 
 
 def test_an_anonymous_request_is_not_signed(origin: Origin, fetcher: Callable[..., Fetcher]) -> None:
-    one = fetcher(origin.endpoint, source=OriginSettings(anonymous=True))
+    one = fetcher(origin.endpoint, origin_settings=OriginSettings(anonymous=True))
     one.fetch([origin.put("key", DATA, headers=SUM)])
     whole(one)
     assert not [request for request in origin.requests if "authorization" in request.headers]
@@ -121,7 +121,7 @@ def test_gcs_by_its_xml_api(origin: Origin, fetcher: Callable[..., Fetcher]) -> 
     found = RemoteObject("gs", "bucket", "key", "key", stored.size, stored.etag)
     one = fetcher(
         origin.endpoint,
-        source=OriginSettings(gs_endpoint=origin.endpoint, gs_access_key="GOOG1", gs_secret_key="s"),
+        origin_settings=OriginSettings(gs_endpoint=origin.endpoint, gs_access_key="GOOG1", gs_secret_key="s"),
     )
     one.fetch([found])
     whole(one)
@@ -140,7 +140,7 @@ def test_gcs_notices_a_wrong_byte(origin: Origin, fetcher: Callable[..., Fetcher
     stored = origin.put("key", DATA, headers={"x-goog-hash": f"crc32c={value},md5=AAAA"})
     found = RemoteObject("gs", "bucket", "key", "key", stored.size, stored.etag)
     origin.script = faults.times(1, faults.corrupt(3), when=lambda request: request.range is not None)
-    one = fetcher(origin.endpoint, source=OriginSettings(gs_endpoint=origin.endpoint))
+    one = fetcher(origin.endpoint, origin_settings=OriginSettings(gs_endpoint=origin.endpoint))
     one.fetch([found])
     whole(one)
 
@@ -186,7 +186,7 @@ def test_tls_with_an_authority_of_ones_own(
         whole(one)
         assert one.done["key"].timings.decrypt_s > 0
         one.engine.close()
-        one.stores.close()
+        one.origins.close()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_tls_that_breaks(
         one.fetch([server.put("key", DATA, headers=SUM)])
         whole(one)
         one.engine.close()
-        one.stores.close()
+        one.origins.close()
 
 
 def test_a_certificate_for_another_name_is_refused(
@@ -241,7 +241,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
         with pytest.raises(SourceUnavailable, match="AWS_CA_BUNDLE"):
             one.fetch([server.put("key", DATA, headers=SUM)])
         one.engine.close()
-        one.stores.close()
+        one.origins.close()
 
 
 def test_the_environments_proxy_is_used(

@@ -33,7 +33,7 @@ def reader(fetcher: Callable[..., Fetcher], s3_server: S3Server) -> Fetcher:
 
 def listed(reader: Fetcher, bucket: Bucket, prefix: str) -> Manifest:
     uri = DatasetUri.parse(bucket.uri(prefix))
-    return list_dataset(reader.stores.of("s3"), uri)
+    return list_dataset(reader.origins.of("s3"), uri)
 
 
 def test_uneven_sizes_come_whole_and_verified(place: Bucket, reader: Fetcher) -> None:
@@ -169,7 +169,7 @@ def test_access_denied_names_the_remedy(place: Bucket, reader: Fetcher, s3_serve
 def test_no_such_bucket(reader: Fetcher) -> None:
     uri = DatasetUri.parse("s3://no-such-bucket-anywhere/x")
     with pytest.raises(DatasetNotFound, match="the bucket does not exist"):
-        list_dataset(reader.stores.of("s3"), uri)
+        list_dataset(reader.origins.of("s3"), uri)
 
 
 def test_a_versioned_object_is_fetched_as_it_was_pinned(s3_server: S3Server, reader: Fetcher) -> None:
