@@ -13,7 +13,7 @@ INPUTS := requirements.lock pyproject.toml
 NATIVE := tools/build_native.py $(wildcard kube_cache/*/*.[ch])
 STAMP := $(VENV)/.content
 
-.PHONY: help setup servers check test test-large demo stack bench bench-release bench-engine bench-store lock
+.PHONY: help setup servers format check test test-large demo stack bench bench-release bench-engine bench-store lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,12 +39,17 @@ setup: ## make .venv from requirements.lock; instant when nothing changed
 servers: setup ## build the pinned real servers that are missing
 	@$(RUN) -m tools.servers --quiet
 
-check: setup ## format, lint, types, import direction and the fast tests
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+format: setup ## lay out the code and mend the lint findings that a tool can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+check: setup ## format, lint, types, import direction, structure and the fast tests
+	$(BIN)/ruff format --check . || { echo 'error: `make format` mends this'; exit 1; }
+	$(BIN)/ruff check . || { echo 'error: `make format` mends the findings marked [*], people mend the rest'; exit 1; }
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/unit
+	$(RUN) -m tools.structure
+	$(BIN)/pytest -q -m "not stack and not slow" tests
 
 test: setup servers ## every test, against the real servers
 	$(BIN)/pytest tests

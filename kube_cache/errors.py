@@ -19,7 +19,7 @@ class KubeCacheError(Exception):
 
     retryable: ClassVar[bool] = True
 
-    def __init__(self, message: str, **details: str | int | float | None) -> None:
+    def __init__(self, message: str, **details: str | float | None) -> None:
         super().__init__(message)
         self.message = message
         self.details = details

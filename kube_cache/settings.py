@@ -23,7 +23,7 @@ _STRICT: Final = {"extra": "forbid"}  # a misspelt variable is an error
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorSettings:
-    """The operator: KUBE_CACHE_OPERATOR__*"""
+    """Settings of the operator, `KUBE_CACHE_OPERATOR__*`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
@@ -49,7 +49,7 @@ class OperatorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSettings:
-    """The agent: KUBE_CACHE_AGENT__*"""
+    """Settings of the agent, `KUBE_CACHE_AGENT__*`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
@@ -65,7 +65,7 @@ class AgentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TelemetrySettings:
-    """Logs: KUBE_CACHE_TELEMETRY__*"""
+    """Settings of the logs, `KUBE_CACHE_TELEMETRY__*`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 

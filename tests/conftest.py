@@ -1,8 +1,9 @@
 """Fixtures over the real servers, shared by every test that needs them.
 
-Session fixtures start what they say and nothing more, on first use: `kube` (Kubernetes and fake nodes), `temporal_server`,
-`s3_server`, and `stack` (all of it with operator, agents and a counting S3 proxy). Function fixtures give a test a place of
-its own: `namespace`, `pods` and `bucket` in the shared `stack`, `kube_pods` in `kube`. A test that kills a part of the stack need not start it again.
+A session fixture starts its servers on first use: `kube` (Kubernetes with fake nodes), `temporal_server`, `s3_server`, and
+`stack` (all of them with operator, agents and a counting proxy before S3). A function fixture gives a test a place of its
+own: `namespace`, `pods` and `bucket` in the shared `stack`, `kube_pods` in `kube`. A test may kill a part of the stack and
+leave it dead: the stack is mended before the next test.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +40,14 @@ _failed = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs the servers, so that `-m "not stack"` is the fast half."""
+    """Mark tests that need the servers, so that `-m "not stack"` runs the rest."""
     for item in items:
         if _SERVERS_OF.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker("stack")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build before the first test: a first build takes minutes, and a test's time limit is not meant for it."""
+    """Build the servers before the first test: a first build takes minutes, more than a test's time limit."""
     if session.config.option.collectonly:
         return
     if any(item.get_closest_marker("stack") for item in session.items):
@@ -114,8 +116,8 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
 
 
 @pytest.fixture(autouse=True)
-def _whole(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The next test finds every part running, whatever this one did to them."""
+def _mend_stack(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start again, after the test, every part of the stack that the test stopped."""
     yield
     if "stack" in request.fixturenames:
         request.getfixturevalue("stack").mend()
@@ -136,24 +138,19 @@ def pods(stack: Stack, namespace: str) -> Pods:
 
 @pytest.fixture
 def bucket(stack: Stack) -> Iterator[Bucket]:
-    """A bucket that the product may read."""
-    made = Bucket(stack.s3, f"test-{uuid.uuid4().hex[:10]}")
-    yield made
+    """Bucket that the product may read."""
+    bucket = Bucket(stack.s3, f"test-{uuid.uuid4().hex[:10]}")
+    yield bucket
     stack.mend()  # a test may have stopped the server
-    made.delete()
+    bucket.delete()
 
 
-def _running(request: pytest.FixtureRequest, name: str, stack: Stack) -> Any:
-    """The stack as a context that keeps its logs when a test of the session has failed."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def context() -> Iterator[Stack]:
-        with stack:
-            yield stack
-            kept = _LOGS / name
-            shutil.rmtree(kept, ignore_errors=True)
-            if request.config.stash.get(_failed, False):
-                shutil.copytree(stack.logs, kept)
-
-    return context()
+@contextmanager
+def _running(request: pytest.FixtureRequest, name: str, stack: Stack) -> Iterator[Stack]:
+    """Run the stack, and keep its logs when a test of the session has failed."""
+    with stack:
+        yield stack
+        logs = _LOGS / name
+        shutil.rmtree(logs, ignore_errors=True)
+        if request.config.stash.get(_failed, False):
+            shutil.copytree(stack.logs, logs)

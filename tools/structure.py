@@ -11,7 +11,8 @@ import ast
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ MAX_FOLDER_SHARE = 0.25
 MAX_MEDIAN_LINES = 110
 MAX_MODULE_LINES = 400
 
-Graph = Mapping[str, Set[str]]
+Graph = Mapping[str, AbstractSet[str]]
 
 
 class Module(NamedTuple):
@@ -119,7 +120,7 @@ def find_circle(graph: Graph) -> list[str]:
     return []
 
 
-def _module(root: Path, name: str, path: Path, known: Set[str]) -> Module:
+def _module(root: Path, name: str, path: Path, known: AbstractSet[str]) -> Module:
     text = path.read_text()
     imports = frozenset(_imported(ast.parse(text, str(path)))) & known - {name}
     return Module(name, path.relative_to(root).as_posix(), len(text.splitlines()), imports)

@@ -16,7 +16,7 @@ _STRICT: Final = {"extra": "forbid"}  # a misspelt variable is an error
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """The transfer engine: KUBE_CACHE_ENGINE__*"""
+    """Settings of the transfer engine, `KUBE_CACHE_ENGINE__*`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 

@@ -13,7 +13,7 @@ _STRICT: Final = {"extra": "forbid"}  # a misspelt variable is an error
 
 @dataclass(frozen=True, kw_only=True)
 class OriginSettings:
-    """The origin: KUBE_CACHE_ORIGIN__*"""
+    """Settings of the origin, `KUBE_CACHE_ORIGIN__*`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 

@@ -18,7 +18,7 @@ _STRICT: Final = {"extra": "forbid"}  # a misspelt variable is an error
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
-    """The node's store: KUBE_CACHE_STORE__*"""
+    """Settings of the node's store, `KUBE_CACHE_STORE__*`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kube_cache import names
 from tests.e2e.promises import condition_says, temporal
@@ -158,7 +158,7 @@ class LeastFree:
         self.share = 1.0
         self.samples = 0
 
-    def __enter__(self) -> LeastFree:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
