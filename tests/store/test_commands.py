@@ -29,7 +29,7 @@ def test_rows_that_do_not_fit_are_cut_and_counted(verb: str, wrap: object, unwra
     assert MOST_BYTES / 2 < len(found.data) <= MOST_BYTES
     left = unwrap(json.loads(found.data))
     assert left == rows[: len(left)]
-    assert found.cut == len(rows) - len(left)
+    assert found.truncated_rows == len(rows) - len(left)
 
 
 def test_what_fits_is_left_alone() -> None:
