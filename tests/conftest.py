@@ -1,9 +1,9 @@
 """Fixtures over the real servers, shared by every test that needs them.
 
-A session fixture starts its servers on first use: `kube` (Kubernetes with fake nodes), `temporal_server`, `s3_server`, and
-`stack` (all of them with operator, agents and a counting proxy before S3). A function fixture gives a test a place of its
-own: `namespace`, `pods` and `bucket` in the shared `stack`, `kube_pods` in `kube`. A test may kill a part of the stack and
-leave it dead: the stack is mended before the next test.
+A session fixture starts its servers on first use: `kube` (Kubernetes with fake nodes), `temporal_server`, `s3_server`,
+and `stack` (all of them with operator, agents and a counting proxy before S3). A function fixture gives a test a place
+of its own: `namespace`, `pods` and `bucket` in the shared `stack`, `kube_pods` in `kube`. A test may kill a part of the
+stack and leave it dead: the stack is mended before the next test.
 """
 
 from __future__ import annotations
