@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import structlog
@@ -23,14 +24,11 @@ from kube_cache.engine.engine import Engine
 from kube_cache.errors import InvalidRequest
 from kube_cache.origin.s3 import Origins
 from kube_cache.settings import Settings
-from kube_cache.store.background import BackgroundScrub
 from kube_cache.store.node_store import NodeStore
-from kube_cache.store.settings import StoreSettings
 from kube_cache.telemetry.logs import configure_logging
 from kube_cache.temporal.client import connect
 
 _log = structlog.get_logger("kube_cache.agent")
-_SCRUB_ASKS_S = 60.0
 
 
 def run(settings: Settings) -> int:
@@ -78,7 +76,7 @@ async def _run(settings: Settings) -> int:
         _log.info("agent ready", node=settings.agent.node, root=str(settings.store.root), cache_id=store.cache_id)
         if store.found.rebuilt:
             await _reconcile(client, "the index was lost or the disk is new, and with it the pins of what Pods run on")
-        with _scrub(store, settings.store, client):
+        with _scrub(store, client):
             await stop.wait()
         _log.info("agent stopping", node=settings.agent.node)
     engine.close()
@@ -86,12 +84,10 @@ async def _run(settings: Settings) -> int:
     return 0
 
 
-def _scrub(store: NodeStore, settings: StoreSettings, client: Client) -> BackgroundScrub:
+def _scrub(store: NodeStore, client: Client) -> AbstractContextManager[None]:
     """In the background. What it finds is fetched again after the next reconcile, so one is asked for."""
     loop = asyncio.get_running_loop()
-    return BackgroundScrub(
-        store,
-        ask_s=min(_SCRUB_ASKS_S, settings.scrub_every_s),
+    return store.background_scrub(
         on_damage=lambda: asyncio.run_coroutine_threadsafe(_reconcile(client, "the scrub found damage"), loop),
     )
 

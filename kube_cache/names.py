@@ -63,6 +63,9 @@ RECONCILE_DISK = "reconcile_disk"
 AWAIT_DISK = "await_disk"
 RUN_STORE_COMMAND = "run_store_command"
 
+# On a node's disk: the link of a dataset to its newest snapshot, which Pods mount. No prefix may hold a folder of this name.
+CURRENT_LINK = "@current"
+
 
 def node_queue(node: str) -> str:
     return f"{NODE_QUEUE_PREFIX}{node}"

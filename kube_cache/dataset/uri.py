@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from kube_cache.errors import InvalidRequest
+from kube_cache.names import CURRENT_LINK
 
 SCHEMES: Final = ("s3", "gs")
-CURRENT: Final = "@current"
-"""The store's name for the link to the newest snapshot; a prefix may not contain it as a folder."""
 CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_NAME_BYTES: Final = 255  # of a file or a folder, on ext4, XFS and every other file system that a node has
 
@@ -110,8 +109,10 @@ def _check_prefix(prefix: str, text: str) -> None:
             raise InvalidRequest(f"dataset {text!r} has an empty folder name ('//'); write single slashes")
         if segment in {".", ".."}:
             raise InvalidRequest(f"dataset {text!r} has the folder {segment!r}; write the key without it")
-        if segment == CURRENT:
-            raise InvalidRequest(f"dataset {text!r} has a folder {CURRENT!r}, a name that the cache uses; rename it")
+        if segment == CURRENT_LINK:
+            raise InvalidRequest(
+                f"dataset {text!r} has a folder {CURRENT_LINK!r}, a name that the cache uses; rename it"
+            )
         if len(segment.encode()) > MAX_NAME_BYTES:
             raise InvalidRequest(
                 f"dataset {text!r} has a folder name longer than {MAX_NAME_BYTES} bytes; no disk can hold it"

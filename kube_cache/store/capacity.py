@@ -21,7 +21,6 @@ from kube_cache.store import manifests, mounts
 from kube_cache.store import reclaimable as reclaim
 from kube_cache.store.context import Core
 from kube_cache.store.index import Pin
-from kube_cache.store.layout import BUILDING, REMOVING
 from kube_cache.store.reclaimable import Freed
 from kube_cache.units import format_bytes
 
@@ -100,13 +99,6 @@ def folder_bytes(core: Core, name: str) -> int:
     return total
 
 
-def digests(core: Core) -> list[str]:
-    """Snapshots that can be seen, least recently used first; what the index does not know is oldest."""
-    order = {digest: place for place, digest in enumerate(core.index.uses())}
-    names = [name for name in os.listdir(core.layout.snapshots) if not name.startswith((BUILDING, REMOVING))]
-    return sorted(names, key=lambda name: order.get(name, -1))
-
-
 @contextmanager
 def reservation(core: Core, token: str, needed: int, inodes: int, what: str) -> Iterator[None]:
     """Room for `needed` bytes, made if it must be. Raises InsufficientDisk."""
@@ -155,7 +147,7 @@ def _usable(now: Room) -> Freed:
 def _could(core: Core, wanted: Freed) -> bool:
     now = room(core)
     lacking = Freed(max(0, wanted.bytes - now.free_bytes), max(0, wanted.inodes - now.free_inodes))
-    return reclaim.reclaimable(core, digests(core), lacking).covers(lacking)
+    return reclaim.reclaimable(core, core.digests(), lacking).covers(lacking)
 
 
 def _evict_until(core: Core, wanted: Freed) -> bool:
@@ -185,7 +177,7 @@ def _refusal(core: Core, wanted: Freed, what: str, pins: list[Pin]) -> Insuffici
 def _evict_snapshots(core: Core) -> Iterator[None]:
     in_mounts = mounts.mounted()
     held = reclaim.held(core)
-    for digest in digests(core):
+    for digest in core.digests():
         if digest in held:
             continue
         before = os.statvfs(core.layout.root)
@@ -266,7 +258,7 @@ def usage(core: Core) -> Usage:
         pins.setdefault(pin.digest, []).append(pin.owner)
     last = core.index.uses()
     found = []
-    for digest in digests(core):
+    for digest in core.digests():
         header = manifests.read_header(core.layout.manifest(digest))
         if header is None:
             continue

@@ -13,8 +13,8 @@ from typing import Any
 
 from kube_cache.contracts.node import ExitCode, StoreRequest, StoreResponse
 from kube_cache.errors import InvalidRequest, KubeCacheError, SnapshotInUse
+from kube_cache.store.damage import BadObject
 from kube_cache.store.node_store import NodeStore
-from kube_cache.store.scrub import BadObject
 from kube_cache.units import parse_duration
 
 # Half of what Temporal takes as one payload (2 MiB).

@@ -19,7 +19,7 @@ from kube_cache.errors import Cancelled, StoreConflict
 from kube_cache.store.disk import Disk
 from kube_cache.store.index import Index
 from kube_cache.store.inotify import Watch
-from kube_cache.store.layout import Layout
+from kube_cache.store.layout import BUILDING, REMOVING, Layout
 from kube_cache.store.settings import StoreSettings
 
 _POLL_S = 0.05
@@ -122,6 +122,12 @@ class Core:
             time.sleep(_POLL_S)
         os.close(fd)
         return None
+
+    def digests(self) -> list[str]:
+        """Return the digests of the visible snapshots, least recently used first; one that the index lacks counts as oldest."""
+        order = {digest: place for place, digest in enumerate(self.index.uses())}
+        names = [name for name in os.listdir(self.layout.snapshots) if not name.startswith((BUILDING, REMOVING))]
+        return sorted(names, key=lambda name: order.get(name, -1))
 
     def close(self) -> None:
         self.watch.close()

@@ -33,11 +33,12 @@ from kube_cache.store import manifests
 from kube_cache.store import publish as snapshots
 from kube_cache.store.capacity import make_room, reservation, room
 from kube_cache.store.context import Core, make_folders
+from kube_cache.store.damage import read_damaged
 from kube_cache.store.index import ObjectRow, Warm
 from kube_cache.store.layout import object_id
 from kube_cache.store.manifests import Header
 from kube_cache.store.read_back import crc_of
-from kube_cache.store.scrub import damages
+from kube_cache.store.recovery import recover_object
 from kube_cache.units import format_bytes
 
 _log = structlog.get_logger("kube_cache.store")
@@ -126,7 +127,7 @@ class Warming:
         """Objects that only the snapshot itself still links are linked back, so that they need not be fetched."""
         digest = self._manifest.digest
         data = self._core.layout.files(digest)
-        bad = {line.rpartition(" | ")[0] for line in damages(self._core, digest)}
+        bad = {line.rpartition(" | ")[0] for line in read_damaged(self._core, digest)}
         with suppress(FileNotFoundError, manifests.TornManifest):
             for chunk in manifests.read_chunks(self._core.layout.manifest(digest)):
                 rows: list[ObjectRow] = []
@@ -175,7 +176,7 @@ class Warming:
                 if row is not None:
                     core.index.drop_objects([name])
                 continue
-            if row is None and core.disk.links(now) == 1 and recover(core, name):
+            if row is None and core.disk.links(now) == 1 and recover_object(core, name):
                 continue  # it came, and the index could not be told of it: its journal says what of it is good
             if row is None or (now.st_ino, now.st_size, now.st_mtime_ns) != (row.inode, row.size, row.mtime):
                 _log.warning("an object is not what it was and is fetched anew", object=name)
@@ -360,18 +361,6 @@ class Warming:
             with suppress(OSError):
                 removal.abandon(core, digest, self._ids)
             raise
-
-
-def recover(core: Core, name: str) -> bool:
-    """An object that the index does not know goes back to incoming/ if its journal can prove it; else it is removed."""
-    path = core.layout.object(name)
-    if core.layout.journal(name).exists() and not core.layout.part(name).exists():
-        core.disk.set_mode(path, 0o600)
-        core.disk.rename(path, core.layout.part(name))
-        core.index.drop_objects([name])
-        return True
-    removal.drop_unlinked(core, [name])
-    return False
 
 
 def _allocated(path: os.PathLike[str]) -> int:

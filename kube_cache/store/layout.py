@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kube_cache.dataset.transfer import RemoteObject
-from kube_cache.dataset.uri import CURRENT, DatasetUri
+from kube_cache.dataset.uri import DatasetUri
+from kube_cache.names import CURRENT_LINK
 
 BUILDING = ".building-"
 REMOVING = ".removing-"
@@ -105,4 +106,4 @@ class Layout:
         return self.datasets / uri.scheme / uri.bucket / uri.prefix.strip("/")
 
     def current(self, uri: DatasetUri) -> Path:
-        return self.dataset(uri) / CURRENT
+        return self.dataset(uri) / CURRENT_LINK

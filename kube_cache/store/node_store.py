@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from kube_cache.store import recovery as scans
 from kube_cache.store.capacity import Room, Usage
 from kube_cache.store.check import SnapshotState
 from kube_cache.store.context import Core, make_folders
+from kube_cache.store.damage import BadObject
 from kube_cache.store.disk import Disk
 from kube_cache.store.disk_errors import translated
 from kube_cache.store.download import Warming, WarmResult
@@ -40,7 +42,7 @@ from kube_cache.store.index import LOST, Index, Pin
 from kube_cache.store.layout import Layout
 from kube_cache.store.manifests import Header
 from kube_cache.store.recovery import Found
-from kube_cache.store.scrub import BadObject, ScrubResult
+from kube_cache.store.scrub import ScrubResult
 from kube_cache.store.settings import StoreSettings
 
 _log = structlog.get_logger("kube_cache.store")
@@ -112,7 +114,7 @@ class NodeStore:
                 self._core.index.end_warms_but(-1)
                 self.found = scans.scan(self._core, rebuild=rebuild)
                 if self.found.rebuilt:
-                    for digest in rooms.digests(self._core):
+                    for digest in self._core.digests():
                         self._core.index.pin(digest, LOST, None)
         finally:
             os.close(alone)
@@ -195,7 +197,7 @@ class NodeStore:
     def snapshots(self) -> list[Header]:
         """All that can be seen, least recently used first; damaged ones too."""
         core = self._same_disk()
-        found = [manifests.read_header(self._layout.manifest(digest)) for digest in rooms.digests(core)]
+        found = [manifests.read_header(self._layout.manifest(digest)) for digest in core.digests()]
         return [header for header in found if header is not None]
 
     # Pins.
@@ -328,15 +330,24 @@ class NodeStore:
         rate = self._settings.scrub_bytes_per_s if rate_bytes_per_s is None else rate_bytes_per_s
         return scrub.scrub(self._same_disk(), rate, cancelled, on_bad)
 
-    @property
-    def scrubs(self) -> bool:
-        """Whether the settings want the background scrub."""
-        return self._settings.scrub_bytes_per_s > 0
-
     @translated
-    def scrub_in_turn(self, *, cancelled: Callable[[], bool] = lambda: False) -> ScrubResult | None:
-        """The background's round, begun or gone on with, if it is time for one; else None at once. Raises Cancelled."""
-        return scrub.scrub_in_turn(self._same_disk(), self._settings.scrub_every_s, cancelled)
+    def scrub_if_due(self, cancelled: Callable[[], bool] = lambda: False) -> ScrubResult | None:
+        """Begin or continue the background's round if one is due; None if none is. Raises Cancelled."""
+        return scrub.scrub_if_due(self._same_disk(), self._settings.scrub_every_s, cancelled)
+
+    def background_scrub(
+        self, *, poll_s: float | None = None, on_damage: Callable[[], object] = lambda: None
+    ) -> AbstractContextManager[None]:
+        """Scrub in a thread while the context lasts; do nothing where the settings give no rate.
+
+        poll_s: seconds between the questions whether a round is due; None: 60, or less where a round is due more often.
+        on_damage: called from the thread after a round that quarantined something.
+        """
+        if self._settings.scrub_bytes_per_s <= 0:
+            return nullcontext()
+        if poll_s is None:
+            poll_s = min(scrub.POLL_S, self._settings.scrub_every_s)
+        return scrub.BackgroundScrub(self.scrub_if_due, poll_s=poll_s, on_damage=on_damage)
 
     def close(self) -> None:
         self._core.close()

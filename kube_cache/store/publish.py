@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from kube_cache.dataset.transfer import Manifest, RemoteObject, Verified
-from kube_cache.dataset.uri import CURRENT, DatasetUri
+from kube_cache.dataset.uri import DatasetUri
+from kube_cache.names import CURRENT_LINK
 from kube_cache.store import manifests
 from kube_cache.store.disk import Disk
 from kube_cache.store.index import ObjectRow
@@ -193,10 +194,10 @@ def point(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
     folder = layout.dataset(uri)
     disk.make_folder(folder)
     target = os.path.relpath(layout.files(digest), folder)
-    link = folder / CURRENT
+    link = folder / CURRENT_LINK
     if link.is_symlink() and os.readlink(link) == target:
         return
-    fresh = folder / f".{CURRENT}.{digest[:16]}"
+    fresh = folder / f".{CURRENT_LINK}.{digest[:16]}"
     disk.unlink_if_there(fresh)
     disk.symlink(target, fresh)
     disk.rename(fresh, link)
@@ -217,8 +218,8 @@ def points_to(link: Path) -> str | None:
 def unpoint(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
     """Remove `@current` if it names this snapshot, and the folders that are empty then."""
     folder = layout.dataset(uri)
-    if points_to(folder / CURRENT) == digest:
-        disk.unlink_if_there(folder / CURRENT)
+    if points_to(folder / CURRENT_LINK) == digest:
+        disk.unlink_if_there(folder / CURRENT_LINK)
     while folder != layout.datasets:
         try:
             disk.remove_folder(folder)

@@ -16,8 +16,7 @@ from pathlib import Path
 import structlog
 
 from kube_cache.dataset.transfer import Verified
-from kube_cache.dataset.uri import CURRENT
-from kube_cache.store import download as warming
+from kube_cache.names import CURRENT_LINK
 from kube_cache.store import eviction as removal
 from kube_cache.store import manifests
 from kube_cache.store import publish as snapshots
@@ -166,7 +165,7 @@ def _objects(core: Core, found: Found, ours: set[int]) -> bool:
                     if row is not None and row[1] is not None:
                         linked.append(entry.name)
                 elif row is None or row[0] != stat.st_ino:
-                    if warming.recover(core, entry.name):
+                    if recover_object(core, entry.name):
                         found.recovered += 1
                     else:
                         found.removed += 1
@@ -180,6 +179,18 @@ def _objects(core: Core, found: Found, ours: set[int]) -> bool:
         core.index.drop_objects(rows)
     core.index.end_linking(explained)
     return stale
+
+
+def recover_object(core: Core, name: str) -> bool:
+    """An object that the index does not know goes back to incoming/ if its journal can prove it; else it is removed."""
+    path = core.layout.object(name)
+    if core.layout.journal(name).exists() and not core.layout.part(name).exists():
+        core.disk.set_mode(path, 0o600)
+        core.disk.rename(path, core.layout.part(name))
+        core.index.drop_objects([name])
+        return True
+    removal.drop_unlinked(core, [name])
+    return False
 
 
 def _strangers(core: Core) -> None:
@@ -239,7 +250,7 @@ def _datasets(core: Core) -> None:
     for folder, folders, files in os.walk(core.layout.datasets, topdown=False):
         for name in files + folders:
             path = Path(folder) / name
-            if path.is_symlink() and (name != CURRENT or not path.exists()):
+            if path.is_symlink() and (name != CURRENT_LINK or not path.exists()):
                 core.disk.unlink(path)
         if Path(folder) != core.layout.datasets:
             with suppress(OSError):  # not empty

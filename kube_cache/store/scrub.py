@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,29 +17,23 @@ from dataclasses import dataclass
 
 import structlog
 
-from kube_cache.errors import Cancelled
+from kube_cache.errors import Cancelled, KubeCacheError
 from kube_cache.store import manifests
-from kube_cache.store.capacity import digests
 from kube_cache.store.context import Core
+from kube_cache.store.damage import BadObject, quarantine, read_damaged
 from kube_cache.store.manifests import Chunk
 from kube_cache.store.read_back import crc_of
 
 _log = structlog.get_logger("kube_cache.store")
 _PAUSE_S = 0.2
+# The background asks this often whether a round is due; so long it waits, too, after a fault of the disk.
+POLL_S = 60.0
 # What this process lacks says nothing of the object.
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 # Of the background's rounds, in the index: the one that is not at its end yet, and when the last one was.
 _OPEN, _ENDED = "scrub-open", "scrub-ended"
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IDLE = 3 << 13  # IOPRIO_CLASS_IDLE
-
-
-@dataclass(frozen=True, slots=True)
-class BadObject:
-    digest: str
-    path: str
-    object: str
-    reason: str
 
 
 @dataclass(slots=True)
@@ -78,7 +73,7 @@ def scrub(core: Core, rate: float, cancelled: Callable[[], bool], on_bad: Callab
     return _round(core, core.index.next_round(), rate, cancelled, on_bad)
 
 
-def scrub_in_turn(core: Core, every_s: float, cancelled: Callable[[], bool]) -> ScrubResult | None:
+def scrub_if_due(core: Core, every_s: float, cancelled: Callable[[], bool]) -> ScrubResult | None:
     """The background's next round when it is time for one; None when it is not. Raises Cancelled.
 
     A round that was cut short goes on where it was, so that an agent that is restarted each day still comes to the end.
@@ -100,7 +95,7 @@ def _round(
     core: Core, number: int, rate: float, cancelled: Callable[[], bool], on_bad: Callable[[BadObject], None]
 ) -> ScrubResult:
     with _idle_io():
-        return _through(core, digests(core), number, Pace(core, rate, cancelled), on_bad)
+        return _through(core, core.digests(), number, Pace(core, rate, cancelled), on_bad)
 
 
 def scrub_now(core: Core, digest: str, cancelled: Callable[[], bool]) -> ScrubResult:
@@ -131,7 +126,7 @@ def _scrub_chunk(
 ) -> None:
     rows = core.index.objects(chunk.ids)
     read: list[str] = []
-    known_bad = {line.rpartition(" | ")[0] for line in damages(core, digest)}
+    known_bad = {line.rpartition(" | ")[0] for line in read_damaged(core, digest)}
     try:
         for place, name in enumerate(chunk.ids):
             row = rows.get(name)
@@ -146,7 +141,7 @@ def _scrub_chunk(
             result.bytes += chunk.sizes[place]
             if not reason:
                 read.append(name)
-            elif _condemn(core, digest, chunk, place, reason):
+            elif quarantine(core, digest, chunk, place, reason):
                 result.bad += 1
                 on_bad(BadObject(digest, chunk.paths[place], name, reason))
     finally:  # stopped in the middle of a thousand large objects, too
@@ -166,53 +161,6 @@ def _reason_against(core: Core, digest: str, chunk: Chunk, place: int, pace: Pac
     return "" if crc == chunk.crcs[place] else "does not have its checksum"
 
 
-def _condemn(core: Core, digest: str, chunk: Chunk, place: int, reason: str) -> bool:
-    """To quarantine, and every snapshot that links it is damaged. False when it was replaced meanwhile."""
-    name, inode = chunk.ids[place], chunk.inodes[place]
-    with core.mutation():
-        try:
-            if os.stat(core.layout.files(digest) / chunk.paths[place]).st_ino != inode:
-                return False
-        except FileNotFoundError:
-            return False
-        # The snapshots are marked first: a crash in between leaves a mark too many, never one too few.
-        for other in digests(core):
-            with suppress(FileNotFoundError, manifests.TornManifest):
-                for theirs in manifests.read_chunks(core.layout.manifest(other)):
-                    paths = [
-                        theirs.paths[here]
-                        for here, each in enumerate(theirs.inodes)
-                        if each == inode and theirs.ids[here] == name
-                    ]
-                    if paths:
-                        mark(core, other, [f"{path} | {reason}" for path in paths])
-        with suppress(FileNotFoundError):
-            if os.stat(core.layout.object(name)).st_ino == inode:
-                # rename(2) does nothing where both are names of one file.
-                core.disk.unlink_if_there(core.layout.quarantine / name)
-                core.disk.rename(core.layout.object(name), core.layout.quarantine / name)
-                core.index.drop_objects([name])
-    _log.error("an object is quarantined", digest=digest, path=chunk.paths[place], reason=reason)
-    return True
-
-
-def mark(core: Core, digest: str, problems: list[str]) -> None:
-    """No check finds it whole from now on, until it is mended."""
-    path = core.layout.damaged(digest)
-    known = damages(core, digest)
-    lines = known + [problem for problem in problems if problem not in known]
-    core.watch.disarm(digest)
-    core.disk.write_whole(path, [f"{line}\n".encode() for line in lines])
-
-
-def damages(core: Core, digest: str) -> list[str]:
-    """`path | reason` each."""
-    try:
-        return core.layout.damaged(digest).read_text().splitlines()
-    except FileNotFoundError:
-        return []
-
-
 @contextmanager
 def _idle_io() -> Iterator[None]:
     """Reads of the calling thread go behind everybody's, where the I/O scheduler knows priorities."""
@@ -225,3 +173,48 @@ def _idle_io() -> Iterator[None]:
     finally:
         if number is not None:
             libc.syscall(number, 1, 0, 0)
+
+
+class BackgroundScrub:
+    """A thread that scrubs once a period for as long as a `with` block lasts.
+
+    Only finds and quarantines: the next check and the reconcile, which know the origin, have damaged objects fetched
+    again. scrub_if_due: `NodeStore.scrub_if_due`. on_damage: called from the thread after a round with damage.
+    """
+
+    def __init__(
+        self,
+        scrub_if_due: Callable[[Callable[[], bool]], ScrubResult | None],
+        *,
+        poll_s: float,
+        on_damage: Callable[[], object],
+    ) -> None:
+        self._scrub_if_due = scrub_if_due
+        self._on_damage = on_damage
+        self._poll_s = poll_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                result = self._scrub_if_due(self._stop.is_set)
+            except Cancelled:
+                return
+            except KubeCacheError as error:
+                _log.warning("the background scrub goes on later", error=error.message)
+            else:
+                if result is not None:
+                    _log.info(
+                        "scrubbed", objects=result.objects, bytes=result.bytes, bad=result.bad, seconds=result.seconds
+                    )
+                    if result.bad:
+                        self._on_damage()
+            self._stop.wait(self._poll_s)

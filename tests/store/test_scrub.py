@@ -12,7 +12,6 @@ import pytest
 from kube_cache.dataset.transfer import Manifest
 from kube_cache.errors import Cancelled, DiskFault
 from kube_cache.store import scrub
-from kube_cache.store.background import BackgroundScrub
 from kube_cache.store.node_store import NodeStore
 from tests.store.crashing import SURVIVED, child
 from tests.store.fakes import DictEngine, Source, open_store, settings, wait_for
@@ -43,19 +42,19 @@ def test_a_background_round_that_is_cut_short_goes_on_where_it_was_and_then_wait
 ) -> None:
     left = iter([False] * 4 + [True] * 100)
     with pytest.raises(Cancelled):
-        store.scrub_in_turn(cancelled=lambda: next(left))
+        store.scrub_if_due(lambda: next(left))
     store.close()
     again = open_store(store.root)
-    rest = again.scrub_in_turn()
+    rest = again.scrub_if_due()
     assert rest is not None
     assert 0 < rest.objects < 10
-    assert again.scrub_in_turn() is None, "the next one is due in a week"
+    assert again.scrub_if_due() is None, "the next one is due in a week"
     week = time.time() + 7 * 86400
     monkeypatch.setattr(time, "time", lambda: week)
-    assert (next_one := again.scrub_in_turn()) is not None
+    assert (next_one := again.scrub_if_due()) is not None
     assert next_one.objects == 10
     monkeypatch.setattr(time, "time", lambda: week - 365 * 86400)
-    assert again.scrub_in_turn() is not None, "a clock that jumped back tells nothing: better once too often"
+    assert again.scrub_if_due() is not None, "a clock that jumped back tells nothing: better once too often"
     again.close()
 
 
@@ -64,9 +63,9 @@ def test_what_a_person_scrubs_is_read_whole_though_the_background_is_half_throug
 ) -> None:
     left = iter([False] * 4 + [True] * 100)
     with pytest.raises(Cancelled):
-        store.scrub_in_turn(cancelled=lambda: next(left))
+        store.scrub_if_due(lambda: next(left))
     assert store.scrub(0).objects == 10
-    result = store.scrub_in_turn()
+    result = store.scrub_if_due()
     assert result is not None
     assert result.objects == 0, "all was read since its round began"
 
@@ -76,7 +75,7 @@ def test_the_background_finds_a_flipped_bit_and_the_next_warm_mends_it(
 ) -> None:
     monkeypatch.setattr(type(store._core.disk), "trusts_ctime", False)
     flip(data(store, made) / "f3")
-    with BackgroundScrub(store, ask_s=0.01):
+    with store.background_scrub(poll_s=0.01):
         wait_for(lambda: not store.check(made.digest).complete)
     assert store.warm(made, engine).fetched_bytes == 1000
     assert store.check_full(made.digest).complete
@@ -84,7 +83,7 @@ def test_the_background_finds_a_flipped_bit_and_the_next_warm_mends_it(
 
 def test_the_background_is_silent_where_its_rate_is_none(store: NodeStore, made: Manifest, engine: DictEngine) -> None:
     other = NodeStore.open(settings(store.root, scrub_bytes_per_s=0), tidy=False)
-    with BackgroundScrub(other, ask_s=0.01):
+    with other.background_scrub(poll_s=0.01):
         assert not [thread for thread in threading.enumerate() if thread.name == "scrub"]
     other.close()
 
