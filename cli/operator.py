@@ -11,6 +11,7 @@ import asyncio
 import gc
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -37,7 +38,7 @@ from activities.cluster.resolve_dataset import ResolveDataset
 from activities.cluster.seat import SeatActivities
 from kube_cache import names
 from kube_cache.contracts.common import Policy
-from kube_cache.kube.client import KubeClient
+from kube_cache.kube.client import Json, KubeClient
 from kube_cache.kube.expectations import Expectations
 from kube_cache.origin.s3 import Origins
 from kube_cache.settings import OperatorSettings, Settings
@@ -45,7 +46,7 @@ from kube_cache.telemetry.logs import configure_logging
 from kube_cache.temporal.client import connect
 from watcher.pods import PodWatcher
 from watcher.starter import Starter
-from watcher.watches import start_watches
+from watcher.watches import Watches
 from workflows.dataset_on_node import DatasetOnNode
 from workflows.reconcile import Reconcile
 from workflows.store_command import StoreCommand
@@ -85,18 +86,18 @@ async def _run(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     kube = KubeClient.from_environment()
     client = await connect()
-    starter = Starter(client, policy(settings.operator))
     expectations = Expectations()
-    pods = PodWatcher(kube, starter, expectations)
+    watcher = PodWatcher(kube, Starter(client, policy(settings.operator), expectations))
+    watches = Watches(kube, watcher, seat_namespace=settings.operator.namespace)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_KUBE_CALLS, thread_name_prefix="kube"))
-    worker = _worker(client, kube, settings, expectations)
+    worker = _worker(client, kube, settings, expectations, watches.get_gated_pod)
     stopping = threading.Event()
     # What was imported stays for good; collecting over it again and again was a measurable part of a burst.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
     async with worker:
-        start_watches(kube, pods, seat_namespace=settings.operator.namespace, stopping=stopping)
+        watches.start(stopping)
         await _schedule_reconcile(client, settings.operator)
         _log.info("operator ready", namespace=settings.operator.namespace)
         await stop.wait()
@@ -105,8 +106,14 @@ async def _run(settings: Settings) -> int:
     return 0
 
 
-def _worker(client: Client, kube: KubeClient, settings: Settings, expectations: Expectations) -> Worker:
-    seat = SeatActivities(kube, client, expectations, image=settings.operator.seat_image)
+def _worker(
+    client: Client,
+    kube: KubeClient,
+    settings: Settings,
+    expectations: Expectations,
+    get_gated_pod: Callable[[str], Json | None],
+) -> Worker:
+    seat = SeatActivities(kube, client, expectations, get_gated_pod, image=settings.operator.seat_image)
     cluster_state = ClusterStateActivities(kube, client, settings.operator.namespace)
     return Worker(
         client,
@@ -117,7 +124,7 @@ def _worker(client: Client, kube: KubeClient, settings: Settings, expectations: 
             seat.create_seat,
             seat.delete_seat,
             JoinDataset(client).join_dataset,
-            PatchGate(kube, expectations).patch_gate,
+            PatchGate(kube, expectations, get_gated_pod).patch_gate,
             ReportPhase(kube).report_phase,
             cluster_state.collect_cluster_state,
             cluster_state.find_bound_pods,

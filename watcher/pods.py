@@ -1,8 +1,8 @@
-"""What each event about a Pod or a seat means: which start, which signal. Runs on the operator's event loop.
+"""Meaning of each event about a Pod or a seat: which workflow is started, which signal is sent.
 
-Two watches of Pods feed it: all that are Pending and not released by us (annotations and gates cannot be selected), and
-all that we have released (by label), in any phase. An object that leaves a selection looks deleted, so an end is confirmed
-with a GET before anything is told. What an activity of this process waits for, it is told instead of its workflow.
+Two watches of Pods feed it: Pending Pods that we have not released, and Pods that we have released, in any phase. An
+object that leaves a selection looks deleted, so an end is confirmed with a GET before anything is signalled. Decides
+nothing, and does not know whether an activity or a workflow takes the fact (watcher.starter does).
 """
 
 from __future__ import annotations
@@ -16,120 +16,120 @@ from kube_cache.backoff import Backoff
 from kube_cache.contracts.common import Consumer
 from kube_cache.contracts.warm_pod import PodBound, PodUnschedulable, SeatBound, SeatLost, SeatUnschedulable
 from kube_cache.errors import KubeCacheError
-from kube_cache.kube.client import KubeClient, is_not_found
-from kube_cache.kube.expectations import Expectations
+from kube_cache.kube.client import Json, KubeClient, is_not_found
 from kube_cache.kube.pods import PodFacts, SeatFacts, pod_facts
 from watcher.starter import Starter
 
 _log = structlog.get_logger("kube_cache.watcher")
-# A released Pod leaves one watch and enters the other, each a connection of its own.
+# A released Pod leaves one watch and enters the other, each a connection of its own: seconds between the two events.
 _WATCH_HANDOFF_S = 0.5
 _MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0
 
 
 class PodWatcher:
-    def __init__(self, kube: KubeClient, starter: Starter, expectations: Expectations) -> None:
+    """Compares each Pod and seat with its state before the event. Belongs to one event loop."""
+
+    def __init__(self, kube: KubeClient, starter: Starter) -> None:
         self._kube = kube
         self._starter = starter
-        self._expectations = expectations
         self._pods: dict[str, PodFacts] = {}
+        """Last state of each Pod by uid, from whichever watch was later; kept until the Pod's deletion is confirmed."""
         self._seats: dict[str, SeatFacts] = {}
         self._confirming: set[asyncio.Task[None]] = set()
 
     def on_pod(self, event: str, pod: PodFacts) -> None:
-        """ADDED or MODIFIED: how the Pod is. DELETED: it left one of the two selections."""
+        """Handle ADDED or MODIFIED (the Pod's present state) or DELETED (the Pod left one of the two selections)."""
         before = self._pods.get(pod.ref.uid)
         if event == "DELETED":
-            if before is not None and (pod.managed or not before.managed):  # else it is in the other selection
+            has_crossed = before is not None and before.managed and not pod.managed  # into the other selection
+            if before is not None and not has_crossed:
                 self._confirm(pod)
             return
         if before is not None and pod.version < before.version:
             return  # the other watch was quicker
         self._pods[pod.ref.uid] = pod
-        self._expectations.show(pod.ref.uid, pod.raw)
         if pod.ended:
             if before is None or not before.ended:
-                self._ended(pod, before)
+                self._on_ended(pod, before)
         elif pod.node:
             if before is None or not before.node:
-                self._signal(pod.workflow_id, "pod_bound", PodBound(pod.node))
+                self._starter.signal(pod.workflow_id, "pod_bound", PodBound(pod.node))
         elif before is None or before.view != pod.view:
             if pod.view.gated:
-                self._expectations.tell(pod.workflow_id)
                 self._starter.start(pod)
             elif not pod.managed:
-                self._signal(pod.workflow_id, "pod_changed", pod.view)
+                self._starter.signal(pod.workflow_id, "pod_changed", pod.view)
         if pod.unschedulable and (before is None or before.unschedulable != pod.unschedulable):
-            self._signal(pod.workflow_id, "pod_unschedulable", PodUnschedulable(pod.unschedulable))
+            self._starter.signal(pod.workflow_id, "pod_unschedulable", PodUnschedulable(pod.unschedulable))
 
     def on_seat(self, event: str, seat: SeatFacts) -> None:
         before = self._seats.get(seat.uid)
         if event == "DELETED" or seat.ended:
-            # One that a person deleted is missed here, at the price of a signal for each of our own deletions: the
-            # workflow looks again by itself.
+            # Not signalled: a seat that a person deleted. It looks like one that we deleted, of which there are far
+            # more, and the workflow notices the loss by itself.
             if self._seats.pop(seat.uid, None) is not None and seat.disrupted:
                 lost = SeatLost(seat.name, "it was preempted, evicted, or its node is gone")
-                self._signal(seat.workflow_id, "seat_lost", lost)
+                self._starter.signal(seat.workflow_id, "seat_lost", lost)
             return
         self._seats[seat.uid] = seat
         if seat.node and (before is None or not before.node):
-            self._signal(seat.workflow_id, "seat_bound", SeatBound(seat.name, seat.node))
+            self._starter.signal(seat.workflow_id, "seat_bound", SeatBound(seat.name, seat.node))
         elif seat.unschedulable and (before is None or before.unschedulable != seat.unschedulable):
-            self._signal(seat.workflow_id, "seat_unschedulable", SeatUnschedulable(seat.name, seat.unschedulable))
-
-    def _signal(self, workflow_id: str, name: str, arg: object | None = None) -> None:
-        """To the activity that waits for it, else to the workflow."""
-        if not self._expectations.tell(workflow_id, arg):
-            self._starter.signal(workflow_id, name, arg)
+            unschedulable = SeatUnschedulable(seat.name, seat.unschedulable)
+            self._starter.signal(seat.workflow_id, "seat_unschedulable", unschedulable)
 
     def _confirm(self, pod: PodFacts) -> None:
-        task = asyncio.get_running_loop().create_task(self._look(pod))
+        task = asyncio.get_running_loop().create_task(self._confirm_deleted(pod))
         self._confirming.add(task)
         task.add_done_callback(self._confirming.discard)
 
-    async def _look(self, last: PodFacts) -> None:
-        ref = last.ref
-        if self._expectations.is_expected(last.workflow_id):  # being released: it comes back in the other watch
+    async def _confirm_deleted(self, last: PodFacts) -> None:
+        """Signal the end of a Pod that the API server does not have any more; handle a Pod that it has as modified."""
+        if self._starter.is_awaited(last.workflow_id):  # being released: the other watch is about to show the Pod
             await asyncio.sleep(_WATCH_HANDOFF_S)
-            if (now := self._pods.get(ref.uid)) is None or now.managed != last.managed:
+            if (now := self._pods.get(last.ref.uid)) is None or now.managed != last.managed:
                 return
+        pod = await self._read(last)
+        if pod is not None and pod["metadata"]["uid"] == last.ref.uid:
+            facts = pod_facts(pod)
+            if facts is not None:
+                self.on_pod("MODIFIED", facts)
+            return
+        if self._pods.pop(last.ref.uid, None) is None:
+            return  # both watches lose a deleted Pod; the first to confirm the deletion has signalled it
+        if not (last.managed and last.node):  # the workflow of a bound Pod waits for nothing after `pod_bound`
+            self._starter.signal(last.workflow_id, "pod_gone")
+        self._release_datasets(last)
+
+    async def _read(self, last: PodFacts) -> Json | None:
+        """GET the Pod of that name until the API server answers; None if there is none."""
         backoff = Backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
+        ref = last.ref
         while True:
             try:
-                found = await asyncio.to_thread(self._kube.get_pod, ref.namespace, ref.name)
-                break
+                return await asyncio.to_thread(self._kube.get_pod, ref.namespace, ref.name)
             except KubeCacheError as error:
                 if is_not_found(error):
-                    found = None
-                    break
+                    return None
+                wait_s = backoff.next_s()
                 _log.warning(
                     "cannot confirm that a Pod is gone; trying again",
                     namespace=ref.namespace,
                     pod=ref.name,
                     error=error.message,
+                    wait_s=round(wait_s, 1),
                 )
-                await asyncio.sleep(backoff.next_s())
-        if found is not None and found["metadata"]["uid"] == ref.uid:
-            facts = pod_facts(found)
-            if facts is not None:
-                self.on_pod("MODIFIED", facts)
-            return
-        if self._pods.pop(ref.uid, None) is None:
-            return  # both watches lose a Pod; the first to confirm it has told it
-        self._expectations.show(ref.uid, None)
-        if not (last.managed and last.node):  # bound was the last word that its workflow waited for
-            self._signal(last.workflow_id, "pod_gone")
-        self._release_datasets(last)
+                await asyncio.sleep(wait_s)
 
-    def _ended(self, pod: PodFacts, before: PodFacts | None) -> None:
+    def _on_ended(self, pod: PodFacts, before: PodFacts | None) -> None:
         if not pod.node:
-            self._signal(pod.workflow_id, "pod_gone")
+            self._starter.signal(pod.workflow_id, "pod_gone")
         elif before is None or not before.node:
-            self._signal(pod.workflow_id, "pod_bound", PodBound(pod.node))
+            self._starter.signal(pod.workflow_id, "pod_bound", PodBound(pod.node))
         self._release_datasets(pod)
 
     def _release_datasets(self, pod: PodFacts) -> None:
-        """What a released Pod mounted is no longer in use by it."""
+        """Tell the entities of the snapshots that a released Pod was given that the Pod uses them no more."""
         for digest in pod.receipt.digests:
             self._starter.signal(
                 names.dataset_on_node_id(pod.receipt.node, pod.receipt.cache_id, digest),

@@ -1,7 +1,9 @@
-"""Delivers starts and signals to Temporal: in order per workflow, many workflows at once, again until it answers.
+"""Delivery of starts and signals to Temporal: in order for each workflow, many at once, until Temporal answers.
 
-What is delivered is level-triggered and idempotent (one workflow per Pod uid, repeatable signals), so a delivery that may
-have happened is simply made again. It never awaits a workflow's result: each waiter would be a long request on the server.
+A fact is first offered to the activity of this process that waits for it (kube_cache.kube.expectations); only a fact
+that no activity takes becomes a signal. Deliveries are level-triggered and idempotent (one workflow per Pod uid,
+repeatable signals), so a delivery that may have happened is made again. The starter never awaits a workflow's result:
+each such wait would be a long request on the server.
 """
 
 from __future__ import annotations
@@ -15,18 +17,19 @@ import structlog
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
 
 from kube_cache import names
 from kube_cache.backoff import Backoff
 from kube_cache.contracts.common import Phase, Policy
 from kube_cache.contracts.warm_pod import WarmPodInput
+from kube_cache.kube.expectations import Expectations
 from kube_cache.kube.pods import PodFacts
-from kube_cache.temporal import search_attributes as search
 from kube_cache.temporal.client import TASK_TIMEOUT
+from kube_cache.temporal.executions import signal_if_running
+from kube_cache.temporal.search_attributes import initial
 
 _log = structlog.get_logger("kube_cache.watcher")
-# Deliveries under way at once. Each is a few milliseconds of the server's time; more only queue up there.
+# Deliveries under way at once. Each takes a few milliseconds of the server's time; more would only queue there.
 _CONCURRENCY = 64
 _RPC_TIMEOUT = timedelta(seconds=10)
 _MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 10.0
@@ -35,20 +38,30 @@ Delivery = Callable[[], Awaitable[None]]
 
 
 class Starter:
-    def __init__(self, client: Client, policy: Policy) -> None:
+    """Belongs to one event loop."""
+
+    def __init__(self, client: Client, policy: Policy, expectations: Expectations) -> None:
         self._client = client
         self._policy = policy
+        self._expectations = expectations
         self._mailboxes: dict[str, deque[Delivery]] = {}
+        """Workflow id -> deliveries not made yet, oldest first."""
         self._slots = asyncio.Semaphore(_CONCURRENCY)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, pod: PodFacts) -> None:
-        """Start the Pod's workflow; where it runs already, tell it how the Pod looks now."""
+        """Start the Pod's workflow; if it runs already, signal how the Pod looks now."""
+        self._expectations.notify(pod.workflow_id)
         self._post(pod.workflow_id, lambda: self._start(pod))
 
     def signal(self, workflow_id: str, name: str, arg: object | None = None) -> None:
-        """A workflow that does not exist or has ended needs no signal: that is not an error."""
-        self._post(workflow_id, lambda: self._signal(workflow_id, name, arg))
+        """Hand the fact to the activity that waits for it, else signal the workflow if it runs."""
+        if not self._expectations.notify(workflow_id, arg):
+            self._post(workflow_id, lambda: signal_if_running(self._client, workflow_id, name, arg))
+
+    def is_awaited(self, workflow_id: str) -> bool:
+        """Whether an activity of this process waits for a fact about this workflow."""
+        return self._expectations.is_expected(workflow_id)
 
     async def _start(self, pod: PodFacts) -> None:
         ref, dataset = pod.ref, pod.view.dataset
@@ -60,7 +73,7 @@ class Starter:
                 task_queue=names.OPERATOR_QUEUE,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                search_attributes=search.initial(
+                search_attributes=initial(
                     phase=Phase.RESOLVING, dataset=dataset, namespace=ref.namespace, pod=ref.name
                 ),
                 static_summary=f"{ref.namespace}/{ref.name} <- {dataset}"[:200],
@@ -70,19 +83,11 @@ class Starter:
                 rpc_timeout=_RPC_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:
-            # It runs: tell it how the Pod looks now. Or it has released this Pod, and needs no telling: once is enough.
-            await self._signal(pod.workflow_id, "pod_changed", pod.view)
+            # It runs and must know how the Pod looks now, or it has released this Pod and ended: then no signal is
+            # needed.
+            await signal_if_running(self._client, pod.workflow_id, "pod_changed", pod.view)
         else:
             _log.info("workflow started", namespace=ref.namespace, pod=ref.name, dataset=dataset)
-
-    async def _signal(self, workflow_id: str, name: str, arg: object | None) -> None:
-        try:
-            await self._client.get_workflow_handle(workflow_id).signal(
-                name, args=[] if arg is None else [arg], rpc_timeout=_RPC_TIMEOUT
-            )
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
 
     def _post(self, workflow_id: str, delivery: Delivery) -> None:
         mailbox = self._mailboxes.get(workflow_id)
@@ -101,7 +106,7 @@ class Starter:
             try:
                 async with self._slots:
                     await mailbox[0]()
-            except Exception as error:  # whatever it was, the delivery is still owed
+            except Exception as error:  # whatever the error, the delivery is still owed
                 wait_s = backoff.next_s()
                 _log.warning(
                     "delivery to Temporal failed; trying again",

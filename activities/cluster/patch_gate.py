@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from temporalio import activity
 
@@ -10,15 +11,19 @@ from activities.failures import as_application_errors
 from kube_cache import names
 from kube_cache.contracts.warm_pod import PatchGateInput, PatchGateResult, PodBound
 from kube_cache.kube import gate, pods, seats
-from kube_cache.kube.client import KubeClient
+from kube_cache.kube.client import Json, KubeClient
 from kube_cache.kube.expectations import Expectations
 from kube_cache.kube.gate import Released
 
 
 class PatchGate:
-    def __init__(self, kube: KubeClient, expectations: Expectations) -> None:
+    def __init__(
+        self, kube: KubeClient, expectations: Expectations, get_gated_pod: Callable[[str], Json | None]
+    ) -> None:
+        """get_gated_pod: the JSON of a gated Pod by uid, as the watch has it; None if the watch does not have it."""
         self._kube = kube
         self._expectations = expectations
+        self._get_gated_pod = get_gated_pod
 
     @activity.defn(name=names.PATCH_GATE)
     @as_application_errors
@@ -44,7 +49,7 @@ class PatchGate:
             arg.pod,
             arg.node if arg.pin else None,
             receipt if arg.pin else {},
-            seen=self._expectations.gated_pod(arg.pod.uid),
+            seen=self._get_gated_pod(arg.pod.uid),
         )
         if arg.seat is not None:
             seats.delete(self._kube, arg.seat.namespace, arg.seat.name)

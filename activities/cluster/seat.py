@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from temporalio import activity
@@ -19,7 +19,7 @@ from kube_cache import names
 from kube_cache.contracts.common import Snapshot
 from kube_cache.contracts.warm_pod import CreateSeatInput, CreateSeatResult, DeleteSeatInput, SeatBound
 from kube_cache.kube import gate, pods, seats
-from kube_cache.kube.client import KubeClient
+from kube_cache.kube.client import Json, KubeClient
 from kube_cache.kube.expectations import Expectations
 
 # A node that is fetching the data already is worth half of one that holds it: waiting beats fetching twice.
@@ -27,10 +27,22 @@ _WORTH_READY, _WORTH_WARMING = 2, 1
 
 
 class SeatActivities:
-    def __init__(self, kube: KubeClient, client: Client, expectations: Expectations, *, image: str) -> None:
-        """image: of the seat's only container."""
+    def __init__(
+        self,
+        kube: KubeClient,
+        client: Client,
+        expectations: Expectations,
+        get_gated_pod: Callable[[str], Json | None],
+        *,
+        image: str,
+    ) -> None:
+        """get_gated_pod: the JSON of a gated Pod by uid, as the watch has it; None if the watch does not have it.
+
+        image: of the seat's only container.
+        """
         self._kube = kube
         self._expectations = expectations
+        self._get_gated_pod = get_gated_pod
         self._inventory = Inventory(client)
         self._image = image
 
@@ -58,7 +70,7 @@ class SeatActivities:
 
     def _create(self, arg: CreateSeatInput, holdings: Mapping[str, Sequence[Holding]]) -> CreateSeatResult:
         preferred = _preferred_nodes(arg.snapshots, holdings)
-        pod = self._expectations.gated_pod(arg.pod.uid) or gate.read_pod(self._kube, arg.pod, allow_stale=True)
+        pod = self._get_gated_pod(arg.pod.uid) or gate.read_pod(self._kube, arg.pod, allow_stale=True)
         seat = seats.create(
             self._kube,
             seats.build_seat(

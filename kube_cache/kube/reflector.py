@@ -65,6 +65,13 @@ class Reflector(Generic[T]):
         self.relists = 0
         self.errors = 0
 
+    def get(self, uid: str) -> T | None:
+        """Return an object as the last event showed it; None if it is not in the selection. Any thread may call.
+
+        Safe without a lock: one thread writes, and a lookup in a dict is atomic.
+        """
+        return self._known.get(uid)
+
     def run(self, stop: threading.Event) -> None:
         backoff = Backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
         version = ""

@@ -1,4 +1,4 @@
-"""What several tests of the Kubernetes side share: the values that they write, and an API server that answers as told."""
+"""Values that several tests of the Kubernetes side write, and an API server that answers as told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate protocol against the real API server and scheduler: only our gate, once, to the right node, or not at all."""
+"""The gate protocol against the real API server and scheduler: only our gate, once, to the right node or not at all."""
 
 from __future__ import annotations
 

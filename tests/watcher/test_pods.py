@@ -1,4 +1,4 @@
-"""What the watcher tells Temporal for each thing that can happen to a Pod or a seat."""
+"""The start or signal that follows from each thing that can happen to a Pod or a seat."""
 
 from __future__ import annotations
 
@@ -9,68 +9,16 @@ import pytest
 
 from kube_cache import names
 from kube_cache.contracts.warm_pod import PodBound, SeatBound
-from kube_cache.kube.client import ApiError
-from kube_cache.kube.expectations import Expectations
-from kube_cache.kube.pods import PodFacts, pod_facts, seat_facts
+from kube_cache.kube.pods import pod_facts, seat_facts
+from tests.watcher.fakes import WARM, FakeKube, FakeStarter, pod, released, seat
 from watcher.pods import PodWatcher
 
 
-class Starter:
-    def __init__(self) -> None:
-        self.said: list[tuple[str, ...]] = []
-        self.args: list[object] = []
-
-    def start(self, pod: PodFacts) -> None:
-        self.said.append(("start", pod.workflow_id))
-        self.args.append(pod.view)
-
-    def signal(self, workflow_id: str, name: str, arg: object | None = None) -> None:
-        self.said.append((name, workflow_id))
-        self.args.append(arg)
-
-
-class Kube:
-    """Answers a GET with what the API server would have."""
-
-    def __init__(self, pod: dict[str, Any] | None = None) -> None:
-        self.pod = pod
-
-    def get_pod(self, namespace: str, name: str) -> dict[str, Any]:
-        if self.pod is None:
-            raise ApiError(404, "NotFound", f"pods {name!r} not found in {namespace}")
-        return self.pod
-
-
-WARM = "warm/ml/train/uid-1"
-
-
-def pod(
-    *, gates: tuple[str, ...] = (names.GATE,), node: str = "", phase: str = "Pending", **annotations: str
-) -> dict[str, Any]:
-    meta: dict[str, Any] = {
-        "namespace": "ml",
-        "name": "train",
-        "uid": "uid-1",
-        "annotations": {names.DATASET_ANNOTATION: "s3://models/gpt", **annotations},
-    }
-    if names.SNAPSHOT_ANNOTATION in annotations:
-        meta["labels"] = {names.MANAGED_LABEL: "true"}
-    spec: dict[str, Any] = {"schedulingGates": [{"name": gate} for gate in gates]}
-    if node:
-        spec["nodeName"] = node
-    return {"metadata": meta, "spec": spec, "status": {"phase": phase}}
-
-
-def released(**more: Any) -> dict[str, Any]:
-    receipt = {names.SNAPSHOT_ANNOTATION: "aa,bb", names.NODE_ANNOTATION: "gpu-1", names.CACHE_ID_ANNOTATION: "disk"}
-    return pod(gates=(), **{**receipt, **more})
-
-
-def play(*events: tuple[str, dict[str, Any]], kube: Kube | None = None) -> Starter:
-    starter = Starter()
+def play(*events: tuple[str, dict[str, Any]], kube: FakeKube | None = None) -> FakeStarter:
+    starter = FakeStarter()
 
     async def run() -> None:
-        watcher = PodWatcher(kube or Kube(), starter, Expectations())  # type: ignore[arg-type]
+        watcher = PodWatcher(kube or FakeKube(), starter)  # type: ignore[arg-type]
         for kind, item in events:
             facts = pod_facts(item)
             if facts is not None:
@@ -125,15 +73,22 @@ def test_a_deleted_pod_is_confirmed_before_it_is_told() -> None:
 
 def test_a_pod_that_left_the_selection_by_running_is_not_gone() -> None:
     running = released(node="gpu-1", phase="Running")
-    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=Kube(running))
+    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=FakeKube(running))
     assert starter.said == [("start", WARM), ("pod_bound", WARM)]
 
 
 def test_another_pod_of_the_same_name_does_not_stand_in_for_the_deleted_one() -> None:
     other = pod()
     other["metadata"]["uid"] = "uid-2"
-    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=Kube(other))
+    starter = play(("ADDED", pod()), ("DELETED", pod()), kube=FakeKube(other))
     assert ("pod_gone", WARM) in starter.said
+
+
+def test_an_older_state_from_the_slower_watch_is_ignored() -> None:
+    old, new = pod(), released(node="gpu-1")
+    old["metadata"]["resourceVersion"], new["metadata"]["resourceVersion"] = "99", "100"
+    starter = play(("ADDED", new), ("MODIFIED", old))
+    assert starter.said == [("pod_bound", WARM)]
 
 
 def test_an_ended_pod_gives_back_each_snapshot_once() -> None:
@@ -145,26 +100,9 @@ def test_an_ended_pod_gives_back_each_snapshot_once() -> None:
     ]
 
 
-def seat(*, node: str = "", deleted: bool = False, disrupted: bool = False) -> dict[str, Any]:
-    meta: dict[str, Any] = {
-        "name": "seat-uid-1-1",
-        "namespace": "kube-cache-system",
-        "uid": "seat-uid",
-        "annotations": {names.SEAT_WORKFLOW_ANNOTATION: WARM},
-    }
-    if deleted:
-        meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    conditions = [{"type": "DisruptionTarget", "status": "True"}] if disrupted else []
-    return {
-        "metadata": meta,
-        "spec": {"nodeName": node} if node else {},
-        "status": {"phase": "Pending", "conditions": conditions},
-    }
-
-
-def play_seats(*events: tuple[str, dict[str, Any]]) -> Starter:
-    starter = Starter()
-    watcher = PodWatcher(Kube(), starter, Expectations())  # type: ignore[arg-type]
+def play_seats(*events: tuple[str, dict[str, Any]]) -> FakeStarter:
+    starter = FakeStarter()
+    watcher = PodWatcher(FakeKube(), starter)  # type: ignore[arg-type]
     for kind, item in events:
         facts = seat_facts(item)
         assert facts is not None
