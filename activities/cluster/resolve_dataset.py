@@ -38,5 +38,5 @@ class ResolveDataset:
 
     def _resolve(self, uri: DatasetUri) -> Snapshot:
         beat = (lambda _: None) if activity.info().is_local else activity.heartbeat
-        manifest = list_dataset(self._origins.of(uri.scheme), uri, beat=beat)
+        manifest = list_dataset(self._origins.of(uri.scheme), uri, on_page=beat)
         return Snapshot(str(manifest.uri), manifest.digest, len(manifest.objects), manifest.total_bytes)

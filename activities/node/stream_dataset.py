@@ -62,7 +62,7 @@ class StreamDataset:
         with beats.running(), self._turn(), _bounded_patience():
             beats.state = "listing"
             uri = DatasetUri.parse(arg.snapshot.uri)
-            manifest = list_dataset(self._origins.of(uri.scheme), uri, beat=beats.listed)
+            manifest = list_dataset(self._origins.of(uri.scheme), uri, on_page=beats.listed)
             if manifest.digest != arg.snapshot.digest:
                 raise SourceChanged(f"{arg.snapshot.uri} changed since it was resolved", uri=arg.snapshot.uri)
             beats.state = "fetching"

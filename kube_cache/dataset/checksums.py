@@ -44,7 +44,7 @@ _WIDTH: Final[Mapping[Algorithm, int]] = {Algorithm.CRC64NVME: 8, Algorithm.CRC3
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class DeclaredChecksum:
     """An object's checksum as the store keeps it. parts: 0 = over the whole object, else over that many parts' checksums."""
 
     algorithm: Algorithm
@@ -69,12 +69,12 @@ def combine(algorithm: Algorithm, pieces: Iterable[tuple[int, int]]) -> int:
     return whole
 
 
-def encoded(algorithm: Algorithm, crc: int) -> bytes:
+def encode_crc(algorithm: Algorithm, crc: int) -> bytes:
     """A CRC as S3 writes it: big-endian, before base64."""
     return crc.to_bytes(_WIDTH[algorithm], "big")
 
 
-def declared(headers: Mapping[str, str]) -> Declared | None:
+def declared_checksum(headers: Mapping[str, str]) -> DeclaredChecksum | None:
     """The best checksum among response headers (lower-case names), of S3 or of GCS; None when there is none.
 
     CRCs before hashes: they are the ones that ranges can be combined to. A range's answer must not be asked: its checksum
@@ -95,18 +95,18 @@ def _is_composite(headers: Mapping[str, str]) -> bool:
     return headers.get("x-amz-checksum-type", "").upper() == "COMPOSITE"
 
 
-def _parse(algorithm: Algorithm, text: str, *, composite: bool) -> Declared | None:
+def _parse(algorithm: Algorithm, text: str, *, composite: bool) -> DeclaredChecksum | None:
     body, dash, count = text.partition("-")  # "-" is not in base64's alphabet
     parts = int(count) if dash and count.isascii() and count.isdigit() else 0
     if composite and not parts:
         return None  # over parts, but of how many? Cannot be rebuilt
-    value = unbase64(body)
+    value = decode_base64(body)
     if not value or (algorithm in _WIDTH and len(value) != _WIDTH[algorithm]):
         return None
-    return Declared(algorithm, value, parts)
+    return DeclaredChecksum(algorithm, value, parts)
 
 
-def unbase64(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
     """Empty when it is no base64."""
     try:
         return base64.b64decode(text, validate=True)

@@ -18,7 +18,8 @@ from kube_cache.engine.meter import Meter
 from kube_cache.engine.object_state import ObjectState
 from kube_cache.engine.ranges import SMALL, Range
 from kube_cache.errors import Cancelled, DatasetNotFound, SourceChanged
-from kube_cache.origin.s3 import ObjectHead, StoredPart
+from kube_cache.origin.object_head import ObjectHead
+from kube_cache.origin.stored_parts import StoredPart
 
 if TYPE_CHECKING:
     from kube_cache.engine.engine import Engine

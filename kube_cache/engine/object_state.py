@@ -11,7 +11,7 @@ import zlib
 from dataclasses import replace
 from typing import Final
 
-from kube_cache.dataset.checksums import Algorithm, Declared, combine
+from kube_cache.dataset.checksums import Algorithm, DeclaredChecksum, combine
 from kube_cache.dataset.transfer import FetchedObject, FetchJob, RemoteObject, Timings, Verified
 from kube_cache.disk_faults import disk_fault
 from kube_cache.engine import verify
@@ -19,7 +19,8 @@ from kube_cache.engine.journal import Journal, Part
 from kube_cache.engine.part_file import PartFile
 from kube_cache.engine.ranges import Range, ranges
 from kube_cache.errors import ChecksumMismatch
-from kube_cache.origin.s3 import ObjectHead, StoredPart
+from kube_cache.origin.object_head import ObjectHead
+from kube_cache.origin.stored_parts import StoredPart
 
 _FLUSH_S: Final = 2.0
 _FLUSH_BYTES: Final = 2 << 30
@@ -35,7 +36,7 @@ class ObjectState:
         self.generation = head.generation if head else None
         self.full_declared = head.checksum if head else None
         self.parts = parts
-        self.declared: Declared | None = None
+        self.declared: DeclaredChecksum | None = None
         self.aux: Algorithm | None = None
         self.timings = Timings()
         self.fetched_bytes = 0
@@ -61,7 +62,7 @@ class ObjectState:
     def name(self) -> str:
         return self.remote.uri
 
-    def declare(self, found: Declared | None) -> None:
+    def declare(self, found: DeclaredChecksum | None) -> None:
         """The object's checksum, now that it is known."""
         self.full_declared = found
         self.declared = verify.usable(found, self.parts, self.job.object.size)

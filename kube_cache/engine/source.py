@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import urllib3
 
-from kube_cache.dataset.checksums import Declared, declared
+from kube_cache.dataset.checksums import DeclaredChecksum, declared_checksum
 from kube_cache.dataset.transfer import RemoteObject
 from kube_cache.engine import http, tls
 from kube_cache.engine.addresses import Addresses
@@ -24,7 +24,8 @@ from kube_cache.engine.ranges import Range
 from kube_cache.engine.receiving import Received, in_python
 from kube_cache.errors import AccessDenied, DatasetNotFound, KubeCacheError, SourceChanged, SourceUnavailable
 from kube_cache.origin import s3_errors
-from kube_cache.origin.s3 import Body, Origin, Origins, Route
+from kube_cache.origin.routes import Route
+from kube_cache.origin.s3 import Body, Origin, Origins
 
 _ODD_FOR_S: Final = 60.0
 _ERROR_BODY: Final = 4096
@@ -85,7 +86,7 @@ class Line:
         self._connection: Connection | None = None
 
     def open(
-        self, state: ObjectState, wanted: Range, skip: int, on_declared: Callable[[Declared | None], None]
+        self, state: ObjectState, wanted: Range, skip: int, on_declared: Callable[[DeclaredChecksum | None], None]
     ) -> Stream:
         """The bytes of `wanted` from `skip` on. on_declared: hears a small object's checksum, told only with its bytes.
 
@@ -103,7 +104,7 @@ class Line:
         state: ObjectState,
         first: int,
         last: int,
-        on_declared: Callable[[Declared | None], None],
+        on_declared: Callable[[DeclaredChecksum | None], None],
     ) -> Stream:
         route = store.route(state.remote)
         target = Target(route.tls, route.host, route.port)
@@ -123,7 +124,7 @@ class Line:
         state: ObjectState,
         first: int,
         last: int,
-        on_declared: Callable[[Declared | None], None],
+        on_declared: Callable[[DeclaredChecksum | None], None],
     ) -> Stream:
         remote = state.remote
         whole = state.small and first == 0
@@ -153,7 +154,7 @@ class Line:
             self.hang_up()
             raise _changed(state, f"its ETag is {etag}, it was {remote.etag}")
         if whole:
-            on_declared(declared(head.headers))
+            on_declared(declared_checksum(head.headers))
         return _Direct(self, connection, head)
 
     def _connect(self, store: Origin, target: Target) -> Connection:
@@ -182,7 +183,7 @@ class Line:
             return Expired(f"{state.name}: {code}")
         if head.status in {404, 412, 416} and code != "NoSuchBucket":
             return _changed(state, f"the store answers {head.status} {code}".rstrip())
-        error = s3_errors.of_status(head.status, code, message, what=state.name)
+        error = s3_errors.from_status(head.status, code, message, resource=state.name)
         if isinstance(error, AccessDenied) and (state.remote.version_id != asked.version_id or state.unpin()):
             return Retry(f"{state.name}: may not read versions, goes on by ETag alone")
         if isinstance(error, SourceUnavailable):
@@ -257,7 +258,7 @@ def _through_botocore(
     state: ObjectState,
     first: int,
     last: int,
-    on_declared: Callable[[Declared | None], None],
+    on_declared: Callable[[DeclaredChecksum | None], None],
     *,
     tls: bool,
 ) -> Stream:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kube_cache.dataset.checksums import UPDATE, Algorithm, Declared, combine, encoded, is_crc
+from kube_cache.dataset.checksums import UPDATE, Algorithm, DeclaredChecksum, combine, encode_crc, is_crc
 from kube_cache.dataset.transfer import Verified
 from kube_cache.disk_faults import disk_fault
 from kube_cache.engine.ranges import Range
-from kube_cache.origin.s3 import StoredPart
+from kube_cache.origin.stored_parts import StoredPart
 
 _READ: Final = 1 << 20
 
@@ -32,7 +32,7 @@ class Mismatch:
     expected: str
 
 
-def usable(declared: Declared | None, parts: Sequence[StoredPart], size: int) -> Declared | None:
+def usable(declared: DeclaredChecksum | None, parts: Sequence[StoredPart], size: int) -> DeclaredChecksum | None:
     """The declared checksum, if ranges can be combined to it."""
     if declared is None or not is_crc(declared.algorithm):
         return None
@@ -42,27 +42,27 @@ def usable(declared: Declared | None, parts: Sequence[StoredPart], size: int) ->
 
 
 def check_object(
-    declared: Declared | None, ranges: Sequence[Range], parts: Sequence[StoredPart]
+    declared: DeclaredChecksum | None, ranges: Sequence[Range], parts: Sequence[StoredPart]
 ) -> tuple[Verified, Mismatch | None]:
     """With every range done."""
     if declared is None:
         return Verified.TRANSPORT_ONLY, None
     algorithm = declared.algorithm
     if not declared.parts:
-        actual = encoded(algorithm, combine(algorithm, (_piece(each, algorithm) for each in ranges)))
+        actual = encode_crc(algorithm, combine(algorithm, (_piece(each, algorithm) for each in ranges)))
         wrong = None if actual == declared.value else Mismatch(None, _text(actual), _text(declared.value))
         return Verified.FULL_OBJECT, wrong
     values = [part_value(algorithm, ranges, number) for number in range(len(parts))]
     for number, (part, value) in enumerate(zip(parts, values, strict=True)):
         if part.value and part.value != value:
             return Verified.COMPOSITE, Mismatch(number, _text(value), _text(part.value))
-    actual = encoded(algorithm, UPDATE[algorithm](b"".join(values), 0))
+    actual = encode_crc(algorithm, UPDATE[algorithm](b"".join(values), 0))
     wrong = None if actual == declared.value else Mismatch(None, _text(actual), _text(declared.value))
     return Verified.COMPOSITE, wrong
 
 
 def part_value(algorithm: Algorithm, ranges: Sequence[Range], part: int) -> bytes:
-    return encoded(algorithm, combine(algorithm, (_piece(each, algorithm) for each in ranges if each.part == part)))
+    return encode_crc(algorithm, combine(algorithm, (_piece(each, algorithm) for each in ranges if each.part == part)))
 
 
 def _piece(each: Range, algorithm: Algorithm) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from awscrt import checksums as crt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube_cache.dataset.checksums import Algorithm, Declared, combine, declared
+from kube_cache.dataset.checksums import Algorithm, DeclaredChecksum, combine, declared_checksum
 from kube_cache.engine import http, verify
 from kube_cache.engine import ranges as plan
 from kube_cache.engine.addresses import Addresses
@@ -21,7 +21,7 @@ from kube_cache.engine.hedge import SlowWatch
 from kube_cache.engine.meter import Meter
 from kube_cache.engine.settings import EngineSettings
 from kube_cache.engine.throttle import Cap, Jitter, Pace
-from kube_cache.origin.s3 import StoredPart
+from kube_cache.origin.stored_parts import StoredPart
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -121,28 +121,28 @@ def test_crcs_of_pieces_combine_to_the_crc_of_the_whole(data: bytes, cuts: list[
     ("headers", "found"),
     [
         ({}, None),
-        ({"x-amz-checksum-crc32c": "AAAAAQ=="}, Declared(Algorithm.CRC32C, b"\0\0\0\1")),
+        ({"x-amz-checksum-crc32c": "AAAAAQ=="}, DeclaredChecksum(Algorithm.CRC32C, b"\0\0\0\1")),
         (
             {"x-amz-checksum-crc32c": "AAAAAQ==-3", "x-amz-checksum-type": "COMPOSITE"},
-            Declared(Algorithm.CRC32C, b"\0\0\0\1", 3),
+            DeclaredChecksum(Algorithm.CRC32C, b"\0\0\0\1", 3),
         ),
         ({"x-amz-checksum-crc32c": "AAAAAQ==", "x-amz-checksum-type": "COMPOSITE"}, None),
         ({"x-amz-checksum-crc32c": "AAAA"}, None),
         ({"x-amz-checksum-crc32c": "!!!!!!!!"}, None),
-        ({"x-goog-hash": "md5=AAAA, crc32c=AAAAAQ=="}, Declared(Algorithm.CRC32C, b"\0\0\0\1")),
+        ({"x-goog-hash": "md5=AAAA, crc32c=AAAAAQ=="}, DeclaredChecksum(Algorithm.CRC32C, b"\0\0\0\1")),
         ({"x-goog-hash": "md5=AAAA"}, None),
     ],
 )
-def test_what_a_store_declares(headers: dict[str, str], found: Declared | None) -> None:
-    assert declared(headers) == found
+def test_what_a_store_declares(headers: dict[str, str], found: DeclaredChecksum | None) -> None:
+    assert declared_checksum(headers) == found
 
 
 def test_a_composite_whose_parts_are_unknown_is_not_used() -> None:
-    composite = Declared(Algorithm.CRC32C, b"\0\0\0\1", 2)
+    composite = DeclaredChecksum(Algorithm.CRC32C, b"\0\0\0\1", 2)
     assert verify.usable(composite, [], 10) is None
     assert verify.usable(composite, [StoredPart(4, b""), StoredPart(5, b"")], 10) is None
     assert verify.usable(composite, [StoredPart(4, b""), StoredPart(6, b"")], 10) is composite
-    assert verify.usable(Declared(Algorithm.SHA256, b"x" * 32), [], 10) is None
+    assert verify.usable(DeclaredChecksum(Algorithm.SHA256, b"x" * 32), [], 10) is None
 
 
 def test_a_known_need_is_not_climbed_to() -> None:

@@ -71,7 +71,7 @@ def test_keys_of_the_customer_and_requester_pays_are_on_every_request(
     remote = origin.put("key", b"abc")
     store = one.origins.of("s3")
     store._client.meta.events.unregister("before-sign.s3")
-    headers = store._extra
+    headers = store._range_requests._constant_headers
     prefix = "x-amz-server-side-encryption-customer"
     assert headers == {
         "x-amz-request-payer": "requester",
@@ -255,6 +255,6 @@ def test_the_environments_proxy_is_used(
 
 
 def _route(origin: Origin):  # type: ignore[no-untyped-def]
-    from kube_cache.origin.s3 import Route
+    from kube_cache.origin.routes import Route
 
     return Route(False, "127.0.0.1", origin.port, f"127.0.0.1:{origin.port}", "/bucket/", "us-east-1", True)

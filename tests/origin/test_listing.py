@@ -120,17 +120,17 @@ def test_reading_stops_after_the_folder_and_jumps_over_neighbours() -> None:
     assert pages.pages == 2
 
 
-def test_beat_hears_every_page_and_may_stop() -> None:
+def test_on_page_is_called_for_each_page_and_may_stop() -> None:
     dataset = DatasetUri("s3", "models", "d")
     seen: list[int] = []
-    list_dataset(Pages({f"d/{number}": 1 for number in range(5)}), dataset, beat=seen.append)
+    list_dataset(Pages({f"d/{number}": 1 for number in range(5)}), dataset, on_page=seen.append)
     assert seen == [2, 4, 5]
 
     def stop(_count: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list_dataset(Pages({"d/1": 1}), dataset, beat=stop)
+        list_dataset(Pages({"d/1": 1}), dataset, on_page=stop)
 
 
 HERE = DatasetUri("s3", "models", "d")
