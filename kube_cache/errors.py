@@ -1,12 +1,13 @@
-"""The project's own errors: what can go wrong, for whom, and what would mend it.
+"""The project's own errors: one class for each thing that can go wrong.
 
-Each class decides once whether a retry can help (`retryable`); the activity edge turns it into Temporal's
-`ApplicationError` with the class name as type, and nothing else in the project marks an error non-retryable.
-A message names the thing, the reason and the remedy, because it is shown on the Pod.
+Each class decides once whether a retry can help (`retryable`). `activities.failures` turns an error into Temporal's
+`ApplicationError` with the class name as type; nothing else in the project marks an error non-retryable. A message
+names the thing, the reason and the remedy, because it is shown on the Pod.
 
-Errors of botocore, the Kubernetes client and the operating system are translated where they are met
-(`kube_cache.dataset`, `kube_cache.kube`), chained with `raise ... from`; what is not translated is a bug or the
-network, and is retried.
+Errors of libraries and of the operating system are translated where they are met, chained with `raise ... from`:
+botocore's in `kube_cache.origin`, sockets' in `kube_cache.engine`, the disk's in `kube_cache.disk_faults` and
+`kube_cache.store`, the Kubernetes client's in `kube_cache.kube`. Any other exception is a bug or the network, and is
+retried.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import ClassVar
 
 
 class KubeCacheError(Exception):
-    """Base of all; `details` is small JSON data for logs (bucket, key, node, sizes)."""
+    """Base class. details: small JSON values for logs (bucket, key, node, sizes)."""
 
     retryable: ClassVar[bool] = True
 
@@ -26,45 +27,45 @@ class KubeCacheError(Exception):
 
 
 class InvalidRequest(KubeCacheError):
-    """What the user wrote cannot be understood: not a URI, an unknown scheme, an option with a bad value."""
+    """A user's value cannot be understood: not a URI, an unknown scheme, an option with a bad value."""
 
     retryable = False
 
 
 class UnsafeKey(InvalidRequest):
-    """An object key that would leave the dataset's directory or cannot be a file name there."""
+    """An object's key would leave the dataset's directory, or cannot be a file name there."""
 
 
 class AmbiguousDataset(InvalidRequest):
-    """The URI is both an object and a prefix."""
+    """The URI names an object and is also the prefix of others."""
 
 
 class DatasetNotFound(KubeCacheError):
-    """No such bucket, or nothing under the prefix."""
+    """The bucket does not exist, or holds nothing under the prefix."""
 
     retryable = False
 
 
 class AccessDenied(KubeCacheError):
-    """The object store refused the credentials."""
+    """The object store refused the credentials, or there are none."""
 
     retryable = False
 
 
 class SourceChanged(KubeCacheError):
-    """The source is no longer what was resolved (412, 416, another ETag, another digest): resolve afresh."""
+    """The dataset is no longer the one that was resolved (412, 416, another ETag or digest): resolve it again."""
 
     retryable = False
 
 
 class ChecksumMismatch(KubeCacheError):
-    """Bytes fetched twice do not match the checksum that the store declares."""
+    """An object was fetched twice, and neither time matched the checksum that the object store declares."""
 
     retryable = False
 
 
 class SourceUnavailable(KubeCacheError):
-    """The object store does not answer or answers 5xx or 429; it will be tried again."""
+    """The object store does not answer, or answers 5xx or 429."""
 
 
 class TransferStalled(SourceUnavailable):
@@ -72,45 +73,45 @@ class TransferStalled(SourceUnavailable):
 
 
 class Cancelled(KubeCacheError):
-    """The caller asked to stop; what was verified is kept."""
+    """The caller asked to stop. Bytes that were verified are kept."""
 
     retryable = False
 
 
 class InsufficientDisk(KubeCacheError):
-    """The dataset does not fit, even after evicting everything that nobody pins. The message holds the arithmetic."""
+    """The dataset does not fit, even after evicting every snapshot without a pin. The message holds the arithmetic."""
 
     retryable = False
 
 
 class NoRoomYet(InsufficientDisk):
-    """As `InsufficientDisk`, to one who waits until there is room."""
+    """`InsufficientDisk` for a caller that waits for room: asks again until the dataset fits."""
 
     retryable = True
 
 
 class DiskFault(KubeCacheError):
-    """The node's cache disk answered EIO, EROFS, EACCES or ENOSPC in spite of a reservation; retried, it may be mended."""
+    """The node's cache disk answered EIO, EROFS or EACCES, or ENOSPC in spite of a reservation; it may be mended."""
 
 
 class PersistentDiskFault(DiskFault):
-    """A download's `DiskFault` at its third attempt or later: another node's disk may be well."""
+    """A download's `DiskFault` at its third attempt or later: try another node, whose disk may be well."""
 
     retryable = False
 
 
 class StoreConflict(KubeCacheError):
-    """Another process holds the store, the object or the snapshot; retried."""
+    """Another process holds the store's lock or its index for too long."""
 
 
 class SnapshotInUse(KubeCacheError):
-    """Refusal to evict what is pinned; the message says by whom."""
+    """A pinned snapshot cannot be evicted; the message names the owners of the pins."""
 
     retryable = False
 
 
 class NodeUnsuitable(KubeCacheError):
-    """The root is on the root disk, or the disk is not the one that the request means (another cache id)."""
+    """The cache root is on the root disk, or the disk is not the one that the request means (another cache id)."""
 
     retryable = False
 
@@ -122,16 +123,16 @@ class PodGone(KubeCacheError):
 
 
 class Conflict(KubeCacheError):
-    """Somebody else changed the Pod between our read and our patch; read it again."""
+    """Another client changed the Pod between our read and our patch: read it again."""
 
 
 class ForeignGates(KubeCacheError):
-    """Gates of other controllers appeared before our release; wait for their owners."""
+    """Other controllers hold gates on the Pod, so that it cannot be released yet: wait for their owners."""
 
     retryable = False
 
 
 class ReleaseRefused(KubeCacheError):
-    """The API server refused the releasing patch for good (admission policy, conflicting affinity)."""
+    """The API server refuses the releasing patch for good (admission policy, conflicting affinity)."""
 
     retryable = False
