@@ -22,7 +22,7 @@ from kube_cache.contracts.common import Phase
 from kube_cache.contracts.node import StreamProgress
 from kube_cache.contracts.warm_pod import PublishProgressInput
 from kube_cache.errors import PodGone
-from kube_cache.kube import conditions
+from kube_cache.kube import conditions, events
 from kube_cache.kube.client import KubeClient
 from kube_cache.units import format_bytes, format_seconds
 
@@ -58,7 +58,7 @@ class PublishProgress:
         moved_at, moved_done = loop.time(), -1
         try:
             await asyncio.to_thread(
-                conditions.emit_event,
+                events.emit,
                 self._kube,
                 arg.pod,
                 reason="Warming",

@@ -11,7 +11,7 @@ from activities.failures import as_application_errors
 from kube_cache import names
 from kube_cache.contracts.warm_pod import ReportInput
 from kube_cache.errors import PodGone
-from kube_cache.kube import conditions
+from kube_cache.kube import conditions, events
 from kube_cache.kube.client import KubeClient
 
 _log = structlog.get_logger("kube_cache.report")
@@ -34,7 +34,7 @@ class ReportPhase:
         try:
             conditions.set_condition(self._kube, arg.pod, ready=arg.ready, reason=arg.phase, message=arg.message)
             if arg.event_reason:
-                conditions.emit_event(
+                events.emit(
                     self._kube,
                     arg.pod,
                     reason=arg.event_reason,
