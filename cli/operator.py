@@ -149,7 +149,7 @@ def _worker(
 async def _schedule_reconcile(client: Client, settings: OperatorSettings) -> None:
     """One schedule for all operators; running it now finds what happened while none was up."""
     schedule = Schedule(
-        action=ScheduleActionStartWorkflow(Reconcile.run, id="reconcile", task_queue=names.OPERATOR_QUEUE),
+        action=ScheduleActionStartWorkflow(Reconcile.run, id=names.RECONCILE_ID, task_queue=names.OPERATOR_QUEUE),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=settings.reconcile_interval_s))]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     )

@@ -54,7 +54,7 @@ async def _carry(client: Client, ask: StoreRequest) -> StoreResponse:
         client.start_workflow(
             names.STORE_COMMAND,
             ask,
-            id=f"store/{ask.node}/{ask.verb}/{uuid.uuid4()}",
+            id=names.store_command_id(ask.node, ask.verb, str(uuid.uuid4())),
             task_queue=names.OPERATOR_QUEUE,
             result_type=StoreResponse,
             static_summary=f"store {ask.verb} on {ask.node}",

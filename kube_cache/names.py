@@ -1,7 +1,8 @@
 """Every name that other systems see: annotations, gates, queues, workflow ids.
 
-A name lives here once, so that a rename is one line and a grep. No logic beyond composing a name and taking it apart again.
-Search attributes, which need Temporal's types, are in `kube_cache.temporal.search_attributes`.
+A name lives here once, so that a rename is one line and a grep. No logic beyond composing a name and parsing it again.
+Search attributes, which need Temporal's types, are in `kube_cache.temporal.search_attributes`; signals and queries are
+the methods of the workflows.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ DATASET_ON_NODE = "DatasetOnNode"
 RECONCILE = "Reconcile"
 STORE_COMMAND = "StoreCommand"
 RECONCILE_SCHEDULE = "kube-cache-reconcile"
+RECONCILE_ID = "reconcile"  # the schedule adds the time of each run
 
 # Activities on the operator's queue.
 RESOLVE_DATASET = "resolve_dataset"
@@ -63,48 +65,68 @@ RECONCILE_DISK = "reconcile_disk"
 AWAIT_DISK = "await_disk"
 RUN_STORE_COMMAND = "run_store_command"
 
-# On a node's disk: the link of a dataset to its newest snapshot, which Pods mount. No prefix may hold a folder of this name.
+# On a node's disk: the link of a dataset to its newest snapshot, which Pods mount. No prefix may hold a folder so named.
 CURRENT_LINK = "@current"
+
+_WARM_POD_PREFIX = "warm"
+_DATASET_ON_NODE_PREFIX = "dataset"
 
 
 def node_queue(node: str) -> str:
+    """Task queue of the node's agent."""
     return f"{NODE_QUEUE_PREFIX}{node}"
 
 
 class WarmPodId(NamedTuple):
+    """Parts of a `WarmPod` workflow id."""
+
     namespace: str
     pod: str
     uid: str
 
 
 def warm_pod_id(namespace: str, pod: str, uid: str) -> str:
-    return f"warm/{namespace}/{pod}/{uid}"
+    """One workflow per Pod and incarnation: none of the parts may hold a slash, and Kubernetes allows none in them."""
+    return f"{_WARM_POD_PREFIX}/{namespace}/{pod}/{uid}"
 
 
 def parse_warm_pod_id(workflow_id: str) -> WarmPodId:
     """Raises ValueError for the id of another workflow."""
-    _, namespace, pod, uid = workflow_id.split("/")
-    return WarmPodId(namespace, pod, uid)
+    return WarmPodId(*_parts(workflow_id, _WARM_POD_PREFIX))
 
 
 class DatasetOnNodeId(NamedTuple):
+    """Parts of a `DatasetOnNode` workflow id. cache_id: identity of the disk; digest: of the snapshot."""
+
     node: str
     cache_id: str
     digest: str
 
 
 def dataset_on_node_id(node: str, cache_id: str, digest: str) -> str:
-    return f"dataset/{node}/{cache_id}/{digest}"
+    """One entity per snapshot and disk: a disk that replaces another has its own cache id, hence other entities."""
+    return f"{_DATASET_ON_NODE_PREFIX}/{node}/{cache_id}/{digest}"
 
 
 def parse_dataset_on_node_id(workflow_id: str) -> DatasetOnNodeId:
     """Raises ValueError for the id of another workflow."""
-    _, node, cache_id, digest = workflow_id.split("/")
-    return DatasetOnNodeId(node, cache_id, digest)
+    return DatasetOnNodeId(*_parts(workflow_id, _DATASET_ON_NODE_PREFIX))
+
+
+def _parts(workflow_id: str, prefix: str) -> tuple[str, str, str]:
+    parts = workflow_id.split("/")
+    if len(parts) != 4 or parts[0] != prefix:
+        raise ValueError(f"{workflow_id!r} is not a workflow id of the form {prefix}/…/…/…")
+    return parts[1], parts[2], parts[3]
+
+
+def store_command_id(node: str, verb: str, unique: str) -> str:
+    """One workflow per command that a person types. Nobody parses this id."""
+    return f"store/{node}/{verb}/{unique}"
 
 
 def seat_name(pod_uid: str, number: int) -> str:
-    """One seat per Pod and placement attempt; the number makes a re-created seat distinguishable from a lost one."""
+    """One seat per Pod and placement attempt. The number tells a re-created seat from a lost one."""
     return f"seat-{pod_uid}-{number}"
 
 
