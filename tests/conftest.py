@@ -8,6 +8,8 @@ stack and leave it dead: the stack is mended before the next test.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -52,6 +54,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if any(item.get_closest_marker("stack") for item in session.items):
         build.ensure()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine function on an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,1 +1,4 @@
-"""The two durable workflows. They decide and do nothing else: no I/O, clock, randomness or environment."""
+"""The durable workflows: `WarmPod`, `DatasetOnNode`, `Reconcile`, `StoreCommand`.
+
+They decide and do nothing else: no I/O, clock, randomness or environment.
+"""

@@ -1,13 +1,13 @@
-"""`DatasetOnNode`: one entity per snapshot and disk. It runs one download for all Pods that want it, and is the inventory.
+"""`DatasetOnNode`: one entity per snapshot and disk. It downloads once for all Pods, and is the inventory.
 
-Pods join by signal-with-start, which Temporal makes atomic, and leave by signal. The entity counts its consumers, runs at most
-one `stream_dataset` at a time, and answers the Pods that wait. It stays open while the data is on the disk, so that the search
-attributes tell which nodes hold what. It never judges what is on the disk: a Pod that joins a snapshot thought to be ready makes
-the agent check again, because the disk is the truth.
+Pods join by signal-with-start, which Temporal makes atomic, and leave by signal. The entity counts its consumers, runs
+at most one `stream_dataset` at a time, and answers the Pods that wait. It stays open while the data is on the disk, so
+that the search attributes tell which nodes hold what. It never judges what is on the disk: a Pod that joins a snapshot
+thought to be ready makes the agent check again, because the disk is the truth.
 
-A snapshot that was lost or damaged under running Pods is repaired: downloaded again while the Pods keep their pins. A repair that
-fails is asked for again by the reconcile. Continue-as-new carries `DatasetState` whole, also in the middle of a download, which
-then resumes from its journal.
+A snapshot that was lost or damaged under running Pods is repaired: downloaded again while the Pods keep their pins. A
+repair that fails is asked for again by the reconcile. Continue-as-new carries `DatasetState` whole, also in the middle
+of a download, which then resumes from its journal.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class DatasetOnNode:
                 else:
                     await workflow.wait_condition(self._has_work)
             except asyncio.CancelledError:
-                # The UI's cancel button: give up the download and tell the waiting Pods; their workflows decide what comes next.
+                # The UI's cancel button: give up the download and tell the waiting Pods; their workflows decide what
+                # comes next.
                 await self._fail(_CANCELLED)
 
     def _phase_at_rest(self) -> Phase:
@@ -150,8 +151,8 @@ class DatasetOnNode:
         return not self._state.waiting or self._must_stop()
 
     def _must_stop(self) -> bool:
-        # A running activity cannot be told of a higher priority, nor can it outlive a continue-as-new: it is started again and
-        # resumes from its journal.
+        # A running activity cannot be told of a higher priority, nor can it outlive a continue-as-new: it is started
+        # again and resumes from its journal.
         return (
             self._state.paused
             or self._cancel_requested
@@ -185,7 +186,7 @@ class DatasetOnNode:
         await asyncio.gather(*(self._answer(consumer, "dataset_failed", failed) for consumer in waiting))
 
     def _take_waiting(self) -> list[Consumer]:
-        """Take the Pods that wait for an answer and clear the list. Pods under repair keep their pin and get no answer."""
+        """Take the Pods that wait for an answer. Pods under repair get none and keep their pin."""
         state = self._state
         taken = [state.consumers[name] for name in state.waiting if name not in state.repairing]
         state.waiting, state.repairing = [], []
@@ -204,7 +205,8 @@ class DatasetOnNode:
             for pod in pods:
                 await activity_calls.unpin(self._inp.node, UnpinInput([self._inp.snapshot.digest], pod))
         except ActivityError as error:
-            # The agent is gone or its disk is faulty: the pins keep the data, which is the safe side, until the reconcile.
+            # The agent is gone or its disk is faulty: the pins keep the data, which is the safe side, until the
+            # reconcile.
             workflow.logger.warning(
                 "pins not released", extra={"error": error_info(error, node=self._inp.node).message}
             )
@@ -220,7 +222,7 @@ class DatasetOnNode:
         )
 
     def _set_phase(self, phase: Phase, result: StreamResult | None = None) -> None:
-        """Show the phase in the UI. The search attribute is written only when the phase changes: it is a history event."""
+        """Show the phase in the UI. A change of phase also writes the search attribute, which is a history event."""
         snapshot, state = self._inp.snapshot, self._state
         if phase != self._phase:
             upsert(phase=phase)

@@ -1,4 +1,4 @@
-"""Changing the search attributes from inside a workflow.
+"""Write the search attributes from inside a workflow.
 
 Each upsert is a history event, so phases are upserted and progress never is.
 """
@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
 
 
 def upsert(*, phase: str, node: str | None = None, size: int | None = None) -> None:
-    """From inside a workflow. None leaves an attribute as it is; node '' clears it."""
+    """Write the attributes. None leaves one as it is; an empty node clears it. size: bytes."""
     updates: list[SearchAttributeUpdate[Any]] = [PHASE.value_set(phase)]
     if node is not None:
         updates.append(NODE.value_set(node) if node else NODE.value_unset())

@@ -55,11 +55,13 @@ class Policy:
     bind_grace_s: float = 60
     node_exclusion_s: float = 600
     disk_wait_s: float = 300
-    """Seconds that a Pod waits for the disks that rejected its data before it tries all nodes again. The n-th wait is n times
-    as long, up to twelve times."""
+    """Seconds that a Pod waits for the disks that rejected its data before it tries all nodes again. The n-th wait is n
+    times as long, up to twelve times.
+    """
     slow_phase_after_s: float = 10
-    """Seconds of a phase after which it is reported on the Pod. Longer than a cache hit takes in a burst of hundreds, because a
-    report costs writes, and a busy cluster must not be made busier."""
+    """Seconds of a phase after which it is reported on the Pod. Longer than a cache hit takes in a burst of hundreds,
+    because a report costs writes, and a busy cluster must not be made busier.
+    """
     max_gate_time_s: float = 0
     """Limit for a Pod whose annotations name none; 0 = no limit."""
     watch_wait_s: float = 0
@@ -69,7 +71,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Contents of a dataset URI at the time it was resolved. digest: SHA-256 over the sorted object list, 64 hex digits."""
+    """Contents of a dataset URI when it was resolved. digest: SHA-256 over the sorted object list, 64 hex digits."""
 
     uri: str
     digest: str

@@ -15,7 +15,9 @@ class WarmPodInput:
 @dataclass(frozen=True)
 class WarmPodResult:
     outcome: str
-    """`released`, `released_cold` (`on-timeout: release`), `released_elsewhere` (the gate was removed by others) or `pod_gone`."""
+    """`released`, `released_cold` (`on-timeout: release`), `released_elsewhere` (the gate was removed by others) or
+    `pod_gone`.
+    """
     node: str = ""
     bytes: int = 0
     fetched_bytes: int = 0

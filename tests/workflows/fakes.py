@@ -1,7 +1,7 @@
-"""Activities under the real names, scripted: what the workflows call, without a cluster, a disk or a network.
+"""Scripted activities under the real names: what the workflows call, without a cluster, a disk or a network.
 
-Each records its calls; a test changes what one answers by setting an attribute. The watcher's part (seat_bound,
-pod_bound) is played as the real one would: told to the activity that waits for it (`sees`), else by signal.
+Each records its calls; a test changes an answer by setting an attribute. The watcher's part (seat_bound, pod_bound) is
+played as well: the event is given to the activity that waits for it (`sees`), else it comes by signal.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ DIGEST = "d" * 64
 
 
 class World:
-    """The outside as a workflow sees it. `nodes` are offered to seats in turn, the excluded left out."""
+    """The outside as a workflow sees it. Seats are bound to the first of `nodes` that is not excluded."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -64,7 +64,7 @@ class World:
         self.complete: set[str] = set()
         self.error: dict[str, list[Exception]] = {}
         self.cache_id = "disk-1"
-        self.survey: ClusterState | None = None
+        self.cluster: ClusterState | None = None
         self.bound: list[Consumer] = []
         self.bind_pod = True
         self.holders: dict[str, list[str]] = {}
@@ -147,19 +147,19 @@ class World:
             await join.join_dataset(arg)
 
         @activity.defn(name=names.COLLECT_CLUSTER_STATE)
-        async def survey() -> ClusterState:
+        async def collect_cluster_state() -> ClusterState:
             self._enter(names.COLLECT_CLUSTER_STATE, None)
-            assert self.survey is not None
-            return self.survey
+            assert self.cluster is not None
+            return self.cluster
 
         @activity.defn(name=names.FIND_BOUND_PODS)
-        async def bound_pods(arg: FindBoundPodsInput) -> FindBoundPodsResult:
+        async def find_bound_pods(arg: FindBoundPodsInput) -> FindBoundPodsResult:
             self._enter(names.FIND_BOUND_PODS, arg)
             return FindBoundPodsResult({digest: self.bound for digest in arg.digests if self.bound})
 
         return [
-            survey,
-            bound_pods,
+            collect_cluster_state,
+            find_bound_pods,
             resolve,
             create_seat,
             delete_seat,
@@ -173,8 +173,8 @@ class World:
         @activity.defn(name=names.CHECK_DISK)
         async def check_disk(arg: CheckDiskInput) -> CheckDiskResult:
             self._enter(names.CHECK_DISK, arg)
-            found = [DiskSnapshot(s.digest, s.digest in self.complete, 0) for s in arg.snapshots]
-            return CheckDiskResult("disk-1", found)
+            snapshots = [DiskSnapshot(s.digest, s.digest in self.complete, 0) for s in arg.snapshots]
+            return CheckDiskResult("disk-1", snapshots)
 
         @activity.defn(name=names.STREAM_DATASET)
         async def stream_dataset(arg: StreamInput) -> StreamResult:
@@ -215,5 +215,5 @@ def refused(kind: str, message: str = "scripted", **details: int) -> Application
 
 
 def failed(kind: str, message: str = "scripted") -> ApplicationError:
-    """One that is tried again."""
+    """A retryable failure."""
     return ApplicationError(message, type=kind)

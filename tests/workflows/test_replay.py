@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
-from tests.workflows.record import HISTORIES, SCENARIOS, SIGHTS
+from tests.workflows.record import HISTORIES, SCENARIOS, WATCH_WAITS
 from workflows.dataset_on_node import DatasetOnNode
 from workflows.reconcile import Reconcile
 from workflows.warm_pod.workflow import WarmPod
@@ -24,4 +24,4 @@ def test_a_recorded_history_replays(path: object) -> None:
 
 def test_every_scenario_was_recorded() -> None:
     found = {(path.stem.split(".")[0], path.stem.split(".")[2]) for path in _FILES}
-    assert found == {(scenario.__name__, sight) for scenario in SCENARIOS for sight in SIGHTS}
+    assert found == {(scenario.__name__, how) for scenario in SCENARIOS for how in WATCH_WAITS}

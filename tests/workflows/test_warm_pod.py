@@ -11,349 +11,278 @@ from kube_cache.contracts.common import ErrorInfo
 from kube_cache.contracts.node import DatasetOnNodeStatus
 from kube_cache.contracts.warm_pod import PodBound, PodUnschedulable, SeatLost, WarmPodStatus
 from tests.workflows.fakes import DIGEST, refused
-from tests.workflows.workbench import bench, until
+from tests.workflows.workbench import until, workbench
 
 
-@pytest.fixture(autouse=True, params=["seen", "signalled"])
-def sight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every promise holds both ways: whether an activity or a signal tells what the scheduler did."""
+@pytest.fixture(autouse=True, params=["awaited", "signalled"])
+def how_events_come(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every promise holds both ways: whether an activity or a signal brings what the scheduler did."""
     if request.param == "signalled":
-        monkeypatch.setattr("tests.workflows.workbench.SEEN_S", 0.0)
-
-
-def test_a_hit_is_released_without_a_download(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.complete.add(DIGEST)
-            result = await (await made.start()).result()
-            assert (result.outcome, result.hit, result.fetched_bytes, result.bytes) == ("released", True, 0, 3000)
-            assert result.node == made.world.nodes[0]
-            assert made.world.count(names.STREAM_DATASET) == 0
-            assert made.world.count(names.PATCH_GATE) == 1
-            assert made.world.count(names.DELETE_SEAT) == 1
-            assert made.world.args(names.REPORT_PHASE)[-1].ready
-            status = await made.entity().query("status", result_type=DatasetOnNodeStatus)
-            assert status.phase == "Ready"
-
-    asyncio.run(scenario())
-
-
-def test_a_miss_is_fetched_before_the_gate_is_removed(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            result = await (await made.start()).result()
-            assert (result.outcome, result.hit, result.fetched_bytes) == ("released", False, 3000)
-            order = [name for name, _ in made.world.calls if name in (names.STREAM_DATASET, names.PATCH_GATE)]
-            assert order == [names.STREAM_DATASET, names.PATCH_GATE]
-
-    asyncio.run(scenario())
-
-
-def test_twenty_pods_share_one_download(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handles = [await made.start() for _ in range(20)]
-            await until(lambda: made.world.count(names.JOIN_DATASET) >= 20)
-            made.world.finish_stream.set()
-            results = [await handle.result() for handle in handles]
-            assert {result.outcome for result in results} == {"released"}
-            assert made.world.count(names.STREAM_DATASET) == 1
-            # Each Pod, not each call: a busy worker runs a local activity again, which is harmless (the audit log tells, in tests/e2e).
-            assert len({arg.pod.uid for arg in made.world.args(names.PATCH_GATE)}) == 20
-
-    asyncio.run(scenario())
-
-
-def test_a_node_without_an_agent_is_left_for_another(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address, living_nodes=(1,)) as made:
-            result = await (await made.start()).result()
-            assert (result.outcome, result.node) == ("released", made.world.nodes[1])
-            assert made.world.args(names.CREATE_SEAT)[-1].exclude_nodes == [made.world.nodes[0]]
-            assert "NodeLost" in [arg.event_reason for arg in made.world.args(names.REPORT_PHASE)]
-
-    asyncio.run(scenario())
-
-
-def test_gates_of_others_are_waited_for(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            handle = await made.start(foreign_gates=["kueue.x-k8s.io/topology", "example.com/other"])
-            await until(lambda: "WaitingForGates" in made.world.phases())
-            await handle.signal("pod_changed", made.view(foreign_gates=["example.com/other"]))
-            await until(lambda: made.world.phases().count("WaitingForGates") == 2)
-            assert made.world.count(names.CREATE_SEAT) == 0
-            await handle.signal("pod_changed", made.view())
-            assert (await handle.result()).outcome == "released"
-
-    asyncio.run(scenario())
-
-
-def test_an_error_keeps_the_gate_until_retry(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.error[names.RESOLVE_DATASET] = [refused("AccessDenied", "s3://bucket refused the credentials")]
-            handle = await made.start()
-            await until(lambda: "AwaitingOperator" in made.world.phases())
-            report = made.world.args(names.REPORT_PHASE)[-1]
-            assert report.event_reason == "AccessDenied"
-            assert "s3://bucket refused the credentials" in report.message
-            assert "--name retry" in report.message
-            status = await handle.query("status", result_type=WarmPodStatus)
-            assert status.error == ErrorInfo("AccessDenied", "s3://bucket refused the credentials")
-            assert made.world.count(names.PATCH_GATE) == 0
-            await handle.signal("retry")
-            assert (await handle.result()).outcome == "released"
-
-    asyncio.run(scenario())
-
-
-def test_a_mended_annotation_needs_no_signal(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            handle = await made.start(max_gate_time="soon")
-            await until(lambda: "AwaitingOperator" in made.world.phases())
-            assert "'soon' is not a duration" in made.world.args(names.REPORT_PHASE)[-1].message
-            await handle.signal("pod_changed", made.view(max_gate_time="30m"))
-            assert (await handle.result()).outcome == "released"
-
-    asyncio.run(scenario())
-
-
-def test_cancel_gives_the_seat_back_and_retry_starts_again(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handle = await made.start()
-            await made.world.streaming.wait()
-            await handle.signal("cancel")
-            await until(lambda: "Cancelled" in made.world.phases())
-            assert made.world.count(names.DELETE_SEAT) == 1
-            assert made.world.count(names.PATCH_GATE) == 0
-            made.world.finish_stream.set()
-            await handle.signal("retry")
-            assert (await handle.result()).outcome == "released"
-
-    asyncio.run(scenario())
-
-
-def test_the_cancel_button_means_cancel_and_leaves_the_workflow_open(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handle = await made.start()
-            await made.world.streaming.wait()
-            await handle.cancel()
-            await until(lambda: "Cancelled" in made.world.phases())
-            made.world.finish_stream.set()
-            await handle.signal("retry")
-            assert (await handle.result()).outcome == "released"
-
-    asyncio.run(scenario())
-
-
-def test_a_paused_pod_goes_on_after_resume(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handle = await made.start()
-            await made.world.streaming.wait()
-            await handle.signal("pod_changed", made.view(action="pause"))
-            await until(lambda: "Paused" in made.world.phases())
-            made.world.finish_stream.set()
-            await handle.signal("pod_changed", made.view(action="resume"))
-            assert (await handle.result()).outcome == "released"
-
-    asyncio.run(scenario())
-
-
-def test_a_deleted_pod_ends_the_workflow_and_the_download(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handle = await made.start()
-            await made.world.streaming.wait()
-            await handle.signal("pod_gone")
-            result = await asyncio.wait_for(handle.result(), 15)
-            assert result.outcome == "pod_gone"
-            assert made.world.count(names.DELETE_SEAT) == 1
-            ended = await asyncio.wait_for(
-                made.entity().result(), 10
-            )  # after the linger the entity has nothing to hold
-            assert ended.users == []
-            assert made.world.count(names.UNPIN) == 1
-            assert made.world.count(names.PATCH_GATE) == 0
-
-    asyncio.run(scenario())
-
-
-def test_gate_time_that_is_over_keeps_the_gate_by_default(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handle = await made.start(max_gate_time="1s")
-            await until(lambda: "AwaitingOperator" in made.world.phases())
-            assert made.world.args(names.REPORT_PHASE)[-1].event_reason == "GateTimeOver"
-            assert made.world.count(names.PATCH_GATE) == 0
-            made.world.finish_stream.set()
-            await handle.signal("pod_changed", made.view(max_gate_time="10m"))
-            assert (await handle.result()).outcome == "released"
-
-    asyncio.run(scenario())
-
-
-def test_gate_time_that_is_over_releases_cold_where_the_owner_asked(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handle = await made.start(max_gate_time="1s", on_timeout="release")
-            assert (await handle.result()).outcome == "released_cold"
-            (patch,) = made.world.args(names.PATCH_GATE)
-            assert not patch.pin
-
-    asyncio.run(scenario())
-
-
-def test_a_lost_seat_is_taken_again(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handle = await made.start()
-            await made.world.streaming.wait()
-            first = made.world.args(names.CREATE_SEAT)[0]
-            made.world.nodes.reverse()
-            await handle.signal("seat_lost", SeatLost(names.seat_name(first.pod.uid, 1), "preempted"))
-            made.world.finish_stream.set()
-            result = await handle.result()
-            assert (result.outcome, result.node) == ("released", made.world.nodes[0])
-            assert [arg.number for arg in made.world.args(names.CREATE_SEAT)] == [1, 2]
-
-    asyncio.run(scenario())
-
-
-def test_a_hit_that_the_inventory_knows_does_not_wake_the_entity(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.complete.add(DIGEST)
-            made.world.holders[DIGEST] = [made.world.nodes[0]]
-            assert (await (await made.start()).result()).hit
-            assert made.world.count(names.JOIN_DATASET) == 0
-
-    asyncio.run(scenario())
-
-
-def test_a_lost_signal_is_made_up_for_by_looking_again(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.complete.add(DIGEST)
-            made.world.seat_binds = False
-            handle = await made.start()
-            await until(lambda: made.world.count(names.CREATE_SEAT) == 1)
-            made.world.seat_binds = True
-            await handle.signal("resync")
-            assert (await handle.result()).outcome == "released"
-            assert [arg.number for arg in made.world.args(names.CREATE_SEAT)] == [1, 1]
-
-    asyncio.run(scenario())
-
-
-def test_a_long_wait_is_spoken_of(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.complete.add(DIGEST)
-            made.world.seat_binds = False
-            handle = await made.start()
-            await until(lambda: "Placing" in made.world.phases())
-            await handle.signal("pod_gone")
-            assert (await handle.result()).outcome == "pod_gone"
-
-    asyncio.run(scenario())
-
-
-def test_a_source_that_changes_is_resolved_afresh(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.error[names.STREAM_DATASET] = [refused("SourceChanged", "another ETag")]
-            result = await (await made.start()).result()
-            assert result.outcome == "released"
-            assert made.world.count(names.RESOLVE_DATASET) == 2
-            assert "SourceChanged" in [arg.event_reason for arg in made.world.args(names.REPORT_PHASE)]
-
-    asyncio.run(scenario())
-
-
-def test_a_gate_removed_by_others_ends_the_warm(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handle = await made.start()
-            await made.world.streaming.wait()
-            await handle.signal("pod_changed", made.view(gated=False))
-            assert (await handle.result()).outcome == "released_elsewhere"
-            assert made.world.count(names.PATCH_GATE) == 0
-
-    asyncio.run(scenario())
-
-
-def test_a_released_pod_that_finds_no_place_says_so(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.complete.add(DIGEST)
-            made.world.bind_pod = False
-            handle = await made.start()
-            await until(lambda: made.world.count(names.PATCH_GATE) == 1)
-            await handle.signal("pod_unschedulable", PodUnschedulable("0/3 nodes are available"))
-            await until(lambda: "NotScheduled" in [arg.event_reason for arg in made.world.args(names.REPORT_PHASE)])
-            await handle.signal("pod_bound", PodBound(made.world.nodes[0]))
-            assert (await handle.result()).outcome == "released"
-
-    asyncio.run(scenario())
-
-
-def test_pausing_the_download_keeps_the_pods_waiting(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            handle = await made.start()
-            await made.world.streaming.wait()
-            await made.entity().signal("pause")
-
-            async def paused() -> bool:
-                return (await made.entity().query("status", result_type=DatasetOnNodeStatus)).phase == "Paused"
-
-            await until(paused)
-            made.world.finish_stream.set()
-            await made.entity().signal("resume")
-            assert (await handle.result()).outcome == "released"
-            assert made.world.count(names.STREAM_DATASET) == 2
-
-    asyncio.run(scenario())
-
-
-def test_a_more_urgent_pod_raises_the_priority_of_a_running_download(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.finish_stream.clear()
-            first = await made.start()
-            await made.world.streaming.wait()
-            second = await made.start(priority="50")
-            await until(lambda: made.world.count(names.STREAM_DATASET) == 2)
-            assert [arg.priority for arg in made.world.args(names.STREAM_DATASET)] == [0, 50]
-            made.world.finish_stream.set()
-            assert [(await handle.result()).outcome for handle in (first, second)] == ["released", "released"]
-
-    asyncio.run(scenario())
-
-
-def test_a_wait_that_was_too_short_is_made_up_for_by_the_signal(temporal_address: str) -> None:
-    async def scenario() -> None:
-        async with bench(temporal_address) as made:
-            made.world.complete.add(DIGEST)
-            made.world.sees = False
-            result = await (await made.start()).result()
-            assert (result.outcome, result.hit, result.node) == ("released", True, made.world.nodes[0])
-            assert made.world.count(names.PATCH_GATE) == 1
-            assert made.world.count(names.DELETE_SEAT) == 1
-
-    asyncio.run(scenario())
+        monkeypatch.setattr("tests.workflows.workbench.WATCH_WAIT_S", 0.0)
+
+
+async def test_a_hit_is_released_without_a_download(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.complete.add(DIGEST)
+        result = await (await bench.start()).result()
+        assert (result.outcome, result.hit, result.fetched_bytes, result.bytes) == ("released", True, 0, 3000)
+        assert result.node == bench.world.nodes[0]
+        assert bench.world.count(names.STREAM_DATASET) == 0
+        assert bench.world.count(names.PATCH_GATE) == 1
+        assert bench.world.count(names.DELETE_SEAT) == 1
+        assert bench.world.args(names.REPORT_PHASE)[-1].ready
+        status = await bench.entity().query("status", result_type=DatasetOnNodeStatus)
+        assert status.phase == "Ready"
+
+
+async def test_a_miss_is_fetched_before_the_gate_is_removed(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        result = await (await bench.start()).result()
+        assert (result.outcome, result.hit, result.fetched_bytes) == ("released", False, 3000)
+        order = [name for name, _ in bench.world.calls if name in (names.STREAM_DATASET, names.PATCH_GATE)]
+        assert order == [names.STREAM_DATASET, names.PATCH_GATE]
+
+
+async def test_twenty_pods_share_one_download(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handles = [await bench.start() for _ in range(20)]
+        await until(lambda: bench.world.count(names.JOIN_DATASET) >= 20)
+        bench.world.finish_stream.set()
+        results = [await handle.result() for handle in handles]
+        assert {result.outcome for result in results} == {"released"}
+        assert bench.world.count(names.STREAM_DATASET) == 1
+        # Pods, not calls: a busy worker runs a local activity again, which is harmless (tests/e2e reads the audit log).
+        assert len({arg.pod.uid for arg in bench.world.args(names.PATCH_GATE)}) == 20
+
+
+async def test_a_node_without_an_agent_is_left_for_another(temporal_address: str) -> None:
+    async with workbench(temporal_address, living_nodes=(1,)) as bench:
+        result = await (await bench.start()).result()
+        assert (result.outcome, result.node) == ("released", bench.world.nodes[1])
+        assert bench.world.args(names.CREATE_SEAT)[-1].exclude_nodes == [bench.world.nodes[0]]
+        assert "NodeLost" in [arg.event_reason for arg in bench.world.args(names.REPORT_PHASE)]
+
+
+async def test_gates_of_others_are_waited_for(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        handle = await bench.start(foreign_gates=["kueue.x-k8s.io/topology", "example.com/other"])
+        await until(lambda: "WaitingForGates" in bench.world.phases())
+        await handle.signal("pod_changed", bench.view(foreign_gates=["example.com/other"]))
+        await until(lambda: bench.world.phases().count("WaitingForGates") == 2)
+        assert bench.world.count(names.CREATE_SEAT) == 0
+        await handle.signal("pod_changed", bench.view())
+        assert (await handle.result()).outcome == "released"
+
+
+async def test_an_error_keeps_the_gate_until_retry(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.error[names.RESOLVE_DATASET] = [refused("AccessDenied", "s3://bucket refused the credentials")]
+        handle = await bench.start()
+        await until(lambda: "AwaitingOperator" in bench.world.phases())
+        report = bench.world.args(names.REPORT_PHASE)[-1]
+        assert report.event_reason == "AccessDenied"
+        assert "s3://bucket refused the credentials" in report.message
+        assert "--name retry" in report.message
+        status = await handle.query("status", result_type=WarmPodStatus)
+        assert status.error == ErrorInfo("AccessDenied", "s3://bucket refused the credentials")
+        assert bench.world.count(names.PATCH_GATE) == 0
+        await handle.signal("retry")
+        assert (await handle.result()).outcome == "released"
+
+
+async def test_a_mended_annotation_needs_no_signal(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        handle = await bench.start(max_gate_time="soon")
+        await until(lambda: "AwaitingOperator" in bench.world.phases())
+        assert "'soon' is not a duration" in bench.world.args(names.REPORT_PHASE)[-1].message
+        await handle.signal("pod_changed", bench.view(max_gate_time="30m"))
+        assert (await handle.result()).outcome == "released"
+
+
+async def test_cancel_gives_the_seat_back_and_retry_starts_again(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handle = await bench.start()
+        await bench.world.streaming.wait()
+        await handle.signal("cancel")
+        await until(lambda: "Cancelled" in bench.world.phases())
+        assert bench.world.count(names.DELETE_SEAT) == 1
+        assert bench.world.count(names.PATCH_GATE) == 0
+        bench.world.finish_stream.set()
+        await handle.signal("retry")
+        assert (await handle.result()).outcome == "released"
+
+
+async def test_the_cancel_button_means_cancel_and_leaves_the_workflow_open(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handle = await bench.start()
+        await bench.world.streaming.wait()
+        await handle.cancel()
+        await until(lambda: "Cancelled" in bench.world.phases())
+        bench.world.finish_stream.set()
+        await handle.signal("retry")
+        assert (await handle.result()).outcome == "released"
+
+
+async def test_a_paused_pod_goes_on_after_resume(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handle = await bench.start()
+        await bench.world.streaming.wait()
+        await handle.signal("pod_changed", bench.view(action="pause"))
+        await until(lambda: "Paused" in bench.world.phases())
+        bench.world.finish_stream.set()
+        await handle.signal("pod_changed", bench.view(action="resume"))
+        assert (await handle.result()).outcome == "released"
+
+
+async def test_a_deleted_pod_ends_the_workflow_and_the_download(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handle = await bench.start()
+        await bench.world.streaming.wait()
+        await handle.signal("pod_gone")
+        result = await asyncio.wait_for(handle.result(), 15)
+        assert result.outcome == "pod_gone"
+        assert bench.world.count(names.DELETE_SEAT) == 1
+        ended = await asyncio.wait_for(bench.entity().result(), 10)  # after the linger the entity has nothing to hold
+        assert ended.consumers == []
+        assert bench.world.count(names.UNPIN) == 1
+        assert bench.world.count(names.PATCH_GATE) == 0
+
+
+async def test_gate_time_that_is_over_keeps_the_gate_by_default(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handle = await bench.start(max_gate_time="1s")
+        await until(lambda: "AwaitingOperator" in bench.world.phases())
+        assert bench.world.args(names.REPORT_PHASE)[-1].event_reason == "GateTimeOver"
+        assert bench.world.count(names.PATCH_GATE) == 0
+        bench.world.finish_stream.set()
+        await handle.signal("pod_changed", bench.view(max_gate_time="10m"))
+        assert (await handle.result()).outcome == "released"
+
+
+async def test_gate_time_that_is_over_releases_cold_where_the_owner_asked(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handle = await bench.start(max_gate_time="1s", on_timeout="release")
+        assert (await handle.result()).outcome == "released_cold"
+        (patch,) = bench.world.args(names.PATCH_GATE)
+        assert not patch.pin
+
+
+async def test_a_lost_seat_is_taken_again(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handle = await bench.start()
+        await bench.world.streaming.wait()
+        first = bench.world.args(names.CREATE_SEAT)[0]
+        bench.world.nodes.reverse()
+        await handle.signal("seat_lost", SeatLost(names.seat_name(first.pod.uid, 1), "preempted"))
+        bench.world.finish_stream.set()
+        result = await handle.result()
+        assert (result.outcome, result.node) == ("released", bench.world.nodes[0])
+        assert [arg.number for arg in bench.world.args(names.CREATE_SEAT)] == [1, 2]
+
+
+async def test_a_hit_that_the_inventory_knows_does_not_wake_the_entity(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.complete.add(DIGEST)
+        bench.world.holders[DIGEST] = [bench.world.nodes[0]]
+        assert (await (await bench.start()).result()).hit
+        assert bench.world.count(names.JOIN_DATASET) == 0
+
+
+async def test_a_lost_signal_is_made_up_for_by_looking_again(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.complete.add(DIGEST)
+        bench.world.seat_binds = False
+        handle = await bench.start()
+        await until(lambda: bench.world.count(names.CREATE_SEAT) == 1)
+        bench.world.seat_binds = True
+        await handle.signal("resync")
+        assert (await handle.result()).outcome == "released"
+        assert [arg.number for arg in bench.world.args(names.CREATE_SEAT)] == [1, 1]
+
+
+async def test_a_long_wait_is_spoken_of(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.complete.add(DIGEST)
+        bench.world.seat_binds = False
+        handle = await bench.start()
+        await until(lambda: "Placing" in bench.world.phases())
+        await handle.signal("pod_gone")
+        assert (await handle.result()).outcome == "pod_gone"
+
+
+async def test_a_source_that_changes_is_resolved_afresh(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.error[names.STREAM_DATASET] = [refused("SourceChanged", "another ETag")]
+        result = await (await bench.start()).result()
+        assert result.outcome == "released"
+        assert bench.world.count(names.RESOLVE_DATASET) == 2
+        assert "SourceChanged" in [arg.event_reason for arg in bench.world.args(names.REPORT_PHASE)]
+
+
+async def test_a_gate_removed_by_others_ends_the_warm(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handle = await bench.start()
+        await bench.world.streaming.wait()
+        await handle.signal("pod_changed", bench.view(gated=False))
+        assert (await handle.result()).outcome == "released_elsewhere"
+        assert bench.world.count(names.PATCH_GATE) == 0
+
+
+async def test_a_released_pod_that_finds_no_place_says_so(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.complete.add(DIGEST)
+        bench.world.bind_pod = False
+        handle = await bench.start()
+        await until(lambda: bench.world.count(names.PATCH_GATE) == 1)
+        await handle.signal("pod_unschedulable", PodUnschedulable("0/3 nodes are available"))
+        await until(lambda: "NotScheduled" in [arg.event_reason for arg in bench.world.args(names.REPORT_PHASE)])
+        await handle.signal("pod_bound", PodBound(bench.world.nodes[0]))
+        assert (await handle.result()).outcome == "released"
+
+
+async def test_pausing_the_download_keeps_the_pods_waiting(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        handle = await bench.start()
+        await bench.world.streaming.wait()
+        await bench.entity().signal("pause")
+
+        async def paused() -> bool:
+            return (await bench.entity().query("status", result_type=DatasetOnNodeStatus)).phase == "Paused"
+
+        await until(paused)
+        bench.world.finish_stream.set()
+        await bench.entity().signal("resume")
+        assert (await handle.result()).outcome == "released"
+        assert bench.world.count(names.STREAM_DATASET) == 2
+
+
+async def test_a_more_urgent_pod_raises_the_priority_of_a_running_download(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        first = await bench.start()
+        await bench.world.streaming.wait()
+        second = await bench.start(priority="50")
+        await until(lambda: bench.world.count(names.STREAM_DATASET) == 2)
+        assert [arg.priority for arg in bench.world.args(names.STREAM_DATASET)] == [0, 50]
+        bench.world.finish_stream.set()
+        assert [(await handle.result()).outcome for handle in (first, second)] == ["released", "released"]
+
+
+async def test_a_wait_that_was_too_short_is_made_up_for_by_the_signal(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.complete.add(DIGEST)
+        bench.world.sees = False
+        result = await (await bench.start()).result()
+        assert (result.outcome, result.hit, result.node) == ("released", True, bench.world.nodes[0])
+        assert bench.world.count(names.PATCH_GATE) == 1
+        assert bench.world.count(names.DELETE_SEAT) == 1

@@ -24,8 +24,8 @@ from workflows.dataset_on_node import DatasetOnNode
 from workflows.reconcile import Reconcile
 from workflows.warm_pod.workflow import WarmPod
 
-SEEN_S = 4.0
-"""As in production: activities wait for what the watch is about to see. 0 in inputs from before they did."""
+WATCH_WAIT_S = 4.0
+"""As in production: activities wait for what the operator's watch is about to see. 0: everything comes by signal."""
 
 
 def policy(**changes: float) -> Policy:
@@ -38,14 +38,14 @@ def policy(**changes: float) -> Policy:
             "linger_s": 0.3,
             "bind_grace_s": 1.0,
             "slow_phase_after_s": 2.0,
-            "watch_wait_s": SEEN_S,
+            "watch_wait_s": WATCH_WAIT_S,
             **changes,
         }  # type: ignore[arg-type]
     )
 
 
-class Bench:
-    """One test's workers and Pods. Node names are its own, so that tests never share a queue or an entity."""
+class Workbench:
+    """One test's workers and Pods. The node names are the test's own, so that tests share no queue and no entity."""
 
     def __init__(self, client: Client, **limits: float) -> None:
         self.client = client
@@ -67,15 +67,15 @@ class Bench:
         self._pods.append(handle)
         return handle
 
-    async def reconcile(self, survey: ClusterState) -> WorkflowHandle[Reconcile, ReconcileResult]:
-        """A run that is told this of Temporal and Kubernetes."""
-        self.world.survey = survey
+    async def reconcile(self, cluster: ClusterState) -> WorkflowHandle[Reconcile, ReconcileResult]:
+        """Start a run whose `collect_cluster_state` answers this."""
+        self.world.cluster = cluster
         return await self.client.start_workflow(
             Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=names.OPERATOR_QUEUE
         )
 
     async def end_pods(self) -> None:
-        """One left behind would be placed on the next test's nodes, since all tests share the operator's queue."""
+        """Terminate the Pods' workflows: all tests share the operator's queue, and one left behind would use it."""
         for handle in self._pods:
             with contextlib.suppress(RPCError):  # it has ended
                 await handle.terminate("its test is over")
@@ -90,9 +90,11 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(address: str, *, living_nodes: tuple[int, ...] = (0, 1), **limits: float) -> AsyncIterator[Bench]:
-    """The workflows run inside Temporal's sandbox here, though not in production: what breaks determinism fails a test."""
-    made = Bench(await Client.connect(address, namespace=names.TEMPORAL_NAMESPACE), **limits)
+async def workbench(
+    address: str, *, living_nodes: tuple[int, ...] = (0, 1), **limits: float
+) -> AsyncIterator[Workbench]:
+    """Workers around a real server, in Temporal's sandbox, unlike in production, to find non-determinism."""
+    bench = Workbench(await Client.connect(address, namespace=names.TEMPORAL_NAMESPACE), **limits)
     brisk = {
         "max_heartbeat_throttle_interval": timedelta(seconds=0.2),
         "default_heartbeat_throttle_interval": timedelta(seconds=0.2),
@@ -100,32 +102,32 @@ async def bench(address: str, *, living_nodes: tuple[int, ...] = (0, 1), **limit
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(
             Worker(
-                made.client,
+                bench.client,
                 task_queue=names.OPERATOR_QUEUE,
                 workflows=[WarmPod, DatasetOnNode, Reconcile],
-                activities=made.world.operator_activities(),
+                activities=bench.world.operator_activities(),
                 **brisk,
             )  # type: ignore[arg-type]
         )
         for number in living_nodes:
-            queue = names.node_queue(made.world.nodes[number])
+            queue = names.node_queue(bench.world.nodes[number])
             await stack.enter_async_context(
-                Worker(made.client, task_queue=queue, activities=made.world.node_activities(), **brisk)
+                Worker(bench.client, task_queue=queue, activities=bench.world.node_activities(), **brisk)
             )  # type: ignore[arg-type]
         try:
-            yield made
+            yield bench
         finally:
-            await made.end_pods()
+            await bench.end_pods()
 
 
 async def until(condition: Callable[[], object], *, seconds: float = 20) -> None:
     """Wait for a condition that may be a coroutine function; fails with its source line when time is up."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
-        found = condition()
-        if inspect.isawaitable(found):
-            found = await found
-        if found:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
             return
         assert asyncio.get_running_loop().time() < deadline, (
             f"not within {seconds} s: {inspect.getsource(condition).strip()}"

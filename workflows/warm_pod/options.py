@@ -1,6 +1,8 @@
-"""The options that a user writes on the Pod: what is wrong with them, and what they mean. Pure functions of the view."""
+"""The options that a user writes on the Pod: check them, and tell what they mean. Pure functions of the view."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from kube_cache import names
 from kube_cache.contracts.common import PodView, Policy
@@ -44,8 +46,17 @@ def gate_time_s(view: PodView, policy: Policy) -> float | None:
 
 
 def differ(before: PodView, after: PodView) -> bool:
-    """Whether the user changed what is asked for: the dataset or an option (the action and the gates apart)."""
-    return any(
-        getattr(before, field) != getattr(after, field)
-        for field in ("dataset", "max_gate_time", "on_timeout", "priority", "verify")
+    """Whether the user changed the request: any field but the action, which is a command, and the gates."""
+    return replace(before, action="", gated=True, foreign_gates=[]) != replace(
+        after, action="", gated=True, foreign_gates=[]
     )
+
+
+def verifies_fully(view: PodView) -> bool:
+    """Whether every byte of a hit is read again before the release."""
+    return view.verify == "full"
+
+
+def releases_on_timeout(view: PodView) -> bool:
+    """Whether the Pod starts without its data when its gate time is over."""
+    return view.on_timeout == "release"

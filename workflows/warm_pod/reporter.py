@@ -1,6 +1,6 @@
-"""What a `WarmPod` shows: its phase in the UI and in search, reports on the Pod, and the words for whoever waits long.
+"""What a `WarmPod` shows: phase and error in the Temporal UI and in search, condition and Events on the Pod.
 
-Decides nothing: what is shown is what the other halves (`pod_data`, `warm_pod`) have set.
+Decides nothing: the phase, the data and the error are set by `workflow`, the sentences are in `messages`.
 """
 
 from __future__ import annotations
@@ -8,88 +8,81 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from kube_cache.contracts.common import Phase, Snapshot
-    from kube_cache.contracts.warm_pod import ReportInput, WarmPodInput, WarmPodStatus
+    from kube_cache.contracts.common import ErrorInfo, Phase, PodRef, Policy
+    from kube_cache.contracts.warm_pod import ReportInput, WarmPodStatus
     from kube_cache.units import format_bytes
-    from workflows import activity_calls as calls
+    from workflows import activity_calls
     from workflows.search_attributes import upsert
-    from workflows.warm_pod import messages as wording
-    from workflows.warm_pod import options
-    from workflows.warm_pod.requests import PodSignals
+    from workflows.warm_pod import messages
+    from workflows.warm_pod.node_data import NodeData
+    from workflows.warm_pod.requests import Requests
 
 
-class PodReports(PodSignals):
-    def __init__(self, inp: WarmPodInput) -> None:
-        super().__init__(inp)
-        self._inp = inp
-        self._phase = Phase.RESOLVING
-        self._message = ""
-        self._snapshots: list[Snapshot] = []
-        self._node = ""
-        self._gated_since = workflow.now()  # the gate time runs from here
+class Reporter:
+    def __init__(self, pod: PodRef, policy: Policy, requests: Requests, data: NodeData) -> None:
+        self._pod = pod
+        self._slow_phase_after_s = policy.slow_phase_after_s
+        self._requests = requests
+        self._data = data
+        self.error: ErrorInfo | None = None
+        self.phase = Phase.RESOLVING
+        self.message = ""
 
-    def _report_if_slow(self) -> AbstractAsyncContextManager[None]:
-        """Around what a hit does without."""
-        return self._speaking() if self._inp.policy.watch_wait_s else contextlib.nullcontext()
+    def set_phase(
+        self, phase: Phase, message: str = "", *, node: str = "", size: int | None = None, save: bool = False
+    ) -> None:
+        """Show the phase in the UI.
+
+        save: also write the search attributes, a history event, so only for phases that may last. node: the Pod's node
+        if not the one that is warmed. size: bytes of its datasets.
+        """
+        self.phase = phase
+        self.message = message
+        lines = [f"**{phase}** {self._pod.namespace}/{self._pod.name}"]
+        lines += [
+            f"- `{snapshot.uri}`: {snapshot.files} files, {format_bytes(snapshot.bytes)}, snapshot `{snapshot.digest[:12]}`"
+            for snapshot in self._data.snapshots
+        ]
+        if self._data.node:
+            lines.append(f"- node `{self._data.node}`")
+        if self.error is not None:
+            lines.append(f"- **{self.error.type}**: {self.error.message}")
+        workflow.set_current_details("\n".join(lines))
+        if save:
+            upsert(phase=phase, node=node or self._data.node or None, size=size)
+
+    async def report(
+        self, phase: Phase, message: str, *, ready: bool = False, event: str = "", warning: bool = False
+    ) -> None:
+        """Write the Pod's condition. event: reason of an Event that says the same; empty = none."""
+        await activity_calls.report_phase(ReportInput(self._pod, phase, message, ready, event, warning))
 
     @contextlib.asynccontextmanager
-    async def _speaking(self) -> AsyncIterator[None]:
-        speaker = asyncio.create_task(self._speak_when_slow())
+    async def report_if_slow(self) -> AsyncIterator[None]:
+        """Context for a step that a cache hit passes in no time: reports the phase only if the step takes long."""
+        timer = asyncio.create_task(self._report_when_slow())
         try:
             yield
         finally:
-            speaker.cancel()
+            timer.cancel()
 
-    async def _speak_when_slow(self) -> None:
-        """A hit goes by in silence; whoever waits longer for a list, a seat or an agent is told for what."""
-        await asyncio.sleep(self._inp.policy.slow_phase_after_s)
-        if (words := wording.WAITING.get(self._phase)) is not None:
-            await self._report(self._phase, words.format(node=self._node, dataset=self._view.dataset))
+    async def _report_when_slow(self) -> None:
+        await asyncio.sleep(self._slow_phase_after_s)
+        message = messages.slow_phase(self.phase, node=self._data.node, dataset=self._requests.view.dataset)
+        if message:
+            await self.report(self.phase, message)
 
-    async def _report(
-        self, phase: Phase, message: str, *, ready: bool = False, event: str = "", warning: bool = False
-    ) -> None:
-        await calls.report_phase(ReportInput(self._inp.pod, phase, message, ready, event, warning))
-
-    def _enter(self, phase: Phase, *, node: str | None = None, size: int | None = None, save: bool = False) -> None:
-        """`save` writes the search attribute: a history event, so only for phases that may last."""
-        self._phase = phase
-        self._message = ""
-        lines = [f"**{phase}** {self._inp.pod.namespace}/{self._inp.pod.name}"]
-        lines += [
-            f"- `{s.uri}`: {s.files} files, {format_bytes(s.bytes)}, snapshot `{s.digest[:12]}`"
-            for s in self._snapshots
-        ]
-        if self._node:
-            lines.append(f"- node `{self._node}`")
-        if self._error is not None:
-            lines.append(f"- **{self._error.type}**: {self._error.message}")
-        workflow.set_current_details("\n".join(lines))
-        if save:
-            upsert(phase=phase, node=node or (self._node or None), size=size)
-
-    def _age_s(self) -> float:
-        return (workflow.now() - workflow.info().workflow_start_time).total_seconds()
-
-    def _gate_time_left(self) -> timedelta | None:
-        limit = options.gate_time_s(self._view, self._inp.policy)
-        if limit is None:
-            return None
-        return timedelta(seconds=max(0.001, limit - (workflow.now() - self._gated_since).total_seconds()))
-
-    @workflow.query(description="Phase, node, datasets and last error.")
     def status(self) -> WarmPodStatus:
+        """Answer of the `status` query."""
         return WarmPodStatus(
-            self._phase,
-            self._message,
-            self._node,
-            [s.uri for s in self._snapshots],
-            [s.digest for s in self._snapshots],
-            self._error,
+            self.phase,
+            self.message,
+            self._data.node,
+            [snapshot.uri for snapshot in self._data.snapshots],
+            [snapshot.digest for snapshot in self._data.snapshots],
+            self.error,
         )
