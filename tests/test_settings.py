@@ -64,3 +64,16 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"KUBE_CACHE_ORIGIN__{name}", "hushhush")
     assert Settings().origin.sse_c_key == "hushhush"
     assert "hushhush" not in repr(Settings())
+
+
+def test_settings_come_from_the_environment_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBE_CACHE_OPERATOR__LINGER_S", "7")
+    settings = Settings()
+    assert settings.operator.linger_s == 7
+    assert settings.operator.namespace == "kube-cache-system"
+
+
+def test_a_misspelt_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBE_CACHE_OPERATOR__LINGR_S", "7")
+    with pytest.raises(ValueError, match="lingr_s"):
+        Settings()
