@@ -147,6 +147,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.stack
 def test_a_folder_that_is_no_stack_is_not_emptied(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with (

@@ -97,6 +97,7 @@ RECOVERED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", RECOVERED)
 def test_a_passing_fault_costs_nothing_but_time(
     origin: Origin, quick: Fetcher, found: RemoteObject, fault: Fault
@@ -122,6 +123,7 @@ def test_a_server_that_is_always_odd_is_served_through_botocore(
     whole(quick)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "error", "words"),
     [
@@ -223,6 +225,7 @@ def test_replaced_in_the_middle(origin: Origin, quick: Fetcher, found: RemoteObj
     assert not quick.done
 
 
+@pytest.mark.slow
 def test_a_storm_of_503_is_answered_with_fewer_requests(origin: Origin, quick: Fetcher) -> None:
     objects = [origin.put(f"k{number}", DATA[:1000]) for number in range(40)]
     until = time.monotonic() + 1.5
@@ -250,6 +253,7 @@ def test_retry_after_is_honoured(origin: Origin, quick: Fetcher, found: RemoteOb
     assert max(times_of) - times_of[0] >= 1.0
 
 
+@pytest.mark.slow
 def test_a_dripping_connection_is_raced(origin: Origin, fetcher: Callable[..., Fetcher], found: RemoteObject) -> None:
     """It delivers a byte now and then, so no timeout ever ends it: a second connection does."""
     patient = fetcher(origin.endpoint, stall_timeout_s=30)
@@ -260,6 +264,7 @@ def test_a_dripping_connection_is_raced(origin: Origin, fetcher: Callable[..., F
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.slow
 def test_two_racing_connections_do_not_leave_the_range_to_each_other_for_ever(
     origin: Origin, fetcher: Callable[..., Fetcher], found: RemoteObject
 ) -> None:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.engine.conftest import CREDENTIALS, Fetcher
 from tests.engine.origin import Fault, Origin, Reply, Request
 from tests.engine.test_faults import DATA, SUM
@@ -44,6 +46,7 @@ engine.close()
 """
 
 
+@pytest.mark.slow
 def test_fifty_kills_and_every_byte_is_right(origin: Origin, clean_aws: object, tmp_path: Path) -> None:
     sums = {"big": _sum(BIG), "small": SUM}
     found = [origin.put("big", BIG, headers=sums["big"])]
@@ -98,6 +101,7 @@ def _paced(reply: Reply) -> None:
         reply.sock.sendall(reply.body[start : start + (1 << 20)])
 
 
+@pytest.mark.slow
 def test_journaled_ranges_are_not_fetched_again(origin: Origin, fetcher: Callable[..., Fetcher]) -> None:
     """An engine that is closed in the middle, and a new one over the same files."""
     found = origin.put("key", BIG, headers=_sum(BIG))

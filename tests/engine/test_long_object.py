@@ -77,6 +77,7 @@ def server(tmp_path: Path) -> Iterator[SparseServer]:
     made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_memory_journal_and_progress(
     server: SparseServer, fetcher: Callable[..., Fetcher], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.engine.conftest import Fetcher
 from tests.engine.origin import Fault, Origin, Reply, Request
 from tests.engine.test_faults import DATA
@@ -70,6 +72,7 @@ def test_the_higher_priority_goes_first_and_the_lower_still_moves(
     assert 5 < low_meanwhile < 40  # one connection of the four
 
 
+@pytest.mark.slow
 def test_a_small_pull_does_not_wait_for_a_huge_one(origin: Origin, fetcher: Callable[..., Fetcher]) -> None:
     one = fetcher(origin.endpoint, connections=4, max_connections=4)
     huge = [origin.put("huge", DATA * 8)]
@@ -86,6 +89,7 @@ def test_a_small_pull_does_not_wait_for_a_huge_one(origin: Origin, fetcher: Call
     assert waited < 1.5
 
 
+@pytest.mark.slow
 def test_the_bandwidth_cap_holds(origin: Origin, fetcher: Callable[..., Fetcher]) -> None:
     one = fetcher(origin.endpoint, max_bytes_per_s=10 * MIB)
     found = origin.put("key", DATA)
@@ -96,6 +100,7 @@ def test_the_bandwidth_cap_holds(origin: Origin, fetcher: Callable[..., Fetcher]
     assert 5 * MIB < rate < 13 * MIB
 
 
+@pytest.mark.slow
 def test_progress_comes_each_second_while_nothing_moves(origin: Origin, fetcher: Callable[..., Fetcher]) -> None:
     one = fetcher(origin.endpoint, stall_timeout_s=1, give_up_s=3)
     found = origin.put("key", DATA)

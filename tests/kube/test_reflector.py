@@ -61,6 +61,7 @@ def pod_line(event: str, name: str, version: str) -> bytes:
     return watch_line(event, {"metadata": {"name": name, "uid": name, "resourceVersion": version}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [403, 500])
 def test_a_server_that_says_no_is_asked_patiently(status: int) -> None:
     """The client library's informer asked 3,337 times in a second."""
@@ -74,6 +75,7 @@ def test_a_server_that_says_no_is_asked_patiently(status: int) -> None:
         assert len(server.requests) <= 8
 
 
+@pytest.mark.slow
 def test_retry_after_is_honoured() -> None:
     def answers(path: str, _: int) -> tuple[int, bytes, dict[str, str]]:
         return (200, EMPTY_LIST, {}) if "watch=true" not in path else (429, b"{}", {"Retry-After": "3"})
