@@ -87,7 +87,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         timeout: timedelta | None = None,  # noqa: ASYNC109 -- Temporal's signature
     ) -> None:
         async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
-            await until(condition)
+            while True:
+                if condition():
+                    return
+                await asyncio.sleep(0)
 
     made = Calls()
     monkeypatch.setattr(workflow, "wait_condition", wait_condition)
