@@ -1,4 +1,4 @@
-"""Sizes, rates and durations as people write and read them. Pure functions; workflows may use them."""
+"""Formats and parses sizes, durations and priorities as people write them. Pure functions: workflows may use them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from kube_cache.errors import InvalidRequest
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_MIN_PRIORITY, _MAX_PRIORITY = -100, 100
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def format_bytes(count: float) -> str:
-    """1536 -> '1.5 KiB'; binary units, as Kubernetes uses them."""
+    """Format a number of bytes in binary units, as Kubernetes does: 1536 -> '1.5 KiB'."""
     value = float(count)
     for unit in _UNITS:
         if value < 1024 or unit == _UNITS[-1]:
@@ -22,17 +23,20 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """75 -> '1m15s'."""
+    """Format a duration in seconds: 75 -> '1m15s'."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f}s" if seconds < 10 else f"{whole}s"
     hours, rest = divmod(whole, 3600)
-    minutes, secs = divmod(rest, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{secs:02d}s"
+    minutes, remaining = divmod(rest, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{remaining:02d}s"
 
 
 def parse_duration(text: str, *, name: str) -> float:
-    """Seconds of a Go-style duration ('30m', '1h30m', '90s'). Raises InvalidRequest, naming `name`."""
+    """Parse a Go-style duration ('30m', '1h30m', '90s') into seconds.
+
+    name: of the annotation or argument. Raises InvalidRequest that begins with it.
+    """
     value = text.strip()
     parts = _DURATION.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value:
@@ -41,13 +45,18 @@ def parse_duration(text: str, *, name: str) -> float:
 
 
 def parse_priority(text: str, *, name: str) -> int:
-    """-100..100, 0 when empty; higher goes first. Raises InvalidRequest, naming `name`."""
+    """Parse a priority from -100 to 100, of which the higher goes first; 0 when empty.
+
+    name: of the annotation. Raises InvalidRequest that begins with it.
+    """
     if not text.strip():
         return 0
     try:
-        value = int(text)
+        priority = int(text)
     except ValueError:
-        value = 1000
-    if not -100 <= value <= 100:
-        raise InvalidRequest(f"{name}: {text!r} is not a priority; write a whole number from -100 to 100")
-    return value
+        priority = None
+    if priority is None or not _MIN_PRIORITY <= priority <= _MAX_PRIORITY:
+        raise InvalidRequest(
+            f"{name}: {text!r} is not a priority; write a whole number from {_MIN_PRIORITY} to {_MAX_PRIORITY}"
+        )
+    return priority

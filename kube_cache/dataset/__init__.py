@@ -1,1 +1,1 @@
-"""The nouns that listing, engine and store share: a dataset's URI, its objects, their checksums."""
+"""The nouns that the origin, the engine and the store share: a dataset's URI, its objects, their checksums."""

@@ -1,12 +1,13 @@
-/* CRC64NVME and CRC32C at memory speed without the interpreter's lock, and the arithmetic that joins CRCs of neighbours.
+/* CRC64NVME and CRC32C at memory speed without the interpreter's lock, and the CRC of two pieces from their CRCs.
  *
- * Why it exists: each byte that is fetched is checksummed once, by up to one thread a connection, so it must cost next to
- * nothing; and the AWS library that has the same brings 6 MiB into a process whose whole budget is 64.
+ * Why this module exists: each byte that is fetched is checksummed once, by up to one thread a connection, so a
+ * checksum must cost next to nothing; the AWS library that has the same functions adds 6 MiB to a process whose budget
+ * is 64 MiB.
  *
- * How: on x86-64 with PCLMULQDQ 128-bit lanes are folded (8, or 32 with AVX-512; Gopal et al., "Fast CRC Computation for
- * Generic Polynomials Using PCLMULQDQ", Intel 2009), CRC32C uses the SSE4.2 instruction in three streams; elsewhere tables,
- * eight bytes a step. No constant is copied from anywhere: tables and factors are computed from the polynomials when the
- * module is loaded.
+ * How: on x86-64 with PCLMULQDQ, CRC64NVME folds 128-bit lanes (8, or 32 with AVX-512; Gopal et al., "Fast CRC
+ * Computation for Generic Polynomials Using PCLMULQDQ", Intel 2009), and CRC32C runs the SSE4.2 instruction in three
+ * streams. Other machines use tables, eight bytes a step. No constant is copied from anywhere: tables and factors are
+ * computed from the polynomials when the module is loaded.
  *
  * What it deliberately does not do: CRC32 (zlib has it), hashes.
  */
@@ -20,15 +21,16 @@
 #include <immintrin.h>
 #endif
 
-/* Reflected: bit 0 is the highest power. */
+/* Polynomials P, reflected: bit 0 is the coefficient of the highest power. */
 #define POLY_64 UINT64_C(0x9A6C9329AC4BC9B5) /* NVM Express Command Set Specification 1.1, 5.2.1.3.4 */
 #define POLY_32C UINT64_C(0x82F63B78)        /* RFC 3720, 12.1 */
 #define POLY_32 UINT64_C(0xEDB88320)         /* RFC 1952, 8 */
-#define WORTH_UNLOCKING 4096
+#define MIN_UNLOCKED 4096 /* bytes; releasing the interpreter's lock for less costs more than the CRC */
 
 typedef uint64_t (*Update)(uint64_t state, const uint8_t *data, size_t length);
 
 static uint64_t table_64[8][256], table_32c[8][256];
+/* The method that was chosen for this machine, for the tests and the bench. */
 static const char *how_64 = "tables", *how_32c = "tables";
 
 static void make_table(uint64_t table[8][256], uint64_t poly) {
@@ -60,7 +62,7 @@ static uint64_t table_update_32c(uint64_t state, const uint8_t *data, size_t len
     return by_table(table_32c, state, data, length);
 }
 
-/* a * b mod P, both reflected in `top`'s width (top: the bit that means 1). */
+/* a * b mod P, both reflected. top: the bit that means 1, which gives the width. */
 static uint64_t multiply(uint64_t a, uint64_t b, uint64_t poly, uint64_t top) {
     uint64_t product = 0;
     for (uint64_t bit = top; bit; bit >>= 1) {
@@ -80,7 +82,7 @@ static uint64_t shift_by(uint64_t length, uint64_t poly, uint64_t top) {
     return factor;
 }
 
-/* The CRC of A followed by B is crc(A) * x^(8 * length of B) + crc(B). */
+/* The CRC of A followed by B: crc(A) * x^(8 * length of B) + crc(B). length: of B, in bytes. */
 static uint64_t joined(uint64_t first, uint64_t second, uint64_t length, uint64_t poly, uint64_t top) {
     return multiply(first, shift_by(length, poly, top), poly, top) ^ second;
 }
@@ -92,10 +94,11 @@ static Update update_64 = table_update_64, update_32c = table_update_32c;
 #define LANES 8
 #define WIDE 8 /* registers of four lanes each */
 
-/* Two factors for each distance: x^(distance+63) and x^(distance-1) mod P, for the halves with the higher and the lower powers.
- * One less than the distance, since the product of two reflected numbers comes out one power short. */
+/* Two factors for each distance in bits: x^(distance+63) mod P for the half with the higher powers, x^(distance-1)
+ * mod P for the other. One less than the distance, because the product of two reflected numbers is one power short. */
 static uint64_t fold_wide[2], fold_lanes[2], fold_one[LANES][2];
 
+/* x^exponent mod P. */
 static uint64_t power_64(unsigned exponent) {
     uint64_t value = UINT64_C(1) << 63;
     while (exponent--) value = (value >> 1) ^ (value & 1 ? POLY_64 : 0);
@@ -114,11 +117,13 @@ static void make_factors(void) {
     }
 }
 
+/* Carries a lane forward by the distance that its two factors are for. */
 __attribute__((target("pclmul,sse4.1"))) static inline __m128i fold(__m128i value, __m128i factors) {
     return _mm_xor_si128(_mm_clmulepi64_si128(value, factors, 0x00), _mm_clmulepi64_si128(value, factors, 0x11));
 }
 
-__attribute__((target("pclmul,sse4.1"))) static uint64_t fold_update_64(uint64_t state, const uint8_t *data, size_t length) {
+__attribute__((target("pclmul,sse4.1")))
+static uint64_t fold_update_64(uint64_t state, const uint8_t *data, size_t length) {
     if (length < 32 * LANES) return by_table(table_64, state, data, length);
     __m128i lane[LANES];
     for (int i = 0; i < LANES; i++) lane[i] = _mm_loadu_si128((const __m128i *)data + i);
@@ -135,8 +140,9 @@ __attribute__((target("pclmul,sse4.1"))) static uint64_t fold_update_64(uint64_t
     return by_table(table_64, by_table(table_64, 0, last, sizeof last), data, length);
 }
 
-/* What is left in the wide registers is the beginning of a shorter message with the same CRC. */
-__attribute__((target("avx512f,vpclmulqdq"))) static uint64_t wide_update_64(uint64_t state, const uint8_t *data, size_t length) {
+/* At the end the wide registers hold the beginning of a shorter message with the same CRC, which is folded by lanes. */
+__attribute__((target("avx512f,vpclmulqdq")))
+static uint64_t wide_update_64(uint64_t state, const uint8_t *data, size_t length) {
     if (length < 128 * WIDE) return fold_update_64(state, data, length);
     __m512i lane[WIDE];
     for (int i = 0; i < WIDE; i++) lane[i] = _mm512_loadu_si512(data + 64 * i);
@@ -153,9 +159,10 @@ __attribute__((target("avx512f,vpclmulqdq"))) static uint64_t wide_update_64(uin
     return fold_update_64(fold_update_64(0, left, sizeof left), data, length);
 }
 
-/* The instruction answers after three cycles and takes a new operand each cycle: three streams side by side. */
-#define STREAM 8192
-static uint64_t two_streams_on, one_stream_on;
+/* The instruction has a latency of three cycles and starts once a cycle, so three streams run side by side. */
+#define STREAM 8192 /* bytes of one stream */
+/* x^(8 * bytes) mod P, to carry a CRC past two streams or past one. */
+static uint64_t past_two_streams, past_one_stream;
 
 __attribute__((target("sse4.2"))) static uint64_t sse_update_32c(uint64_t state, const uint8_t *data, size_t length) {
     uint64_t word;
@@ -169,7 +176,8 @@ __attribute__((target("sse4.2"))) static uint64_t sse_update_32c(uint64_t state,
             memcpy(&word, data + 2 * STREAM + at, 8);
             third = _mm_crc32_u64(third, word);
         }
-        state = multiply(state, two_streams_on, POLY_32C, TOP_32) ^ multiply(second, one_stream_on, POLY_32C, TOP_32) ^ third;
+        state = multiply(state, past_two_streams, POLY_32C, TOP_32) ^
+                multiply(second, past_one_stream, POLY_32C, TOP_32) ^ third;
     }
     for (; length >= 8; data += 8, length -= 8) {
         memcpy(&word, data, 8);
@@ -185,7 +193,7 @@ static PyObject *update(PyObject *args, Update how, uint64_t mask) {
     unsigned long long crc = 0;
     if (!PyArg_ParseTuple(args, "y*|K", &view, &crc)) return NULL;
     uint64_t state = ~(uint64_t)crc & mask;
-    if (view.len >= WORTH_UNLOCKING) {
+    if (view.len >= MIN_UNLOCKED) {
         Py_BEGIN_ALLOW_THREADS
         state = how(state, view.buf, (size_t)view.len);
         Py_END_ALLOW_THREADS
@@ -213,25 +221,26 @@ static PyObject *combine_crc64nvme(PyObject *self, PyObject *args) { return join
 static PyObject *combine_crc32c(PyObject *self, PyObject *args) { return join(args, POLY_32C, UINT64_C(1) << 31); }
 static PyObject *combine_crc32(PyObject *self, PyObject *args) { return join(args, POLY_32, UINT64_C(1) << 31); }
 
-static uint64_t continue_64(uint64_t value, const uint8_t *data, size_t length) { return ~update_64(~value, data, length); }
+/* A finished CRC is the state inverted. */
+static uint64_t continue_64(uint64_t crc, const uint8_t *data, size_t length) { return ~update_64(~crc, data, length); }
 
-static uint64_t continue_32c(uint64_t value, const uint8_t *data, size_t length) {
-    return ~update_32c(~value & UINT32_MAX, data, length) & UINT32_MAX;
+static uint64_t continue_32c(uint64_t crc, const uint8_t *data, size_t length) {
+    return ~update_32c(~crc & UINT32_MAX, data, length) & UINT32_MAX;
 }
 
 static CrcUpdates updates = {continue_64, continue_32c};
 
 static PyMethodDef methods[] = {
-    {"crc64nvme", crc64nvme, METH_VARARGS, "crc64nvme(data, crc=0) -> the CRC, continued from `crc`"},
-    {"crc32c", crc32c, METH_VARARGS, "crc32c(data, crc=0) -> the CRC, continued from `crc`"},
+    {"crc64nvme", crc64nvme, METH_VARARGS, "crc64nvme(data, crc=0) -> CRC; crc: of the bytes before `data`"},
+    {"crc32c", crc32c, METH_VARARGS, "crc32c(data, crc=0) -> CRC; crc: of the bytes before `data`"},
 #if defined(__x86_64__)
-    {"middle_crc64nvme", middle_crc64nvme, METH_VARARGS, "The same by 8 lanes, for tests on a machine that has them."},
+    {"middle_crc64nvme", middle_crc64nvme, METH_VARARGS, "crc64nvme by 8 lanes, for tests on a machine with more."},
 #endif
-    {"slow_crc64nvme", slow_crc64nvme, METH_VARARGS, "The same by tables, for tests."},
-    {"slow_crc32c", slow_crc32c, METH_VARARGS, "The same by tables, for tests."},
-    {"combine_crc64nvme", combine_crc64nvme, METH_VARARGS, "combine(first, second, length of the second) -> CRC of both"},
-    {"combine_crc32c", combine_crc32c, METH_VARARGS, "combine(first, second, length of the second) -> CRC of both"},
-    {"combine_crc32", combine_crc32, METH_VARARGS, "combine(first, second, length of the second) -> CRC of both"},
+    {"slow_crc64nvme", slow_crc64nvme, METH_VARARGS, "crc64nvme by tables, for tests."},
+    {"slow_crc32c", slow_crc32c, METH_VARARGS, "crc32c by tables, for tests."},
+    {"combine_crc64nvme", combine_crc64nvme, METH_VARARGS, "(CRC of A, CRC of B, bytes of B) -> CRC of A then B"},
+    {"combine_crc32c", combine_crc32c, METH_VARARGS, "(CRC of A, CRC of B, bytes of B) -> CRC of A then B"},
+    {"combine_crc32", combine_crc32, METH_VARARGS, "(CRC of A, CRC of B, bytes of B) -> CRC of A then B"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -242,8 +251,8 @@ PyMODINIT_FUNC PyInit__crc(void) {
     make_table(table_32c, POLY_32C);
 #if defined(__x86_64__)
     make_factors();
-    one_stream_on = shift_by(STREAM, POLY_32C, TOP_32);
-    two_streams_on = shift_by(2 * STREAM, POLY_32C, TOP_32);
+    past_one_stream = shift_by(STREAM, POLY_32C, TOP_32);
+    past_two_streams = shift_by(2 * STREAM, POLY_32C, TOP_32);
     if (__builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1")) {
         update_64 = fold_update_64;
         how_64 = "PCLMULQDQ";

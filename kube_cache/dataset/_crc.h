@@ -1,4 +1,5 @@
-/* What `_crc.c` gives to the project's other native modules, in a capsule of this name. Both continue a finished CRC. */
+/* The functions that `_crc.c` offers to the project's other native modules, in a capsule named CRC_CAPSULE.
+ * Both take a finished CRC and return that of its data followed by `data`. */
 #ifndef KUBE_CACHE_CRC_H
 #define KUBE_CACHE_CRC_H
 #include <stddef.h>

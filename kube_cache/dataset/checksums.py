@@ -1,8 +1,8 @@
 """Checksums as object stores declare them, and the arithmetic that proves a file from the checksums of its ranges.
 
-CRC64NVME and CRC32C come from `_crc.c`, at memory speed without the interpreter's lock, CRC32 from zlib, and all three are combined
-without the bytes. SHA and MD5 cannot be combined, so they are never computed while fetching; `engine.verify` reads the file
-again for them, by option.
+CRC64NVME and CRC32C come from `_crc.c`, which runs at memory speed without the interpreter's lock; CRC32 comes from
+zlib. The CRC of a file is combined from those of its ranges, without the bytes. SHA and MD5 cannot be combined, so
+they are never computed while fetching; `engine.verify` reads the file again for them, by option.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Algorithm(StrEnum):
 Update = Callable[[Any, int], int]
 """(bytes, CRC so far) → CRC."""
 Combine = Callable[[int, int, int], int]
+"""(CRC of the first piece, CRC of the second, length of the second) → CRC of both."""
 
 UPDATE: Final[Mapping[Algorithm, Update]] = {
     Algorithm.CRC64NVME: _crc.crc64nvme,
@@ -45,7 +46,11 @@ _WIDTH: Final[Mapping[Algorithm, int]] = {Algorithm.CRC64NVME: 8, Algorithm.CRC3
 
 @dataclass(frozen=True, slots=True)
 class DeclaredChecksum:
-    """An object's checksum as the store keeps it. parts: 0 = over the whole object, else over that many parts' checksums."""
+    """An object's checksum as the object store keeps it.
+
+    parts: 0 when `value` is over the whole object, else the number of parts whose checksums `value` is over
+    (composite).
+    """
 
     algorithm: Algorithm
     value: bytes
@@ -61,45 +66,42 @@ def is_crc(algorithm: Algorithm) -> bool:
 
 
 def combine(algorithm: Algorithm, pieces: Iterable[tuple[int, int]]) -> int:
-    """CRC of the concatenation of pieces, each given as (CRC, length)."""
+    """Return the CRC of the concatenation of pieces. pieces: (CRC, length in bytes) of each, in order."""
     whole = 0
     join = _COMBINE[algorithm]
-    for value, length in pieces:
-        whole = join(whole, value, length)
+    for crc, length in pieces:
+        whole = join(whole, crc, length)
     return whole
 
 
 def encode_crc(algorithm: Algorithm, crc: int) -> bytes:
-    """A CRC as S3 writes it: big-endian, before base64."""
+    """Return a CRC as S3 writes it: big-endian, before base64."""
     return crc.to_bytes(_WIDTH[algorithm], "big")
 
 
 def declared_checksum(headers: Mapping[str, str]) -> DeclaredChecksum | None:
-    """The best checksum among response headers (lower-case names), of S3 or of GCS; None when there is none.
+    """Return the best checksum among the response headers (lower-case names) of S3 or GCS; None when there is none.
 
-    CRCs before hashes: they are the ones that ranges can be combined to. A range's answer must not be asked: its checksum
+    Prefers CRCs to hashes, because the CRCs of ranges can be combined. Not for the answer to a ranged GET: its checksum
     may be that of one part.
     """
+    composite = headers.get("x-amz-checksum-type", "").upper() == "COMPOSITE"
     for algorithm in Algorithm:
         text = headers.get(f"x-amz-checksum-{algorithm}")
-        if text and (found := _parse(algorithm, text, composite=_is_composite(headers))):
-            return found
+        if text and (checksum := _parse(algorithm, text, composite=composite)):
+            return checksum
     for item in headers.get("x-goog-hash", "").split(","):
         name, _, text = item.strip().partition("=")
-        if name == Algorithm.CRC32C and (found := _parse(Algorithm.CRC32C, text, composite=False)):
-            return found
+        if name == Algorithm.CRC32C and (checksum := _parse(Algorithm.CRC32C, text, composite=False)):
+            return checksum
     return None
-
-
-def _is_composite(headers: Mapping[str, str]) -> bool:
-    return headers.get("x-amz-checksum-type", "").upper() == "COMPOSITE"
 
 
 def _parse(algorithm: Algorithm, text: str, *, composite: bool) -> DeclaredChecksum | None:
     body, dash, count = text.partition("-")  # "-" is not in base64's alphabet
     parts = int(count) if dash and count.isascii() and count.isdigit() else 0
     if composite and not parts:
-        return None  # over parts, but of how many? Cannot be rebuilt
+        return None  # over an unknown number of parts, so that it cannot be computed again
     value = decode_base64(body)
     if not value or (algorithm in _WIDTH and len(value) != _WIDTH[algorithm]):
         return None
@@ -107,7 +109,7 @@ def _parse(algorithm: Algorithm, text: str, *, composite: bool) -> DeclaredCheck
 
 
 def decode_base64(text: str) -> bytes:
-    """Empty when it is no base64."""
+    """Decode base64; b"" when `text` is none."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

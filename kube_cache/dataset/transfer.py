@@ -1,7 +1,7 @@
-"""The words that the listing, the transfer engine and the store share: what is fetched, where to, and what came of it.
+"""The contract of the transfer engine: objects to fetch, the files to fetch them to, progress and results.
 
-This is the engine's whole contract (`TransferEngine`), so that the store and the activities never see sockets, and the
-engine never sees snapshots.
+Listing, engine and store share these nouns and no others, so that the store and the activities never see sockets, and
+the engine never sees snapshots.
 """
 
 from __future__ import annotations
@@ -16,29 +16,32 @@ from kube_cache.dataset.uri import DatasetUri
 
 
 class Verified(StrEnum):
-    """How an object's bytes were proven, strongest first. Never claims more than was checked."""
+    """How an object's bytes were proven, strongest first. Never claims more than was compared."""
 
     FULL_OBJECT = "full-object"
-    """CRC64NVME, CRC32C or CRC32 over the whole object equals the one that the object store keeps."""
+    """The CRC64NVME, CRC32C or CRC32 of the whole object equals the one that the object store keeps."""
     COMPOSITE = "composite"
-    """Each stored part's checksum, and the checksum over those, equal the object store's."""
+    """The checksums of all stored parts, and the checksum over those, equal the object store's."""
     MD5 = "md5"
-    """MD5 equals a single-part ETag; only by option."""
+    """The MD5 equals the ETag of an object uploaded in one part; only by option."""
     TRANSPORT_ONLY = "transport-only"
-    """The store keeps no checksum that we can compute; sizes and ETag matched on every range."""
+    """Size and ETag matched on every range; the object store keeps no checksum that can be computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteObject:
-    """One object as LIST shows it. `path` is its place inside the dataset's directory (relative, '/'-separated)."""
+    """One object as LIST shows it.
 
-    scheme: str  # "s3" or "gs"
+    scheme: "s3" or "gs". path: of its file within the dataset's directory, relative, separated by "/".
+    """
+
+    scheme: str
     bucket: str
     key: str
     path: str
     size: int
     etag: str
-    """As served, with its quotes; opaque: never parsed."""
+    """As served, with its quotes. Opaque: compared, never parsed."""
     version_id: str | None = None
 
     @property
@@ -48,7 +51,7 @@ class RemoteObject:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A resolved dataset. digest: SHA-256 (hex) over the sorted (path, key, size, ETag) list; see `listing`."""
+    """A resolved dataset. digest: SHA-256 (hex) over its URI and objects; see `origin.listing.digest`."""
 
     uri: DatasetUri
     digest: str
@@ -58,7 +61,11 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class FetchJob:
-    """One object to fetch. `part_path` is created, sized and filled in place; `journal_path` makes it resumable."""
+    """One object to fetch.
+
+    part_path: the file, which the engine creates, sizes and fills in place. journal_path: which of its ranges are done,
+    so that a later fetch resumes.
+    """
 
     object: RemoteObject
     part_path: Path
@@ -67,7 +74,7 @@ class FetchJob:
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds summed over the ranges: waiting for a slot, first byte, network, decrypt, verify, write."""
+    """Seconds that an object took, summed over its ranges."""
 
     wait_s: float = 0.0
     first_byte_s: float = 0.0
@@ -79,31 +86,31 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class FetchedObject:
-    """An object whose `part_path` is complete, verified and durable (fdatasync done); the store may publish it."""
+    """An object whose file is complete, verified and durable (fdatasync done), so that the store may publish it."""
 
     job: FetchJob
     crc64nvme: int
-    """Of the whole object, always computed, kept in the manifest for the scrub."""
+    """CRC of the whole object; always computed, because the manifest keeps it for the scrub."""
     verified: Verified
     fetched_bytes: int
     resumed_bytes: int
-    """Bytes that the journal proved and that were not fetched again."""
+    """Bytes that the journal proved, so that they were not fetched again."""
     timings: Timings = field(default_factory=Timings)
 
 
 @dataclass(frozen=True, slots=True)
 class FetchProgress:
     done_bytes: int
-    """On disk and checksummed, resumed ones included; never falls, never exceeds the total."""
+    """Bytes on the disk and checksummed, resumed ones included; never falls, never exceeds the total."""
     total_bytes: int
     bytes_per_s: float
-    """Of the last few seconds."""
-    ahead_bytes: int = 0
-    """Blocks that the disk has given for bytes yet to come: who reserves room must not count them twice."""
+    """Over the last few seconds."""
+    preallocated_bytes: int = 0
+    """Bytes of blocks that the disk has allocated for data yet to come; a reservation must not count them again."""
 
 
 class TransferEngine(Protocol):
-    """Fetches objects to files. One instance per process: it owns the buffers, the connections and the rate limits."""
+    """Fetches objects to files. One instance a process, because it owns buffers, connections and rate limits."""
 
     def fetch(
         self,
@@ -116,13 +123,14 @@ class TransferEngine(Protocol):
     ) -> None:
         """Fetch all jobs and return when each has gone through `on_object`. Blocking; call it from a thread.
 
-        on_object: called from an engine thread once per job, as soon as that file is durable; an exception ends the fetch.
+        on_object: called from an engine thread once a job, as soon as its file is durable; an exception ends the fetch.
         progress: called at most once a second, and at least once every 2 s while work goes on.
         cancelled: polled; after it turns true the call ends within 2 s with `errors.Cancelled`, journals kept.
+        priority: of the call; a higher one goes first among the calls that share the engine.
 
         Raises the first non-retryable error of any job (SourceChanged, ChecksumMismatch, AccessDenied,
-        DatasetNotFound), or DiskFault, or SourceUnavailable after the engine's own retries; other jobs of the same call
-        are stopped first and their journals kept, so that calling again resumes.
+        DatasetNotFound), or DiskFault, or SourceUnavailable after the engine's own retries. The other jobs of the call
+        are stopped before, and their journals kept, so that calling again resumes.
         """
 
     def close(self) -> None: ...

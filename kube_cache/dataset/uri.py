@@ -50,7 +50,7 @@ class DatasetUri:
 
 
 def parse_datasets(annotation: str) -> tuple[DatasetUri, ...]:
-    """Parse the comma-separated URIs of an annotation, in its order. Raises InvalidRequest as `DatasetUri.parse` does."""
+    """Parse the comma-separated URIs of an annotation, in its order. Raises InvalidRequest, as `DatasetUri.parse`."""
     if not annotation.strip():
         raise InvalidRequest(f"the dataset is empty; {_EXAMPLE}")
     datasets: dict[DatasetUri, DatasetUri] = {}

@@ -1,1 +1,1 @@
-"""The origin: object storage as it is read, over botocore: S3, and Google Cloud Storage by its XML API."""
+"""The origin: reads object storage over botocore, which is S3, and Google Cloud Storage by its XML API."""

@@ -80,7 +80,7 @@ class Origin:
 
     def head(self, remote: RemoteObject) -> ObjectHead:
         """Ask for the object as it is now; learns the bucket's route on the way."""
-        with s3_errors.as_our_errors(remote.uri):
+        with s3_errors.as_domain_errors(remote.uri):
             self._last_request.value = None
             response = self._client.head_object(ChecksumMode="ENABLED", **self._address(remote))
             if remote.bucket not in self._routes:
@@ -90,7 +90,7 @@ class Origin:
 
     def stored_parts(self, remote: RemoteObject, count: int) -> list[StoredPart]:
         """Return the `count` parts in which the object was uploaded, in order; [] when the answer does not tell."""
-        with s3_errors.as_our_errors(remote.uri):
+        with s3_errors.as_domain_errors(remote.uri):
             return stored_parts(self._client, self._address(remote), remote.size, count)
 
     def open(self, remote: RemoteObject, first: int, last: int) -> tuple[ObjectHead, Body]:
@@ -99,7 +99,7 @@ class Origin:
         extra = {"ChecksumMode": "ENABLED"} if whole else {"Range": f"bytes={first}-{last}"}
         if remote.etag:
             extra["IfMatch"] = remote.etag
-        with s3_errors.as_our_errors(remote.uri):
+        with s3_errors.as_domain_errors(remote.uri):
             response = self._client.get_object(**extra, **self._address(remote))
             length = response.get("ContentLength", last - first + 1)  # a chunked answer has none
             expected = f"bytes {first}-{last}/{remote.size}"
@@ -122,7 +122,7 @@ class Origin:
 
     def request(self, route: Route, remote: RemoteObject, generation: str | None, headers: Mapping[str, str]) -> bytes:
         """Return the head of a signed GET, ready to send; see `RangeRequests.head`."""
-        with s3_errors.as_our_errors(f"{self.scheme}://{remote.bucket}"):
+        with s3_errors.as_domain_errors(f"{self.scheme}://{remote.bucket}"):
             return self._range_requests.head(route, remote, generation, headers)
 
     def refresh_credentials(self) -> None:
@@ -144,7 +144,7 @@ class Origin:
             arguments["ContinuationToken"] = token
         if self._settings.requester_pays:
             arguments["RequestPayer"] = "requester"
-        with s3_errors.as_our_errors(f"{self.scheme}://{bucket}/{prefix}"):
+        with s3_errors.as_domain_errors(f"{self.scheme}://{bucket}/{prefix}"):
             page: Mapping[str, Any] = self._client.list_objects_v2(**arguments)
             return page
 

@@ -98,7 +98,7 @@ def from_botocore(error: Exception, *, resource: str) -> KubeCacheError:
     )
 
 
-def as_our_errors(resource: str) -> AbstractContextManager[None]:
+def as_domain_errors(resource: str) -> AbstractContextManager[None]:
     """Translate botocore's exceptions raised within. resource: as for `from_status`."""
     return _Translation(resource)
 

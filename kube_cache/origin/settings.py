@@ -1,6 +1,7 @@
-"""What can be set about the origin, beyond what AWS_* says: a plain dataclass, whose bounds `kube_cache.settings` checks.
+"""Settings of the origin beyond AWS_*: a plain dataclass, whose bounds `kube_cache.settings` checks.
 
-Default and meaning stand beside each field; the environment's names are KUBE_CACHE_ORIGIN__<FIELD>. Nothing here reads the environment.
+Default and meaning stand beside each field; the environment's names are KUBE_CACHE_ORIGIN__<FIELD>. Does not read the
+environment.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ class OriginSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     addressing: Literal["auto", "path", "virtual"] = "auto"
-    """Bucket in the path or in the host name; auto: path with an endpoint of one's own."""
+    """Where a request names the bucket: path or host name. auto: in the path of every endpoint but AWS's."""
     anonymous: bool = False
-    """Do not sign requests: public buckets."""
+    """Leave requests unsigned, for public buckets."""
     requester_pays: bool = False
-    """Accept that the reader pays (x-amz-request-payer)."""
+    """Accept that the requester pays (x-amz-request-payer)."""
     sse_c_key: str = field(default="", repr=False)
-    """Customer key (SSE-C), base64; empty = none."""
+    """Key of the customer (SSE-C), base64; empty = none."""
     gs_endpoint: str = "https://storage.googleapis.com"
-    """XML API of Google Cloud Storage."""
+    """URL of Google Cloud Storage's XML API."""
     gs_access_key: str = ""
-    """HMAC access id for gs://; empty = the AWS credentials."""
+    """Access id of the HMAC key for gs://; empty = the AWS credentials."""
     gs_secret_key: str = field(default="", repr=False)
-    """HMAC secret for gs://."""
+    """Secret of the HMAC key for gs://."""

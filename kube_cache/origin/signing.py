@@ -1,10 +1,10 @@
 """Signs the engine's GETs (AWS Signature Version 4, headers only), some ten times cheaper than botocore does.
 
-Why not botocore's: with objects of 1 MiB its general signer, which derives the key anew each time and re-parses the URL, is half
-of all the Python that the engine runs. Everything else of the control plane stays with botocore: credentials and their
-refresh, endpoints, and the signatures of LIST and HEAD. A test holds each signature against botocore's own.
+botocore's general signer derives the key and parses the URL for each request: with objects of 1 MiB it is half of all
+the Python that the engine runs. Everything else of the control plane stays with botocore: credentials and their
+refresh, endpoints, and the signatures of LIST and HEAD. A test compares each signature with botocore's own.
 
-Deliberately not here: bodies, query strings in need of sorting, pre-signed URLs, other services, session authentication.
+Deliberately not here: bodies, queries that need sorting, pre-signed URLs, other services, session authentication.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
@@ -22,27 +22,35 @@ _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Credentials at one moment."""
+    """Frozen credentials, as they are at one moment. token: empty for long-lived keys."""
 
     access: str
     secret: str
     token: str = ""
 
 
+class _DerivedKey(NamedTuple):
+    """The signing key of one day. day: UTC, as `20260131`."""
+
+    secret: str
+    day: str
+    key: bytes
+
+
 class Signer:
-    """For one region. Thread-safe: what it remembers is replaced whole."""
+    """Signs for one region. Thread-safe, because the derived key is replaced as a whole."""
 
     def __init__(self, region: str) -> None:
         self._region = region
-        self._derived: tuple[str, str, bytes] = ("", "", b"")
+        self._derived = _DerivedKey("", "", b"")
 
     def sign(
         self, keys: Keys, host: str, path: str, query: str, headers: Mapping[str, str], now: float | None = None
     ) -> dict[str, str]:
-        """`headers` and those that make a signed GET of them.
+        """Return `headers` and those that the signature adds.
 
-        host: as sent, without a default port. path: percent-encoded once, as sent. query: at most one `name=value`, encoded.
-        headers: none of them twice, and none that a proxy changes. now: seconds since the epoch, for tests.
+        host: as sent, without a default port. path: as sent, percent-encoded once. query: at most one `name=value`,
+        percent-encoded. headers: none twice, and none that a proxy changes. now: seconds since the epoch, for tests.
         """
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         signed = {**headers, "X-Amz-Content-SHA256": _NO_BODY, "X-Amz-Date": stamp}
@@ -63,12 +71,12 @@ class Signer:
         return signed
 
     def _key(self, secret: str, day: str) -> bytes:
-        """Changes once a day."""
-        known_secret, known_day, key = self._derived
-        if known_secret == secret and known_day == day:
-            return key
+        """Derive the signing key, which changes once a day and with the credentials."""
+        derived = self._derived
+        if derived.secret == secret and derived.day == day:
+            return derived.key
         key = f"AWS4{secret}".encode()
         for part in (day, self._region, "s3", "aws4_request"):
             key = hmac.digest(key, part.encode(), "sha256")
-        self._derived = (secret, day, key)
+        self._derived = _DerivedKey(secret, day, key)
         return key

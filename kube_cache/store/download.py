@@ -260,7 +260,8 @@ class Warming:
             if time.monotonic() - told < _TELL_S:
                 return
             told, arrived = time.monotonic(), max(arrived, now.done_bytes)
-            core.index.set_reserved(self._token, max(0, min(needed, now.total_bytes - arrived - now.ahead_bytes)))
+            yet_to_allocate = now.total_bytes - arrived - now.preallocated_bytes
+            core.index.set_reserved(self._token, max(0, min(needed, yet_to_allocate)))
             self._mind_others()
 
         what = f"{self._manifest.uri} ({format_bytes(self._manifest.total_bytes)}) "

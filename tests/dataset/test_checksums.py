@@ -1,4 +1,4 @@
-"""The native CRCs against AWS's own library, bit for bit, by every way of computing them that this machine has."""
+"""The native CRCs against AWS's own library, bit for bit, by every method that this machine has."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from kube_cache.dataset import _crc  # type: ignore[attr-defined, unused-ignore]
 
-# Around every edge of the loops: 8-byte words, 16-byte lanes, 128 and 512 byte folds, 3 streams of 8 KiB.
+# Lengths around every edge of the loops: 8-byte words, 16-byte lanes, 128 and 512 byte folds, 3 streams of 8 KiB.
 LENGTHS = [*range(130), 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 4095, 4096, 8191, 24575, 24576, 24577, 100_003]
 NOISE = random.Random(1).randbytes(110_000)
-WAYS: dict[str, Callable[[bytes, int], int]] = {
+METHODS: dict[str, Callable[[bytes, int], int]] = {
     name: getattr(_crc, name)
     for name in dir(_crc)
     if name.endswith(("crc64nvme", "crc32c")) and not name.startswith(("combine", "how"))
@@ -27,25 +27,25 @@ def reference(name: str) -> Callable[[bytes, int], int]:
     return crt.crc64nvme if name.endswith("crc64nvme") else crt.crc32c
 
 
-def test_this_list_is_not_empty() -> None:
-    assert {"crc64nvme", "crc32c", "slow_crc64nvme", "slow_crc32c"} <= WAYS.keys()
+def test_the_methods_are_found() -> None:
+    assert {"crc64nvme", "crc32c", "slow_crc64nvme", "slow_crc32c"} <= METHODS.keys()
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_length_at_every_alignment(name: str) -> None:
-    way, right = WAYS[name], reference(name)
+    method, right = METHODS[name], reference(name)
     for length in LENGTHS:
         for start in (0, 1, 7):
             data = NOISE[start : start + length]
-            assert way(data, 0) == right(data, 0), (length, start)
+            assert method(data, 0) == right(data, 0), (length, start)
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_crc_is_continued(name: str) -> None:
-    way, right = WAYS[name], reference(name)
+    method, right = METHODS[name], reference(name)
     whole = right(NOISE, 0)
     for cut in (0, 1, 127, 4096, 65_537):
-        assert way(NOISE[cut:], way(NOISE[:cut], 0)) == whole
+        assert method(NOISE[cut:], method(NOISE[:cut], 0)) == whole
 
 
 @given(st.binary(max_size=3000), st.binary(max_size=3000))

@@ -1,4 +1,4 @@
-"""What users may write as a dataset, and what they read when they may not."""
+"""Which dataset URIs are accepted, and the message that refuses the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left of botocore's data describes what is used of it exactly as the whole does."""
+"""The part of botocore's data that is loaded describes the used operations exactly as the whole does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REGIONS = ["us-east-1", "cn-north-1", "nowhere-9"]
 
 
 def sent(loader: Loader | None, region: str, style: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """(method, URL) of each request that a client would have sent; they are stopped before they leave."""
+    """Return (method, URL) of each request that a client would have sent; each is stopped before it leaves."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     session = Session()
@@ -63,7 +63,7 @@ def test_the_shapes_are_the_same_but_for_their_documentation() -> None:
     whole, part = json.loads(text), botocore_data.service(text)
     assert part["metadata"] == whole["metadata"]
     for name, shape in part["shapes"].items():
-        assert shape == botocore_data._terse(whole["shapes"][name])
+        assert shape == botocore_data._without_documentation(whole["shapes"][name])
     assert len(part["shapes"]) < len(whole["shapes"]) / 3
 
 
@@ -77,16 +77,16 @@ def test_the_endpoints_that_are_kept_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"operations": 1}', '{"operations": {}, "shapes": {}}', ""])
-def test_another_shape_than_expected_is_told(text: str) -> None:
+def test_an_unexpected_shape_raises(text: str) -> None:
     with pytest.raises((LookupError, ValueError, TypeError, AttributeError)):
         botocore_data.service(text)
 
 
-def test_a_file_of_another_shape_is_left_to_botocore(tmp_path: Path) -> None:
+def test_a_file_of_an_unexpected_shape_is_left_to_botocore(tmp_path: Path) -> None:
     folder = tmp_path / "s3" / "2006-03-01"
     folder.mkdir(parents=True)
     (folder / "service-2.json").write_text('{"version": "3.0", "operations": {}}')
     loader = botocore_data.loader()
-    found = loader.file_loader.load_file(str(folder / "service-2"))
-    assert found == {"version": "3.0", "operations": {}}
+    model = loader.file_loader.load_file(str(folder / "service-2"))
+    assert model == {"version": "3.0", "operations": {}}
     assert loader.file_loader.load_file(str(folder / "none")) is None

@@ -1,4 +1,4 @@
-"""From a URI to a manifest: prefix rules, refused keys, and a digest that two different lists never share."""
+"""The listing of a dataset: prefix rules, refused keys, and a digest that two different lists never share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kube_cache.origin.listing import digest, list_dataset
 
 
 class Pages:
-    """A store that lists what it was given, as S3 does: in the order of UTF-8, `size` keys a page."""
+    """An origin that lists the given keys as S3 does: ordered by their UTF-8 bytes, `size` keys a page."""
 
     scheme = "s3"
 
@@ -23,12 +23,12 @@ class Pages:
         self.pages = 0
 
     def list_objects(self, bucket: str, prefix: str) -> Iterator[list[RemoteObject]]:
-        found = [
+        objects = [
             RemoteObject("s3", bucket, key, "", size, f'"{key}"') for key, size in self._keys if key.startswith(prefix)
         ]
-        for start in range(0, len(found) or 1, self._size):
+        for start in range(0, len(objects) or 1, self._size):
             self.pages += 1
-            yield found[start : start + self._size]
+            yield objects[start : start + self._size]
 
 
 def listed(uri: str, *keys: str, sizes: dict[str, int] | None = None) -> Manifest:
@@ -36,7 +36,7 @@ def listed(uri: str, *keys: str, sizes: dict[str, int] | None = None) -> Manifes
 
 
 def paths(manifest: Manifest) -> list[str]:
-    return [each.path for each in manifest.objects]
+    return [remote.path for remote in manifest.objects]
 
 
 def test_a_prefix_is_a_folder_not_a_beginning_of_letters() -> None:
@@ -162,11 +162,11 @@ def test_any_difference_changes_the_digest(other: list[RemoteObject]) -> None:
 
 
 def test_equal_objects_elsewhere_are_another_snapshot() -> None:
-    """They are mounted from elsewhere: taking one for the other would release a Pod to a path that is not there."""
+    """Pods mount them from another path: taking one for the other would release a Pod to a path that is not there."""
     assert digest(HERE, [record()]) != digest(DatasetUri("s3", "other", "d"), [record()])
     assert digest(HERE, [record()]) == digest(DatasetUri("s3", "models", "d/"), [record()])
 
 
 def test_the_digest_is_pinned() -> None:
-    """It names directories on disks and workflows in Temporal: changing it is a migration."""
+    """The digest names directories on disks and workflows in Temporal: changing it is a migration."""
     assert digest(HERE, [record()]) == "87ed75a8a56ace0641417bb10fc7028edb152538aece0e1645ac8eb9a035e3cc"

@@ -1,4 +1,4 @@
-"""Each signature is the one that botocore would have made."""
+"""Each signature equals botocore's."""
 
 from __future__ import annotations
 
