@@ -1,1 +1,1 @@
-"""The Kubernetes side: API client, reflector, the patches that we send, the seat we create. Knows no Temporal and no S3."""
+"""The Kubernetes side: API client, watches, the JSON that we read and write. Knows neither Temporal nor the origin."""

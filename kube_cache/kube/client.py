@@ -1,8 +1,8 @@
 """A thin, thread-safe Kubernetes API client: JSON in, JSON out, over the `kubernetes` package's own configuration.
 
-The package knows where the cluster is and who we are (kubeconfig, in-cluster, exec plugins, token refresh); its models are
-not used: one Pod costs 0.8 ms and 44 KiB as a model and a tenth of that as a dict. It does no retries: whoever calls
-is an activity or a reflector, and they know when to try again.
+The package knows where the cluster is and who we are (kubeconfig, in-cluster, exec plugins, token refresh). Its models
+are not used: one Pod costs 0.8 ms and 44 KiB as a model and a tenth of that as a dict. The client makes no second
+attempt: its callers are activities and reflectors, which have their own ways to retry.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import urllib3
@@ -25,9 +25,10 @@ Json = dict[str, Any]
 STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 _CONNECT_S = 5.0
 _READ_S = 15.0
-# A worker runs at most some 64 blocking calls at once; each holds one connection.
+# Connections kept for the next call. More calls at once open more connections, which are closed afterwards.
 _CONNECTIONS = 64
-_PAGE = 500
+# Objects in one page of a list: the chunk size of kubectl.
+_PAGE_OBJECTS = 500
 
 
 class ApiError(KubeCacheError):
@@ -40,11 +41,19 @@ class ApiError(KubeCacheError):
         self.retry_after_s = retry_after_s
 
 
+class Listing(NamedTuple):
+    items: list[Json]
+    resource_version: str
+    """Where a watch that continues this list begins."""
+
+
 def is_not_found(error: Exception) -> bool:
     return isinstance(error, ApiError) and error.status == 404
 
 
 class KubeClient:
+    """Verbs of the API as methods. Every method blocks; any thread may call."""
+
     def __init__(self, configuration: kubernetes_client.Configuration) -> None:
         self._configuration = configuration
         self._host = configuration.host.rstrip("/")
@@ -62,7 +71,7 @@ class KubeClient:
 
     @classmethod
     def from_environment(cls) -> KubeClient:
-        """KUBECONFIG (or ~/.kube/config), else the Pod's service account. Raises InvalidRequest, naming both."""
+        """Configure from KUBECONFIG (or ~/.kube/config), else from the Pod's service account. Raises InvalidRequest."""
         configuration = kubernetes_client.Configuration()
         try:
             kubernetes_config.load_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
@@ -72,45 +81,46 @@ class KubeClient:
             ) from error
         return cls(configuration)
 
-    # Verbs.
-
     def get_pod(self, namespace: str, name: str, *, allow_stale: bool = False) -> Json:
-        """allow_stale: from the API server's watch cache, which spares etcd a quorum read. Raises ApiError."""
+        """GET a Pod. allow_stale: from the API server's watch cache, which spares etcd a read. Raises ApiError."""
         query = {"resourceVersion": "0"} if allow_stale else None
         return self.request("GET", pod_path(namespace, name), query=query)
 
     def list_items(
         self, resource: str, *, namespace: str = "", label_selector: str = "", field_selector: str = ""
     ) -> list[Json]:
-        return list(self.list_pages(resource, namespace, label_selector, field_selector)[0])
+        """List every item of the selection. Raises ApiError."""
+        return self.list_pages(resource, namespace, label_selector, field_selector).items
 
-    def list_pages(
-        self, resource: str, namespace: str, label_selector: str, field_selector: str
-    ) -> tuple[list[Json], str]:
-        """All items, page by page, and the resource version to watch from. Raises ApiError (410: begin again)."""
+    def list_pages(self, resource: str, namespace: str, label_selector: str, field_selector: str) -> Listing:
+        """List every item of the selection, page by page. Raises ApiError (410: it took too long, begin again)."""
         items: list[Json] = []
-        query = {"limit": str(_PAGE), "labelSelector": label_selector, "fieldSelector": field_selector}
+        query = {"limit": str(_PAGE_OBJECTS), "labelSelector": label_selector, "fieldSelector": field_selector}
         while True:
             page = self.request("GET", resource_path(resource, namespace), query=query)
             items += page["items"]
             meta = page["metadata"]
             if not meta.get("continue"):
-                return items, str(meta["resourceVersion"])
+                return Listing(items, str(meta["resourceVersion"]))
             query["continue"] = meta["continue"]
 
     def create(self, path: str, body: Json) -> Json:
+        """POST an object. Raises ApiError."""
         return self.request("POST", path, body, query={"fieldManager": names.FIELD_MANAGER})
 
     def patch(self, path: str, body: Json, *, content_type: str = STRATEGIC_MERGE) -> Json:
+        """PATCH an object. Raises ApiError."""
         return self.request("PATCH", path, body, content_type=content_type, query={"fieldManager": names.FIELD_MANAGER})
 
     def delete(self, path: str, body: Json | None = None) -> Json:
+        """DELETE an object; body: DeleteOptions. Raises ApiError."""
         return self.request("DELETE", path, body)
 
     def watch_lines(self, path: str, query: dict[str, str], *, read_timeout_s: float) -> Iterator[bytes]:
-        """Raw watch events, a line each, until the server ends the stream. Raises ApiError.
+        """Yield watch events as raw JSON lines until the server ends the stream. Raises ApiError.
 
-        read_timeout_s: silence after which the connection is taken for dead (a half-open one is silent for ever).
+        read_timeout_s: seconds of silence after which the connection counts as dead. A half-open one is silent for
+        ever.
         """
         response = self._send(
             "GET", path, None, "", query, urllib3.Timeout(connect=_CONNECT_S, read=read_timeout_s), stream=True
@@ -136,7 +146,7 @@ class KubeClient:
         content_type: str = "application/json",
         query: dict[str, str] | None = None,
     ) -> Json:
-        """Raises ApiError."""
+        """Send one request and parse the answer. Raises ApiError."""
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         response = self._send(method, path, data, content_type, query or {}, None, stream=False)
         if response.status >= 400:
@@ -155,12 +165,12 @@ class KubeClient:
         *,
         stream: bool,
     ) -> urllib3.BaseHTTPResponse:
-        given = {key: value for key, value in query.items() if value}
-        url = f"{self._host}{path}" + (f"?{urlencode(given)}" if given else "")
+        filled = {key: value for key, value in query.items() if value}
+        url = f"{self._host}{path}" + (f"?{urlencode(filled)}" if filled else "")
         headers = {"Accept": "application/json", "User-Agent": "kube-cache"}
         if data is not None:
             headers["Content-Type"] = content_type
-        with self._lock:  # a token that is due is refreshed by the hook inside, once
+        with self._lock:  # the hook inside refreshes an expired token; the lock makes that one refresh
             token = self._configuration.get_api_key_with_prefix("authorization")
         if token:
             headers["Authorization"] = token
@@ -184,11 +194,11 @@ def _error(status: int, headers: Any, data: bytes, method: str, path: str) -> Ap
         body = json.loads(data)
     except ValueError:
         body = {}
-    words = body.get("message") or data[:200].decode(errors="replace")
+    message = body.get("message") or data[:200].decode(errors="replace")
     try:
         retry_after = float(headers.get("Retry-After", 0))
     except ValueError:
         retry_after = 0.0
     return ApiError(
-        status, body.get("reason") or "Unknown", f"{method} {path}: {status} {words}", retry_after_s=retry_after
+        status, body.get("reason") or "Unknown", f"{method} {path}: {status} {message}", retry_after_s=retry_after
     )

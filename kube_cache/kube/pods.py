@@ -1,7 +1,8 @@
-"""Reading a Pod's or a seat's JSON: the only module that knows where Kubernetes keeps what. Pure functions.
+"""Reader of a Pod's or a seat's JSON: the only module that knows in which field Kubernetes keeps a fact.
 
-`pod_facts` and `seat_facts` keep the few fields that a start or a signal is made of: a cluster's Pods pass through here by the
-thousand, so nothing is kept that is not used.
+`pod_facts` and `seat_facts` keep the few fields that a start or a signal is made of, because a cluster's Pods pass
+through here by the thousand. Pure functions; writing a Pod is the business of
+gate, conditions and seats.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _ENDED = ("Succeeded", "Failed")
 
 
 class Receipt(NamedTuple):
-    """What the releasing patch wrote on the Pod: the node, its disk, and the snapshots that it was released with."""
+    """Annotations of the releasing patch: the node, its disk, and the snapshots that the Pod was released with."""
 
     node: str
     cache_id: str
@@ -27,18 +28,22 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
+    """Facts about a Pod that starts and signals are made of."""
+
     ref: PodRef
     view: PodView
     node: str
+    """Node that the Pod is bound to; empty while it is not bound."""
     ended: bool
     managed: bool
+    """The Pod was released by us."""
     unschedulable: str
     """Message of the scheduler for a Pod without gates that fits no node; else empty."""
     receipt: Receipt
     version: int = field(default=0, compare=False)
-    """resourceVersion: of two states of one object, the greater is the later (comparable by Kubernetes' own rules)."""
+    """resourceVersion. Of two states of one object the greater is the later, by Kubernetes' own rules."""
     raw: Json | None = field(default=None, compare=False)
-    """The Pod's JSON without managedFields, kept while our gate is on it: placing and releasing the Pod read it from here."""
+    """JSON of the Pod without managedFields, while our gate holds the Pod; else None. Placing and releasing read it."""
 
     @property
     def workflow_id(self) -> str:
@@ -47,18 +52,23 @@ class PodFacts:
 
 @dataclass(frozen=True, slots=True)
 class SeatFacts:
+    """Facts about a seat that signals are made of."""
+
     uid: str
     name: str
     workflow_id: str
+    """Id of the `WarmPod` that the seat belongs to."""
     node: str
+    """Node that the seat is bound to; empty while it is not bound."""
     ended: bool
+    """The seat has ended or is being deleted."""
     disrupted: bool
     """The seat was preempted or evicted, or its node is gone. Our own deletion of a seat does not set it."""
     unschedulable: str
 
 
 def pod_facts(pod: Json) -> PodFacts | None:
-    """None for a Pod that requires no dataset."""
+    """Return the facts; None for a Pod that requires no dataset."""
     meta = pod["metadata"]
     written = _annotations(pod)
     if names.DATASET_ANNOTATION not in written:
@@ -74,12 +84,12 @@ def pod_facts(pod: Json) -> PodFacts | None:
         action=written.get(names.ACTION_ANNOTATION, ""),
         verify=written.get(names.VERIFY_ANNOTATION, ""),
     )
-    gated = None
-    if view.gated:  # managedFields is half of a Pod, and nobody reads it
-        gated = {**pod, "metadata": {key: value for key, value in meta.items() if key != "managedFields"}}
+    raw = None
+    if view.gated:  # without managedFields, which are half of a Pod's JSON and read by nobody
+        raw = {**pod, "metadata": {key: value for key, value in meta.items() if key != "managedFields"}}
     return PodFacts(
         version=int(meta.get("resourceVersion") or 0),
-        raw=gated,
+        raw=raw,
         ref=ref(pod),
         view=view,
         node=node_name(pod),
@@ -91,7 +101,7 @@ def pod_facts(pod: Json) -> PodFacts | None:
 
 
 def seat_facts(seat: Json) -> SeatFacts | None:
-    """None for a Pod without the annotation that names a seat's workflow."""
+    """Return the facts; None for a Pod without the annotation that names a seat's workflow."""
     meta = seat["metadata"]
     workflow_id = seat_workflow_id(seat)
     if not workflow_id:
@@ -120,6 +130,7 @@ def node_name(pod: Json) -> str:
 
 
 def has_ended(pod: Json) -> bool:
+    """Whether all containers have ended for good."""
     return (pod.get("status") or {}).get("phase") in _ENDED
 
 
@@ -129,6 +140,7 @@ def is_living(pod: Json) -> bool:
 
 
 def gate_names(pod: Json) -> list[str]:
+    """Names of the scheduling gates that hold the Pod, ours and others'."""
     return [gate["name"] for gate in pod["spec"].get("schedulingGates") or []]
 
 
@@ -138,7 +150,7 @@ def foreign_gates(pod: Json) -> list[str]:
 
 
 def receipt(pod: Json) -> Receipt:
-    """The receipt as written; its fields are empty on a Pod that we have not released."""
+    """Return the receipt as written; its fields are empty on a Pod that we have not released."""
     written = _annotations(pod)
     digests = written.get(names.SNAPSHOT_ANNOTATION, "").split(",")
     return Receipt(
@@ -149,13 +161,13 @@ def receipt(pod: Json) -> Receipt:
 
 
 def receipt_if_bound(pod: Json) -> Receipt | None:
-    """The receipt of a Pod that is bound to the node that its receipt names; else None. The disk may be another by now."""
-    found = receipt(pod)
-    return found if found.node and found.node == node_name(pod) else None
+    """Return the receipt if the Pod is bound to the node that it names; else None. The disk may have changed since."""
+    written = receipt(pod)
+    return written if written.node and written.node == node_name(pod) else None
 
 
 def receipt_annotations(node: str, cache_id: str, digests: Sequence[str]) -> dict[str, str]:
-    """The receipt as the releasing patch writes it; `receipt` reads it back."""
+    """Compose the annotations that the releasing patch writes; `receipt` reads them back."""
     return {
         names.NODE_ANNOTATION: node,
         names.CACHE_ID_ANNOTATION: cache_id,
@@ -173,6 +185,7 @@ def _annotations(pod: Json) -> dict[str, str]:
 
 
 def _unschedulable(pod: Json) -> str:
+    """Message of the scheduler that finds no node; empty otherwise."""
     for condition in (pod.get("status") or {}).get("conditions") or []:
         if (
             condition.get("type") == "PodScheduled"

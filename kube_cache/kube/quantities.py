@@ -1,8 +1,8 @@
-"""What a Pod asks the scheduler for, as Kubernetes counts it, in Kubernetes' quantities.
+"""Effective resource requests of a Pod, as the scheduler counts them, in Kubernetes' quantities.
 
-Effective request of a resource: the larger of (sum over containers and sidecars) and (each init container with the
-sidecars started before it); a Pod-level request, where there is one, replaces it. Overhead is not added here: the runtime
-class brings it along. Source: the scheduler's `PodRequests` (component-helpers/resource).
+The effective request of a resource is the larger of (sum over containers and sidecars) and (each init container with
+the sidecars started before it); a Pod-level request, if there is one, replaces both. Source: `PodRequests` in
+Kubernetes' component-helpers/resource. Overhead is not added here: admission adds it by the runtime class.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _QUANTITY = re.compile(r"(?P<number>[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)(?P<suffix>
 
 
 def parse(quantity: str) -> Decimal:
-    """'500m' -> 0.5, '2Gi' -> 2147483648. The API server admits nothing that is not a quantity."""
+    """Parse a quantity: '500m' -> 0.5, '2Gi' -> 2147483648. Raises ValueError; the API server admits no such text."""
     match = _QUANTITY.fullmatch(quantity.strip())
     if match is None:
         raise ValueError(f"{quantity!r} is not a quantity")
@@ -30,7 +30,7 @@ def parse(quantity: str) -> Decimal:
 
 
 def render(value: Decimal) -> str:
-    """Whole numbers as they are, others in milli, rounded up as the scheduler does."""
+    """Format a quantity: whole numbers as they are, others in milli, rounded up as the scheduler does."""
     if value == value.to_integral_value():
         return str(int(value))
     milli = value * 1000
@@ -38,28 +38,29 @@ def render(value: Decimal) -> str:
 
 
 def effective_requests(spec: dict[str, Any]) -> dict[str, str]:
+    """Resource -> quantity of a Pod spec, sorted; resources of which the Pod requests nothing are left out."""
     total: dict[str, Decimal] = {}
     for container in spec.get("containers") or []:
-        _add(total, _asked(container))
+        _add(total, _requests(container))
     sidecars: dict[str, Decimal] = {}
     peak: dict[str, Decimal] = {}
     for container in spec.get("initContainers") or []:
-        asked = _asked(container)
+        requests = _requests(container)
         if container.get("restartPolicy") == "Always":
-            _add(total, asked)
-            _add(sidecars, asked)
-            _most(peak, sidecars)
+            _add(total, requests)
+            _add(sidecars, requests)
+            _raise_to(peak, sidecars)
         else:
             running = dict(sidecars)
-            _add(running, asked)
-            _most(peak, running)
-    _most(total, peak)
-    total.update(_asked(spec))  # Pod-level resources, where given
+            _add(running, requests)
+            _raise_to(peak, running)
+    _raise_to(total, peak)
+    total.update(_requests(spec))  # Pod-level resources
     return {name: render(value) for name, value in sorted(total.items()) if value > 0}
 
 
-def _asked(container: dict[str, Any]) -> dict[str, Decimal]:
-    """Requests; a limit stands in where no request is given, as the API server defaults it."""
+def _requests(container: dict[str, Any]) -> dict[str, Decimal]:
+    """Requests of a container or a Pod; a limit without a request counts as one, as the API server defaults it."""
     resources = container.get("resources") or {}
     return {
         name: parse(str(value))
@@ -72,6 +73,6 @@ def _add(total: dict[str, Decimal], more: dict[str, Decimal]) -> None:
         total[name] = total.get(name, Decimal(0)) + value
 
 
-def _most(total: dict[str, Decimal], other: dict[str, Decimal]) -> None:
+def _raise_to(total: dict[str, Decimal], other: dict[str, Decimal]) -> None:
     for name, value in other.items():
         total[name] = max(total.get(name, Decimal(0)), value)

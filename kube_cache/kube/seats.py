@@ -1,9 +1,9 @@
-"""The seat: a pause Pod with a gated Pod's requirements, so that the scheduler chooses its node and holds the room.
+"""The seat: a placeholder Pod with a gated Pod's requirements, by which the scheduler chooses a node and reserves it.
 
-It asks for what the Pod asks for, may go where the Pod may go, and yields to any real Pod (priority -10, which the cluster
-autoscaler still counts). What it does not copy: volumes and resource claims (they belong to the Pod's namespace, so a
-Pod whose claim ties it to a zone should say so in its affinity too) and host ports (the seat would keep its own Pod off
-the node).
+A seat requests the Pod's resources, obeys the Pod's constraints, and yields to any real Pod (priority -10, which the
+cluster autoscaler still counts). Not copied are volumes and resource claims, which belong to the Pod's namespace (a Pod
+whose claim ties it to a zone should say so in its affinity, too), and host ports, with which the seat would keep its
+own Pod off the node.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from kube_cache.kube.client import ApiError, Json, KubeClient, pod_path, resourc
 from kube_cache.kube.quantities import effective_requests
 
 GPU = "nvidia.com/gpu"
-# Beside this weight the scheduler's own preferences (spreading, free room) cannot outvote bytes that are there already.
+# The largest weight that `PreferredSchedulingTerm.weight` takes (1 to 100), so that the scheduler's own preferences
+# (spreading, free capacity) do not outvote data that is there already.
 _PREFERENCE = 100
 _COPIED = ("nodeSelector", "tolerations", "schedulerName", "runtimeClassName", "topologySpreadConstraints")
 
@@ -31,10 +32,11 @@ def build_seat(
     exclude_nodes: list[str],
     image: str,
 ) -> Json:
+    """Compose the seat of a gated Pod. image: of the seat's only container, which does nothing."""
     spec: Json = {key: copy.deepcopy(pod["spec"][key]) for key in _COPIED if pod["spec"].get(key)}
     spec["affinity"] = _affinity(pod, prefer_nodes, exclude_nodes)
     requests = effective_requests(pod["spec"])
-    # A runtime class adds its overhead to the seat by itself at admission; extended resources need a limit.
+    # Admission adds the overhead of a runtime class to the seat, too. Extended resources are valid only with a limit.
     resources: Json = {"requests": requests, "limits": {key: value for key, value in requests.items() if "/" in key}}
     spec |= {
         "priorityClassName": names.SEAT_PRIORITY_CLASS,
@@ -61,8 +63,8 @@ def build_seat(
         "metadata": {
             "name": name,
             "namespace": namespace,
-            # The Pod's labels, so that spreading and affinity among its peers count the seat; in our namespace no Service
-            # or controller of the user's selects them.
+            # With the Pod's labels, spreading and affinity among its peers count the seat. In our namespace no Service
+            # or controller of the user selects them.
             "labels": {**(pod["metadata"].get("labels") or {}), names.SEAT_LABEL: "true"},
             "annotations": {
                 names.SEAT_WORKFLOW_ANNOTATION: workflow_id,
@@ -75,12 +77,12 @@ def build_seat(
 
 
 def gpu_count(pod: Json) -> int:
-    """GPUs that the Pod asks for."""
+    """Number of GPUs that the Pod requests."""
     return int(effective_requests(pod["spec"]).get(GPU, "0"))
 
 
 def create(client: KubeClient, seat: Json) -> Json:
-    """The seat as the server has it; one that exists by this name is this seat. Raises ApiError."""
+    """Create the seat and return it as the server has it; a seat of this name is this seat. Raises ApiError."""
     meta = seat["metadata"]
     try:
         return client.create(resource_path("pods", meta["namespace"]), seat)
@@ -91,7 +93,7 @@ def create(client: KubeClient, seat: Json) -> Json:
 
 
 def delete(client: KubeClient, namespace: str, name: str) -> None:
-    """Now, without grace; one that is not there is deleted. Raises ApiError."""
+    """Delete the seat at once, without a grace period. A missing seat is no error. Raises ApiError."""
     try:
         client.delete(pod_path(namespace, name), {"gracePeriodSeconds": 0})
     except ApiError as error:
@@ -100,6 +102,7 @@ def delete(client: KubeClient, namespace: str, name: str) -> None:
 
 
 def _affinity(pod: Json, prefer: list[str], exclude: list[str]) -> Json:
+    """Return the Pod's affinity, with nodes to avoid in every required term (terms are ORed) and nodes to prefer."""
     affinity: Json = copy.deepcopy(pod["spec"].get("affinity") or {})
     for kind in ("podAffinity", "podAntiAffinity"):
         if kind in affinity:
@@ -118,13 +121,14 @@ def _affinity(pod: Json, prefer: list[str], exclude: list[str]) -> Json:
 
 
 def _field(operator: str, node: str) -> Json:
-    return {"key": "metadata.name", "operator": operator, "values": [node]}  # one value: the API server takes no more
+    # One value: ValidateNodeFieldSelectorRequirement of Kubernetes' pkg/apis/core/validation admits no more.
+    return {"key": "metadata.name", "operator": operator, "values": [node]}
 
 
 def _name_namespace(affinity: Json, namespace: str) -> None:
-    """A term without namespaces means the Pod's own; in the seat that would be ours."""
+    """Write the Pod's namespace into terms that name none: in the seat they would mean the seat's."""
     terms: list[dict[str, Any]] = list(affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or [])
     weighted = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
-    for term in [*terms, *(one["podAffinityTerm"] for one in weighted)]:
+    for term in [*terms, *(preference["podAffinityTerm"] for preference in weighted)]:
         if not term.get("namespaces") and "namespaceSelector" not in term:
             term["namespaces"] = [namespace]
