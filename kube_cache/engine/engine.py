@@ -10,19 +10,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Final
 
 from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress
 from kube_cache.engine.buffers import Buffers, buffer_size
 from kube_cache.engine.call import Call, Task
 from kube_cache.engine.governor import Governor
-from kube_cache.engine.object_state import ObjectState
-from kube_cache.engine.ranges import SMALL, Range
+from kube_cache.engine.lookup import ObjectLookup
+from kube_cache.engine.ranges import SMALL
 from kube_cache.engine.settings import EngineSettings
 from kube_cache.engine.source import Source
-from kube_cache.engine.throttle import Cap, Jitter, Pace
+from kube_cache.engine.throttle import Cap, Pace
 from kube_cache.engine.worker import Worker
-from kube_cache.errors import Cancelled, KubeCacheError, SourceUnavailable
+from kube_cache.errors import Cancelled, KubeCacheError
 from kube_cache.origin.s3 import Origins
 
 _log = logging.getLogger("kube_cache.engine")
@@ -32,8 +32,6 @@ _MANY: Final = 64
 """Small objects that are worth more connections from the beginning; fewer are over before that matters."""
 _IDLE_S: Final = 20.0
 """After which an idle worker hangs up; stores close kept connections after some 20 s themselves."""
-
-T = TypeVar("T")
 
 
 class Engine:
@@ -45,16 +43,16 @@ class Engine:
         self.lock = threading.Condition()
         self.pace = Pace()
         self.idle = 0
-        self.received_before = 0
+        self._received_before = 0
         """Bytes that workers received that are gone."""
         self._most = max(settings.connections, settings.max_connections)
+        self._lookup = ObjectLookup(origins, self.pace, settings.give_up_s)
         self._cap = Cap(settings.max_bytes_per_s)
         self.capped = settings.max_bytes_per_s > 0
         self._buffers = Buffers(self._most)
         self._governor = Governor(self, settings.connections, self._most)
         self._calls: list[Call] = []
         self._workers: dict[int, tuple[Worker, threading.Thread]] = {}
-        self._late: list[ObjectState] = []
         self._closing = False
 
     def fetch(
@@ -70,7 +68,7 @@ class Engine:
         jobs = list(jobs)
         if not jobs:
             return
-        call = Call(self, jobs, on_object, priority, hashes=self._settings.verify_hashes)
+        call = Call(self.lock, self._lookup, jobs, on_object, priority, hashes=self._settings.verify_hashes)
         many_small = sum(job.object.size <= SMALL for job in jobs) >= _MANY
         with self.lock:
             if self._closing:
@@ -83,7 +81,7 @@ class Engine:
         try:
             self._attend(call, progress, cancelled)
         except BaseException as error:
-            call.fail(error)
+            call.control.fail(error)
             raise
         finally:
             call.join()
@@ -91,17 +89,17 @@ class Engine:
                 self._calls.remove(call)
                 if not self._calls:
                     self._governor.work_ends()
-        if call.error is not None:
-            raise call.error
+        if call.control.error is not None:
+            raise call.control.error
         if progress is not None:
             progress(call.progress())
 
     @staticmethod
     def _attend(call: Call, progress: Callable[[FetchProgress], None] | None, cancelled: Callable[[], bool]) -> None:
         reported = 0.0
-        while not call.wait(_POLL_S):
+        while not call.control.wait(_POLL_S):
             if cancelled():
-                call.fail(Cancelled("cancelled; what was verified is kept"))
+                call.control.fail(Cancelled("cancelled; what was verified is kept"))
             now = time.monotonic()
             if progress is not None and now - reported >= _REPORT_S:
                 reported = now
@@ -115,7 +113,7 @@ class Engine:
             threads = [thread for _, thread in self._workers.values()]
             self.lock.notify_all()
         for call in calls:
-            call.fail(Cancelled("the engine is closing; what was verified is kept"))
+            call.control.fail(Cancelled("the engine is closing; what was verified is kept"))
         self._governor.close()
         for thread in threads:
             thread.join()
@@ -127,44 +125,15 @@ class Engine:
         with self.lock:
             return [worker for worker, _ in self._workers.values()]
 
+    def received_bytes(self) -> int:
+        """Bytes that all workers ever received."""
+        with self.lock:
+            return self._received_before + sum(worker.received for worker, _ in self._workers.values())
+
     def resize(self) -> None:
         with self.lock:
             self._staff()
             self.lock.notify_all()
-
-    def hedge(self, call: Call, state: ObjectState, wanted: Range) -> None:
-        with self.lock:
-            if call.hedge(state, wanted):
-                self.lock.notify()
-
-    # For calls and workers.
-
-    def wake_losers(self, winner: Worker, wanted: Range) -> None:
-        """Whoever else is at this range need not wait for its bytes any longer."""
-        for worker in self.workers():
-            at = worker.at
-            if worker is not winner and at is not None and at[2] is wanted:
-                worker.line.abort()
-
-    def close_later(self, state: ObjectState) -> None:
-        """Its call has ended, a worker still waits for the disk."""
-        with self.lock:
-            self._late.append(state)
-
-    def patiently(self, call: Call, ask: Callable[[], T]) -> T:
-        """A request of the control plane, again while the store is unavailable, as long as the settings allow."""
-        jitter = Jitter()
-        give_up = time.monotonic() + self._settings.give_up_s
-        while True:
-            call.pause(self.pace.delay())
-            try:
-                return ask()
-            except SourceUnavailable as error:
-                if max(give_up, call.last_byte_at + self._settings.give_up_s) < time.monotonic():
-                    raise
-                if error.details.get("throttled"):
-                    self.pace.refused()
-            call.pause(jitter.next())
 
     # The workers' threads.
 
@@ -172,7 +141,7 @@ class Engine:
         """As many workers as there should be connections. Under the lock; too many leave by themselves."""
         while not self._closing and len(self._workers) < self._governor.connections:
             slot, view = self._buffers.take()
-            worker = Worker(slot, self.source, self.pace, self._cap, view, self._settings.give_up_s)
+            worker = Worker(slot, self.source, self.pace, self._cap, view, self._settings.give_up_s, self.workers)
             thread = threading.Thread(target=self._work, args=(worker,), name=f"engine-{slot}", daemon=True)
             self._workers[slot] = (worker, thread)
             thread.start()
@@ -183,13 +152,12 @@ class Engine:
             try:
                 task(worker)
             except KubeCacheError as error:
-                call.fail(error)
+                call.control.fail(error)
             except BaseException as error:  # the thread lives on for other calls; this one ends with what happened
                 _log.exception("engine worker failed")
-                call.fail(error)
+                call.control.fail(error)
             finally:
-                call.done_with(worker)
-                self._close_late()
+                call.release(worker)
         worker.line.hang_up()
         worker.view.release()
         self._buffers.give_back(worker.number)
@@ -199,7 +167,7 @@ class Engine:
             while True:
                 if self._closing or len(self._workers) > self._governor.connections:
                     del self._workers[worker.number]  # here, or all who see too many would leave
-                    self.received_before += worker.received
+                    self._received_before += worker.received
                     return None
                 for call in sorted(self._calls, key=_turn):
                     task = call.next_task(worker)
@@ -220,13 +188,6 @@ class Engine:
         if size < worker.buffer_bytes:
             self._buffers.shrink(worker.number)
         worker.buffer_bytes = size
-
-    def _close_late(self) -> None:
-        with self.lock:
-            done = [state for state in self._late if state.active == 0]
-            self._late = [state for state in self._late if state.active]
-        for state in done:
-            state.close()
 
 
 def _turn(call: Call) -> tuple[bool, int, int, float]:

@@ -10,15 +10,14 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from kube_cache.dataset.transfer import FetchedObject
+from kube_cache.engine.control import Control
 from kube_cache.engine.object_state import ObjectState
 from kube_cache.engine.part_file import sync_filesystem
+from kube_cache.engine.work_queue import WorkQueue
 from kube_cache.errors import DiskFault
-
-if TYPE_CHECKING:
-    from kube_cache.engine.call import Call
 
 _TICK_S: Final = 0.25
 _BATCH: Final = 256
@@ -30,8 +29,11 @@ _LEAVE_S: Final = 1.5
 
 
 class Finisher:
-    def __init__(self, call: Call, on_object: Callable[[FetchedObject], None], *, hashes: bool) -> None:
-        self._call = call
+    def __init__(
+        self, control: Control, work: WorkQueue, on_object: Callable[[FetchedObject], None], *, hashes: bool
+    ) -> None:
+        self._control = control
+        self._work = work
         self._on_object = on_object
         self._hashes = hashes
         self._wake = threading.Condition()
@@ -55,30 +57,30 @@ class Finisher:
         self._thread.join()
 
     def _run(self) -> None:
-        call = self._call
+        control = self._control
         try:
-            while call.error is None:
+            while control.error is None:
                 batch = self._next()
                 if batch and self._land(batch):
                     break
-                for state in call.states():
+                for state in self._work.states():
                     state.flush_due()
         except Exception as error:  # also what the caller's on_object raised; the call ends with it
-            call.fail(error)
+            control.fail(error)
         finally:
-            if call.error is not None:
+            if control.error is not None:
                 self._keep_journals()
-            call.ended()
+            control.end()
 
     def _next(self) -> list[ObjectState]:
         with self._wake:
-            if not self._queue and self._call.error is None:
+            if not self._queue and self._control.error is None:
                 self._wake.wait(_TICK_S)
             # More small objects are on their way: one sync for many, not many syncs.
-            gather = 0 < len(self._queue) < _GATHERED and self._call.has_more(len(self._queue))
+            gather = 0 < len(self._queue) < _GATHERED and self._work.has_more(len(self._queue))
             gather = gather and all(state.small for state in self._queue)
         if gather:
-            self._call.sleep(_GATHER_S)
+            self._control.sleep(_GATHER_S)
         with self._wake:
             return [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
 
@@ -86,11 +88,13 @@ class Finisher:
         good: list[tuple[ObjectState, FetchedObject]] = []
         for state in batch:
             if state.small and state.full_declared is not None and state.full_declared.parts:
-                self._call.reopen(state)
+                self._control.meter.take_back(state.job.object.size)
+                self._work.reopen(state)
                 continue
             done, again = state.verdict(hashes=self._hashes)
             if done is None:
-                self._call.again(state, again)
+                self._control.meter.take_back(sum(wanted.length for wanted in again))
+                self._work.put_back(state, again)
             else:
                 good.append((state, done))
         small = [state for state, _ in good if state.small]
@@ -105,21 +109,17 @@ class Finisher:
         last = False
         for state, done in good:
             self._on_object(done)
-            last = self._call.landed(state)
+            last = self._work.finish(state)
         return last
 
     def _keep_journals(self) -> None:
         """What was noted becomes durable if the disk still lets it; files are closed once nobody writes to them."""
-        call = self._call
         left = _LEAVE_S
-        while left > 0 and any(state.active for state in call.states()):
+        while left > 0 and any(state.active for state in self._work.states()):
             with self._wake:
                 self._wake.wait(_TICK_S / 5)
             left -= _TICK_S / 5
-        for state in call.states():
+        for state in self._work.states():
             with contextlib.suppress(DiskFault):  # those ranges are fetched again
                 state.flush()
-            if state.active == 0:
-                state.close()
-            else:
-                call.engine.close_later(state)
+            self._work.abandon(state)

@@ -6,14 +6,12 @@ import os
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple, Protocol
 
 from kube_cache.engine.concurrency import Adaptive, Window
 from kube_cache.engine.hedge import WATCH_S, SlowWatch
-
-if TYPE_CHECKING:
-    from kube_cache.engine.engine import Engine
-    from kube_cache.engine.worker import Worker
+from kube_cache.engine.throttle import Pace
+from kube_cache.engine.worker import Worker
 
 _TICK_S: Final = 0.5
 _WINDOW_TICKS: Final = 2
@@ -21,8 +19,32 @@ _FOR_SMALL: Final = 16
 """Connections for many small objects, which mostly wait for a first byte or for the disk: over loopback a third quicker than 8."""
 
 
+class Figures(NamedTuple):
+    """Sums since the start of the process, of which the governor takes differences."""
+
+    at_s: float
+    cpu_s: float
+    received_bytes: int
+    write_s: float
+
+
+class Governed(Protocol):
+    """The engine, as the governor sees it."""
+
+    pace: Pace
+    idle: int
+    """Workers without work."""
+    capped: bool
+    """A bandwidth cap is set."""
+
+    def workers(self) -> list[Worker]: ...
+    def received_bytes(self) -> int: ...
+    def resize(self) -> None:
+        """Start the workers that `Governor.connections` allows, or let those beyond it end."""
+
+
 class Governor:
-    def __init__(self, engine: Engine, start: int, most: int) -> None:
+    def __init__(self, engine: Governed, start: int, most: int) -> None:
         self._engine = engine
         self._adaptive = Adaptive(start, most)
         self._slow = SlowWatch()
@@ -70,19 +92,18 @@ class Governor:
                 self._adapt(before, now)
                 before = now
 
-    def _figures(self) -> tuple[float, float, int, float]:
-        workers = self._engine.workers()
-        received = self._engine.received_before + sum(worker.received for worker in workers)
-        return time.monotonic(), time.process_time(), received, sum(worker.write_s for worker in workers)
+    def _figures(self) -> Figures:
+        write_s = sum(worker.write_s for worker in self._engine.workers())
+        return Figures(time.monotonic(), time.process_time(), self._engine.received_bytes(), write_s)
 
-    def _adapt(self, before: tuple[float, float, int, float], now: tuple[float, float, int, float]) -> None:
-        wall = now[0] - before[0]
+    def _adapt(self, before: Figures, now: Figures) -> None:
+        wall_s = now.at_s - before.at_s
         workers = max(1, len(self._engine.workers()))
         window = Window(
-            bytes_per_s=(now[2] - before[2]) / wall,
+            bytes_per_s=(now.received_bytes - before.received_bytes) / wall_s,
             idle=self._engine.idle,
-            disk=(now[3] - before[3]) / (wall * workers),
-            cpu=(now[1] - before[1]) / (wall * self._cores),
+            disk=(now.write_s - before.write_s) / (wall_s * workers),
+            cpu=(now.cpu_s - before.cpu_s) / (wall_s * self._cores),
             throttled=self._engine.pace.throttled,
         )
         was = self._adaptive.connections
@@ -91,7 +112,7 @@ class Governor:
 
     def _hedge(self) -> None:
         workers = self._engine.workers()
-        self._samples.append({worker: (worker.received, worker.at) for worker in workers})
+        self._samples.append({worker: (worker.received, worker.attempt) for worker in workers})
         if len(self._samples) < (self._samples.maxlen or 0) or self._engine.pace.throttled:
             return
         if self._engine.capped:
@@ -103,6 +124,6 @@ class Governor:
             if at is not None and worker in first and first[worker][1] is at
         }
         for worker in self._slow.slow(rates):
-            at = worker.at
-            if at is not None:
-                self._engine.hedge(*at)
+            attempt = worker.attempt
+            if attempt is not None:
+                attempt.queue.hedge(attempt.state, attempt.wanted)

@@ -26,9 +26,12 @@ class Meter:
             self._recent.append((now, count))
             while now - self._recent[0][0] > _WINDOW_S:
                 self._recent.popleft()
-            repaid = min(self._owed, count)
-            self._owed -= repaid
-            self.total += count - repaid
+            self._count(count)
+
+    def resume(self, count: int) -> None:
+        """Count bytes that an earlier call has fetched; they are in the total, not in the rate."""
+        with self._lock:
+            self._count(count)
 
     def take_back(self, count: int) -> None:
         """These bytes are fetched again: do not count them a second time."""
@@ -42,3 +45,8 @@ class Meter:
             if not recent:
                 return 0.0
             return sum(count for _, count in recent) / max(now - recent[0][0], _LEAST_S)
+
+    def _count(self, count: int) -> None:
+        repaid = min(self._owed, count)
+        self._owed -= repaid
+        self.total += count - repaid

@@ -43,6 +43,8 @@ class ObjectState:
         self.resumed_bytes = 0
         self.active = 0
         """Attempts that are at one of its ranges; guarded by the scheduler's lock."""
+        self.abandoned = False
+        """The call has failed: the last attempt closes the files; guarded by the same lock."""
         self.small = not journaled
         self._suspects: dict[int, tuple[int, Range]] | None = None
         self._unflushed = 0

@@ -55,8 +55,8 @@ class Stream(Protocol):
 class Source:
     """What all workers share: stores, addresses, TLS, and which servers are odd."""
 
-    def __init__(self, stores: Origins, stall_s: float) -> None:
-        self.stores = stores
+    def __init__(self, origins: Origins, stall_s: float) -> None:
+        self.origins = origins
         self.stall_s = stall_s
         self.addresses = Addresses()
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Line:
 
         Raises Retry, SourceUnavailable (retried, too), AccessDenied, DatasetNotFound, SourceChanged.
         """
-        store = self._source.stores.of(state.remote.scheme)
+        store = self._source.origins.of(state.remote.scheme)
         try:
             return self._open(store, state, wanted.offset + skip, wanted.offset + wanted.length - 1, on_declared)
         except DatasetNotFound as error:
@@ -196,6 +196,9 @@ class Line:
         connection = self._connection
         if connection is not None:
             connection.abort()
+
+    def refresh_credentials(self, state: ObjectState) -> None:
+        self._source.origins.of(state.remote.scheme).refresh_credentials()
 
     def hang_up(self) -> None:
         connection, self._connection = self._connection, None

@@ -9,19 +9,19 @@ range's checksums were computed over, whatever the other connection delivered.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from kube_cache.dataset.checksums import UPDATE, Algorithm
 from kube_cache.engine.buffers import SLOT
+from kube_cache.engine.control import Control
 from kube_cache.engine.object_state import ObjectState
 from kube_cache.engine.part_file import BLOCK
 from kube_cache.engine.ranges import Range
 from kube_cache.engine.source import Expired, Line, Retry, Source, Stream
 from kube_cache.engine.throttle import Cap, Jitter, Pace
+from kube_cache.engine.work_queue import Attempt, Outcome
 from kube_cache.errors import AccessDenied, KubeCacheError, SourceUnavailable
-
-if TYPE_CHECKING:
-    from kube_cache.engine.call import Call
 
 _MOST_TRIES: Final = 8
 _crc64 = UPDATE[Algorithm.CRC64NVME]
@@ -32,7 +32,16 @@ class Superseded(Exception):
 
 
 class Worker:
-    def __init__(self, number: int, source: Source, pace: Pace, cap: Cap, view: memoryview, give_up_s: float) -> None:
+    def __init__(
+        self,
+        number: int,
+        source: Source,
+        pace: Pace,
+        cap: Cap,
+        view: memoryview,
+        give_up_s: float,
+        peers: Callable[[], list[Worker]],
+    ) -> None:
         self.number = number
         self.line = Line(source)
         self.buffer_bytes = SLOT
@@ -40,38 +49,44 @@ class Worker:
         self._pace = pace
         self._cap = cap
         self._give_up_s = give_up_s
-        self.at: tuple[Call, ObjectState, Range] | None = None
-        """What it is busy with, for the governor."""
-        self.has_left = False
-        """Its attempt at a range is not counted any more; guarded by the engine's lock."""
-        self.since = 0.0
+        self._peers = peers
+        self.attempt: Attempt | None = None
+        """The attempt under way, for the governor and for other workers at the same range."""
         self.received = 0
         """Bytes ever; the governor takes differences."""
         self.write_s = 0.0
 
-    def fetch(self, call: Call, state: ObjectState, wanted: Range) -> bool:
-        """Bring the range to its place; False when another worker did. Raises what the call should end with."""
+    def fetch(self, control: Control, attempt: Attempt) -> Outcome:
+        """Bring the range to its place, or leave it to another worker. Raises what the call should end with."""
+        self.attempt = attempt
+        try:
+            return self._fetch(control, attempt)
+        finally:
+            self.attempt = None
+
+    def _fetch(self, control: Control, attempt: Attempt) -> Outcome:
+        queue, state, wanted = attempt
         jitter = Jitter()
         refreshed = False
         while True:
             before = wanted.done
             try:
-                self._attempt(call, state, wanted)
-                return True
+                self._attempt(control, state, wanted)
+                return Outcome.COMPLETE
             except Superseded:
                 self.line.hang_up()  # in the middle of a body
-                return False
+                return Outcome.LOST
             except SourceUnavailable as error:
                 self.line.hang_up()
-                call.check()
+                control.check()
                 wanted.tries += 1
-                if call.leave(self, wanted):
-                    return False  # the other one goes on
+                if queue.give_up(wanted):
+                    return Outcome.GIVEN_UP
                 if isinstance(error, Expired):
                     if refreshed:
                         raise AccessDenied(f"{error.message}; renewed credentials are refused as well") from error
                     refreshed = True
-                    call.engine.source.stores.of(state.remote.scheme).refresh_credentials()
+                    self.line.refresh_credentials(state)
                     continue
                 wait = 0.0
                 if isinstance(error, Retry):
@@ -81,20 +96,20 @@ class Worker:
                 if wanted.done > before:  # it moves: a bad connection, not a bad store
                     jitter.reset()
                     wanted.tries = 1
-                if wanted.tries >= _MOST_TRIES and time.monotonic() - call.last_byte_at > self._give_up_s:
+                if wanted.tries >= _MOST_TRIES and time.monotonic() - control.last_byte_at > self._give_up_s:
                     raise _given_up(error, state, wanted.tries) from error
                 started = time.perf_counter()
-                call.pause(max(wait, jitter.next()))
+                control.pause(max(wait, jitter.next()))
                 state.timings.wait_s += time.perf_counter() - started
             except BaseException:
                 self.line.hang_up()
                 raise
 
-    def _attempt(self, call: Call, state: ObjectState, wanted: Range) -> None:
+    def _attempt(self, control: Control, state: ObjectState, wanted: Range) -> None:
         timings = state.timings
         started = time.perf_counter()
         if delay := self._pace.delay():
-            call.pause(delay)
+            control.pause(delay)
         opened = time.perf_counter()
         timings.wait_s += opened - started
         with wanted.lock:
@@ -103,11 +118,11 @@ class Worker:
             raise Superseded
         stream = self.line.open(state, wanted, done, state.declare)
         timings.first_byte_s += time.perf_counter() - opened
-        self._receive(call, state, wanted, stream, done, crc64, aux)
+        self._receive(control, state, wanted, stream, done, crc64, aux)
         stream.finish()
 
     def _receive(
-        self, call: Call, state: ObjectState, wanted: Range, stream: Stream, done: int, crc64: int, aux: int
+        self, control: Control, state: ObjectState, wanted: Range, stream: Stream, done: int, crc64: int, aux: int
     ) -> None:
         timings = state.timings
         with_crc32c = state.aux is Algorithm.CRC32C
@@ -128,7 +143,7 @@ class Worker:
                 count, crc64, crc32c, receive_s, verify_s, cpu_s = stream.receive(
                     view[filled:], crc64, aux, with_crc32c=with_crc32c
                 )
-                call.check()
+                control.check()
                 if with_crc32c:
                     aux = crc32c
                 elif update_aux is not None:
@@ -141,22 +156,22 @@ class Worker:
                 timings.decrypt_s += decrypt_s
                 timings.verify_s += verify_s
                 if delay := self._cap.take(count):
-                    call.pause(delay)
-            self._commit(call, state, wanted, view, done, crc64, aux)
+                    control.pause(delay)
+            self._commit(control, state, wanted, view, done, crc64, aux)
             done += want
 
     def _commit(
-        self, call: Call, state: ObjectState, wanted: Range, view: memoryview, done: int, crc64: int, aux: int
+        self, control: Control, state: ObjectState, wanted: Range, view: memoryview, done: int, crc64: int, aux: int
     ) -> None:
         started = time.perf_counter()
         with wanted.lock:
-            call.check()
+            control.check()
             if wanted.owner is not self:
                 if wanted.done != done or wanted.done == wanted.length:
                     raise Superseded
                 wanted.owner = self
                 if wanted.hedged:
-                    call.engine.wake_losers(self, wanted)
+                    self._wake_losers(wanted)
             elif wanted.done != done:
                 raise Superseded
             state.file.write(view, wanted.offset + done)
@@ -164,7 +179,15 @@ class Worker:
         spent = time.perf_counter() - started
         state.timings.write_s += spent
         self.write_s += spent
-        call.moved(state, len(view))
+        state.fetched_bytes += len(view)
+        control.received(len(view))
+
+    def _wake_losers(self, wanted: Range) -> None:
+        """Abort the connections of others at this range: they need not wait for its bytes any longer."""
+        for peer in self._peers():
+            attempt = peer.attempt
+            if peer is not self and attempt is not None and attempt.wanted is wanted:
+                peer.line.abort()
 
 
 def _given_up(error: KubeCacheError, state: ObjectState, tries: int) -> KubeCacheError:

@@ -73,7 +73,7 @@ def ours(job: Job) -> Run:
         )
         for key, size in job.objects.items()
     ]
-    engine.source.stores.of("s3")  # botocore's client, as the peers make theirs before the clock starts
+    engine.source.origins.of("s3")  # botocore's client, as the peers make theirs before the clock starts
 
     def landed(done: Any) -> None:
         done.job.journal_path.unlink(missing_ok=True)

@@ -177,32 +177,50 @@ def test_a_small_object_with_a_wrong_byte(origin: Origin, quick: Fetcher, count:
     assert len(origin.gets()) == 2
 
 
-def test_only_the_corrupt_stored_part_is_fetched_again(origin: Origin, quick: Fetcher) -> None:
-    """COMPOSITE tells which part is wrong."""
-    size = 9 * MIB
-    pieces = [DATA[start : start + size] for start in range(0, len(DATA), size)]
+def put_in_parts(origin: Origin, data: bytes, size: int) -> tuple[RemoteObject, Fault]:
+    """An object that was uploaded in parts of `size` bytes, and the answer to who asks for its parts."""
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
     values = [checksums.crc32c(piece).to_bytes(4, "big") for piece in pieces]
     composite = b64encode(checksums.crc32c(b"".join(values)).to_bytes(4, "big")).decode() + f"-{len(pieces)}"
-    found = origin.put("key", DATA, headers={"x-amz-checksum-crc32c": composite, "x-amz-checksum-type": "COMPOSITE"})
     parts = "".join(
         f"<Part><PartNumber>{number}</PartNumber><Size>{len(piece)}</Size>"
         f"<ChecksumCRC32C>{b64encode(value).decode()}</ChecksumCRC32C></Part>"
         for number, (piece, value) in enumerate(zip(pieces, values, strict=True), 1)
     )
     listing = f"<GetObjectAttributesResponse><ObjectParts>{parts}</ObjectParts></GetObjectAttributesResponse>".encode()
+    remote = origin.put("key", data, headers={"x-amz-checksum-crc32c": composite, "x-amz-checksum-type": "COMPOSITE"})
+    headers = {"Content-Length": str(len(listing))}
+    return remote, faults.changed(status="200 OK", headers=headers, body=memoryview(listing))
+
+
+def test_only_the_corrupt_stored_part_is_fetched_again(origin: Origin, quick: Fetcher) -> None:
+    """COMPOSITE tells which part is wrong."""
+    size = 9 * MIB
+    found, tell_parts = put_in_parts(origin, DATA, size)
     wrong = times(1, faults.corrupt(1), when=lambda request: request.range is not None and request.range[0] == size)
-
-    def script(request: Request) -> Fault | None:
-        if "attributes" in request.target:
-            headers = {"Content-Length": str(len(listing))}
-            return faults.changed(status="200 OK", headers=headers, body=memoryview(listing))
-        return wrong(request)
-
-    origin.script = script
+    origin.script = lambda request: tell_parts if "attributes" in request.target else wrong(request)
     quick.fetch([found])
     whole(quick, Verified.COMPOSITE)
     starts = [request.range[0] for request in origin.gets() if request.range]
     assert sorted(starts) == sorted([0, 8 * MIB, size, size + 8 * MIB, 2 * size, size, size + 8 * MIB])
+
+
+def test_a_small_object_of_parts_is_resumed_after_an_interrupted_call(origin: Origin, quick: Fetcher) -> None:
+    """The journal knows every range, so nothing is left to fetch once the object's parts are known."""
+    data = DATA[:5000]
+    found, tell_parts = put_in_parts(origin, data, 3000)
+    origin.script = lambda request: tell_parts if "attributes" in request.target else None
+
+    def refuse(_done: object) -> None:
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        quick.engine.fetch(quick.jobs([found]), on_object=refuse)
+    quick.fetch([found])
+    assert quick.content("key") == data
+    assert quick.done["key"].verified is Verified.COMPOSITE
+    assert quick.done["key"].resumed_bytes == len(data)
+    assert quick.progress[-1].done_bytes == len(data)
 
 
 def test_expired_credentials_are_renewed_once(origin: Origin, quick: Fetcher, found: RemoteObject) -> None:
@@ -303,7 +321,7 @@ def _ranges_of(fetcher: Fetcher) -> list:  # type: ignore[type-arg]
     return [
         each
         for call in fetcher.engine._calls
-        for state in call.states()
+        for state in call._queue.states()
         for each in state.ranges
         if each.done == each.length
     ]
