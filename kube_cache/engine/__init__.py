@@ -5,5 +5,5 @@ means no receive, TCP's window closes, and the object store waits. Ranges of all
 workers, so one bound on connections, memory, requests and bytes holds for everything.
 
 `Engine` is the whole public surface; see `kube_cache.dataset.transfer.TransferEngine` for its contract and
-docs/engine.md for how it is run and tuned.
+docs/operate/engine.md for how it is run and tuned.
 """
