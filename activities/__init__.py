@@ -1,4 +1,5 @@
-"""One module per activity, each thin over `kube_cache`: unpack, call, report, translate errors.
+"""Activities: what the workflows have done for them, on the operator's queue (`cluster`) or on a node's (`node`).
 
-Every activity is idempotent; its docstring says what happens if it runs twice.
+Each is thin over `kube_cache`: unpack, call, report, translate errors. Each is idempotent; its docstring says what
+happens if it runs twice. Activities decide nothing, and know no workflow.
 """

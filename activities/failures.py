@@ -1,7 +1,7 @@
-"""The edge between our errors and Temporal's: one decorator on every activity.
+"""Our errors as Temporal's: one decorator on every activity. The workflows' twin is `workflows.failures`.
 
-`retryable` is decided where the error is defined (kube_cache.errors); here it only changes its clothes. An error that is
-not ours is a bug or the network: it is retried, and its class name is kept as type.
+`retryable` is decided where the error is defined (kube_cache.errors), and is only translated here. An error that is not
+ours is a bug or the network: it passes as it is, so Temporal retries it and keeps its class name as type.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = structlog.get_logger("kube_cache.activities")
 
 
 def as_application_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn KubeCacheError into ApplicationError (type = class name, details kept) and log it once."""
+    """Raise an ApplicationError for a KubeCacheError (type = class name, details kept), and log the error once."""
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
@@ -49,7 +49,7 @@ def _application_error(error: KubeCacheError) -> Exception:
     if isinstance(error, Cancelled):
         return CancelledError(error.message)
     info = activity.info()
-    # Who waits for room asks every few seconds, and the Pod says why.
+    # A Pod that waits for disk space asks every few seconds, and its condition says why.
     log = _log.debug if isinstance(error, NoRoomYet) else _log.warning
     log(
         "activity failed",

@@ -114,7 +114,7 @@ def _worker(
     get_gated_pod: Callable[[str], Json | None],
 ) -> Worker:
     seat = SeatActivities(kube, client, expectations, get_gated_pod, image=settings.operator.seat_image)
-    cluster_state = ClusterStateActivities(kube, client, settings.operator.namespace)
+    cluster_state = ClusterStateActivities(kube, client, seat_namespace=settings.operator.namespace)
     return Worker(
         client,
         task_queue=names.OPERATOR_QUEUE,

@@ -1,1 +1,4 @@
-"""Activities on the operator's queue: Kubernetes, Temporal, LIST and HEAD. They never touch a disk (checked by import-linter)."""
+"""Activities on the operator's queue: Kubernetes, Temporal, LIST and HEAD of the origin.
+
+They never touch a disk (import-linter checks).
+"""

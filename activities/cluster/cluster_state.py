@@ -1,7 +1,7 @@
-"""`collect_cluster_state` and `find_bound_pods`: what the reconcile knows of Temporal and Kubernetes. Operator queue.
+"""`collect_cluster_state` and `find_bound_pods`: Temporal and Kubernetes as the reconcile sees them. Operator queue.
 
-The first also does the part of a reconcile that needs no disk: it tells the workflow of a Pod that is gone and the entities
-that count it, and deletes a seat whose workflow has ended.
+`collect_cluster_state` also does the part of a reconcile that needs no disk: it signals the workflow and the entities
+of a Pod that is gone, and deletes a seat whose workflow has ended.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _log = structlog.get_logger("kube_cache.reconcile")
 
 class _Pods(NamedTuple):
     nodes: dict[str, str]
-    """UID -> node, '' while unbound, of each Pod that requires a dataset and has not ended."""
+    """UID -> node (empty while unbound) of each Pod that requires a dataset and has not ended."""
     bound: list[BoundPods]
 
 
 class ClusterStateActivities:
-    def __init__(self, kube: KubeClient, client: Client, seat_namespace: str) -> None:
+    def __init__(self, kube: KubeClient, client: Client, *, seat_namespace: str) -> None:
         self._kube = kube
         self._client = client
         self._seat_namespace = seat_namespace
@@ -44,9 +44,9 @@ class ClusterStateActivities:
     @activity.defn(name=names.COLLECT_CLUSTER_STATE)
     @as_application_errors
     async def collect_cluster_state(self) -> ClusterState:
-        """Read workflows, consumers and seats first and list the Pods last: a Pod that they name and the list lacks is gone.
+        """Read workflows, consumers, seats and, last, Pods: a consumer's Pod that is not in the list is gone.
 
-        Every signal sent can be sent twice, so running twice is harmless.
+        Every signal can be sent twice, so running twice is harmless. Raises RPCError, ApiError.
         """
         warm_pods = {execution.id async for execution in self._running(names.WARM_POD)}
         entities = [_entity(execution) async for execution in self._running(names.DATASET_ON_NODE)]
@@ -56,12 +56,12 @@ class ClusterStateActivities:
         )
         living = await asyncio.to_thread(self._list_pods)
         activity.heartbeat()
-        for entity, named in consumers:
-            for consumer in named:
+        for entity, its_consumers in consumers:
+            for consumer in its_consumers:
                 if consumer.pod.uid not in living.nodes:
                     await executions.signal_if_running(self._client, entity.workflow_id, "leave", consumer)
         for workflow_id in warm_pods:
-            await self._tell_warm_pod(workflow_id, living.nodes)
+            await self._signal_warm_pod(workflow_id, living.nodes)
         for seat in standing_seats:
             owner = pods.seat_workflow_id(seat)
             if owner and owner not in warm_pods and await executions.has_ended(self._client, owner):
@@ -74,9 +74,10 @@ class ClusterStateActivities:
     @activity.defn(name=names.FIND_BOUND_PODS)
     @as_application_errors
     async def find_bound_pods(self, arg: FindBoundPodsInput) -> FindBoundPodsResult:
-        """Find the Pods that run on these snapshots on this node, by their receipts. Reads only: running twice is harmless.
+        """Find the Pods that run on these snapshots on this node, by their receipts. Called when a snapshot was lost.
 
-        Asked only when a snapshot was lost: a hit that the inventory knew is counted by no entity.
+        The receipts know more than the entity, which a hit does not always join. Reads only, so running twice is
+        harmless.
         """
         return await asyncio.to_thread(self._find_bound_pods, arg)
 
@@ -85,7 +86,7 @@ class ClusterStateActivities:
             activity.heartbeat()
             yield execution
 
-    async def _tell_warm_pod(self, workflow_id: str, living: dict[str, str]) -> None:
+    async def _signal_warm_pod(self, workflow_id: str, living: dict[str, str]) -> None:
         uid = names.parse_warm_pod_id(workflow_id).uid
         if uid not in living:
             await executions.signal_if_running(self._client, workflow_id, "pod_gone")
@@ -134,6 +135,7 @@ class ClusterStateActivities:
 
 def _entity(execution: WorkflowExecution) -> Entity:
     parsed = names.parse_dataset_on_node_id(execution.id)
-    # An entity that could not repair what Pods run on is asked again at each reconcile; without such Pods it ends by itself.
+    # AwaitingOperator: the repair of a snapshot that Pods run on has failed. Each reconcile has it tried again; an
+    # entity without such Pods ends by itself.
     ready = phase_of(execution) in (Phase.READY, Phase.AWAITING_OPERATOR)
     return Entity(execution.id, parsed.node, parsed.cache_id, parsed.digest, ready=ready)

@@ -1,7 +1,7 @@
 """Inventory of the nodes that hold a dataset or fetch it, read from Temporal: each has an open `DatasetOnNode` entity.
 
-The answer is a hint for placement (the disk has the last word), so it may be a moment old. A burst of Pods for one dataset
-shares one query per 0.2 s, which spares the visibility store.
+The answer is a hint for placement (the disk has the last word), so it may be a moment old. A burst of Pods for one
+dataset shares one query per 0.2 s, which spares the visibility store.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from kube_cache.contracts.common import Phase
 from kube_cache.temporal.executions import running
 from kube_cache.temporal.search_attributes import phase_of
 
+# Seconds that an answer serves other Pods. A burst creates its Pods within that time.
 _FRESH_S = 0.2
 _USEFUL = (Phase.READY, Phase.WARMING, Phase.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
+    """A snapshot on a node's disk."""
+
     node: str
     digest: str
     ready: bool
+    """The disk holds the whole snapshot; else the node is fetching it."""
 
 
 class _Query(NamedTuple):
@@ -52,7 +56,7 @@ class Inventory:
         if query is None or now - query.started > _FRESH_S or query.has_failed():
             self._queries = {key: value for key, value in self._queries.items() if now - value.started <= _FRESH_S}
             query = self._queries[uri] = _Query(now, loop.create_task(self._list(uri)))
-        # Shielded: one Pod that is cancelled must not take the answer from the others.
+        # Shielded, because other Pods may await the same answer when this activity is cancelled.
         return await asyncio.shield(query.answer)
 
     async def _list(self, uri: str) -> list[Holding]:

@@ -1,4 +1,4 @@
-"""`join_dataset`: join or leave a `DatasetOnNode` entity by signal-with-start, which Temporal makes atomic. Operator queue."""
+"""`join_dataset`: join or leave a `DatasetOnNode` by signal-with-start, which Temporal makes atomic. Operator queue."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class JoinDataset:
     @activity.defn(name=names.JOIN_DATASET)
     @as_application_errors
     async def join_dataset(self, arg: JoinInput) -> None:
-        """Running twice joins (or leaves) once: the entity keeps its consumers by workflow id.
+        """Signal the entity, and start it if it does not run: only an entity removes a Pod's pins from the disk.
 
-        Leaving starts the entity too where none runs, because only the entity gives the Pod's pins on the disk back.
+        Running twice joins (or leaves) once: the entity keeps its consumers by workflow id.
         """
         dataset = arg.dataset
         await self._client.start_workflow(

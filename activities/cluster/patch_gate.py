@@ -28,8 +28,9 @@ class PatchGate:
     @activity.defn(name=names.PATCH_GATE)
     @as_application_errors
     async def patch_gate(self, arg: PatchGateInput) -> PatchGateResult:
-        """Running twice finds our gate gone and answers `already`: a Pod is released once.
+        """Release the Pod, delete its seat, and wait up to `wait_s` for the scheduler to bind the Pod.
 
+        Running twice finds our gate gone and answers `already`: a Pod is released once.
         Raises PodGone, ForeignGates, ReleaseRefused, Conflict.
         """
         if not arg.wait_s:

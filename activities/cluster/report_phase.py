@@ -1,4 +1,4 @@
-"""`report_phase`: say on the Pod what it waits for. Operator queue, local activity."""
+"""`report_phase`: write a workflow's phase on its Pod. Operator queue, local activity."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class ReportPhase:
     @activity.defn(name=names.REPORT_PHASE)
     @as_application_errors
     async def report_phase(self, arg: ReportInput) -> None:
-        """Running twice sets the same condition; the Event's name follows from its content, so it is not doubled.
+        """Set the Pod's condition and emit an Event if the input names one. A missing Pod is no error.
 
-        A Pod that is gone needs no report: that is not an error here, the watcher tells the workflow.
+        Running twice sets the same condition; the name of the Event follows from its content, so there is one.
         """
         await asyncio.to_thread(self._report, arg)
 
@@ -43,4 +43,5 @@ class ReportPhase:
                     warning=arg.warning,
                 )
         except PodGone:
+            # The watcher signals the workflow.
             _log.info("no Pod to report to", namespace=arg.pod.namespace, pod=arg.pod.name, phase=arg.phase)

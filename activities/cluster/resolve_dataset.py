@@ -1,4 +1,4 @@
-"""`resolve_dataset`: what the annotation's URIs hold now, as digests. Operator queue."""
+"""`resolve_dataset`: list the annotation's URIs at their origin and digest the lists. Operator queue."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ class ResolveDataset:
     @activity.defn(name=names.RESOLVE_DATASET)
     @as_application_errors
     def resolve_dataset(self, arg: ResolveInput) -> ResolveResult:
-        """Reads only, so running twice costs a LIST; it may answer differently, since the source is what it is now.
+        """Resolve each URI to the snapshot that it holds now.
 
+        Reads only, so running twice costs a LIST; the answer differs if the source has changed.
         Raises InvalidRequest, UnsafeKey, AmbiguousDataset, DatasetNotFound, AccessDenied, SourceUnavailable.
         """
         try:
             return ResolveResult([self._resolve(uri) for uri in parse_datasets(arg.dataset)])
         except KubeCacheError as error:
-            if error.retryable:  # the workflow hears nothing of an attempt that is retried, the Pod must
+            if (
+                error.retryable
+            ):  # Temporal tells the workflow nothing of an attempt that it retries, so the Pod is told here
                 message = f"{type(error).__name__}: {error.message}; trying again (attempt {activity.info().attempt})"
                 conditions.set_progress(self._kube, arg.pod, reason=str(Phase.RESOLVING), message=message)
             raise

@@ -1,6 +1,7 @@
-"""`create_seat` and `delete_seat`: the placeholder Pod that makes the scheduler choose a node and hold it.
+"""`create_seat` and `delete_seat`: the placeholder Pod by which the scheduler chooses a node and reserves it.
 
-Operator queue, local activities. What a seat looks like is `kube_cache.kube.seats`; here it is placed near the bytes.
+Operator queue, local activities. `kube_cache.kube.seats` composes the seat; here the inventory says which nodes it
+prefers.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from kube_cache.kube import gate, pods, seats
 from kube_cache.kube.client import Json, KubeClient
 from kube_cache.kube.expectations import Expectations
 
-# A node that is fetching the data already is worth half of one that holds it: waiting beats fetching twice.
-_WORTH_READY, _WORTH_WARMING = 2, 1
+# Score per byte. A node that is fetching the data is worth half of one that holds it: waiting beats fetching twice.
+_SCORE_READY, _SCORE_WARMING = 2, 1
 
 
 class SeatActivities:
@@ -95,11 +96,11 @@ class SeatActivities:
 
 
 def _preferred_nodes(snapshots: list[Snapshot], holdings: Mapping[str, Sequence[Holding]]) -> list[str]:
-    """Nodes that hold, or are fetching, the most bytes of these snapshots."""
-    worth: Counter[str] = Counter()
+    """Nodes with the highest score, by name: those that hold, or are fetching, the most bytes of these snapshots."""
+    scores: Counter[str] = Counter()
     for snapshot in snapshots:
         for holding in holdings[snapshot.uri]:
             if holding.digest == snapshot.digest:
-                worth[holding.node] += (_WORTH_READY if holding.ready else _WORTH_WARMING) * (snapshot.bytes + 1)
-    best = max(worth.values(), default=0)
-    return sorted(node for node, value in worth.items() if value == best)
+                scores[holding.node] += (_SCORE_READY if holding.ready else _SCORE_WARMING) * (snapshot.bytes + 1)
+    best = max(scores.values(), default=0)
+    return sorted(node for node, score in scores.items() if score == best)

@@ -1,1 +1,1 @@
-"""Activities on a node's queue: the disk and the origin. They never talk to Kubernetes (checked by import-linter)."""
+"""Activities on a node's queue: the disk and the origin. They never talk to Kubernetes (import-linter checks)."""

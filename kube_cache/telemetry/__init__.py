@@ -1,1 +1,1 @@
-"""What a process tells about itself: logs. Metrics and traces get their modules beside it."""
+"""Telemetry of a process: logs. Metrics and traces get their modules beside it."""

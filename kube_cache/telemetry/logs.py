@@ -1,6 +1,6 @@
-"""Logs, structured, for the process: structlog over the standard library, so that the SDK's records look the same.
+"""Structured logs of a process: structlog over the standard library, so that the Temporal SDK's records look the same.
 
-Metrics and traces get their place here; nothing else configures logging.
+Nothing else configures logging, except `kube-cache store`, whose standard output is for the answer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import structlog
 
 
 def configure_logging(level: str, form: str) -> None:
-    """level: a name of the standard library; form: `json` or `console`."""
+    """Configure logging to standard error. level: a name of the standard library; form: `json` or `console`."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -35,9 +35,9 @@ def configure_logging(level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # The SDK repeats as a traceback what the activity edge has already said in one line.
+    # The SDK logs a failed activity with its traceback; activities.failures has logged the failure in one line.
     logging.getLogger("temporalio.activity").setLevel(logging.ERROR)
-    # botocore tells where it found what on every client it makes.
+    # botocore logs at INFO where each client found its credentials.
     logging.getLogger("botocore").setLevel(logging.WARNING)
     structlog.configure(
         processors=[

@@ -1,4 +1,4 @@
-"""One way to reach Temporal: the environment's client configuration (`TEMPORAL_*`), waited for with backoff."""
+"""Connection to Temporal by the environment's client configuration (`TEMPORAL_*`), once or until a server answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from kube_cache import names
 from kube_cache.backoff import Backoff
 
-# How long a workflow task of a dead operator stays lost. Shorter ones time out in a burst of hundreds, and a task that
-# times out is done twice. Local activities run inside a task; the SDK renews it while they do.
+# Time after which a workflow task of a dead operator is given to another one. With a shorter one tasks time out in a
+# burst of hundreds, and a task that times out is done twice. The SDK renews a task while its local activities run.
 TASK_TIMEOUT = timedelta(seconds=10)
 _MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger("kube_cache.temporal.client")
 
 
 async def connect_once() -> Client:
-    """Raises RuntimeError where nobody answers."""
+    """Connect, in one attempt. Raises RuntimeError if no server answers."""
     return await Client.connect(**_config())
 
 
@@ -32,7 +32,7 @@ def _config() -> ClientConnectConfig:
 
 
 async def connect() -> Client:
-    """Waits for as long as the server is away: neither part can do anything without it, and a crash loop helps nobody."""
+    """Connect, for as long as it takes: without Temporal an operator or agent can do nothing, and a crash loop less."""
     backoff = Backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
     while True:
         try:

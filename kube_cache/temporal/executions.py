@@ -1,6 +1,7 @@
-"""Workflow executions from outside: list the running ones, signal one if it runs.
+"""Workflow executions from outside: list the running ones, signal one if it runs, ask whether one has ended.
 
-Visibility lags the workflows by a moment, so a list is a hint; a signal and `has_ended` ask the workflow itself.
+The visibility store lags behind the workflows by a moment, so a list is a hint. A signal and `has_ended` ask the
+workflow itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _RPC_TIMEOUT = timedelta(seconds=10)
 
 
 def running(client: Client, workflow_type: str, *, dataset: str = "") -> AsyncIterator[WorkflowExecution]:
-    """List the running workflows of a type; dataset: only those with this URI. Raises RPCError."""
+    """List the running workflows of a type. dataset: only those with this URI; empty = all. Raises RPCError."""
     query = f"WorkflowType = '{workflow_type}' AND ExecutionStatus = 'Running'"
     if dataset:
         quoted = dataset.replace("'", "''")
@@ -26,7 +27,7 @@ def running(client: Client, workflow_type: str, *, dataset: str = "") -> AsyncIt
 
 
 async def signal_if_running(client: Client, workflow_id: str, name: str, arg: object | None = None) -> None:
-    """Signal a workflow. One that does not exist or has ended is no error: it needs no signal. Raises RPCError."""
+    """Signal a workflow. No error if it does not exist or has ended: then it needs no signal. Raises RPCError."""
     try:
         await client.get_workflow_handle(workflow_id).signal(
             name, args=[] if arg is None else [arg], rpc_timeout=_RPC_TIMEOUT
@@ -37,7 +38,7 @@ async def signal_if_running(client: Client, workflow_id: str, name: str, arg: ob
 
 
 async def has_ended(client: Client, workflow_id: str) -> bool:
-    """Ask the workflow itself, not the visibility store. Raises RPCError."""
+    """Whether the workflow has ended or never existed. Raises RPCError."""
     try:
         description = await client.get_workflow_handle(workflow_id).describe(rpc_timeout=_RPC_TIMEOUT)
     except RPCError as error:

@@ -1,6 +1,6 @@
-"""The search attributes: keys, types, initial values, and how to read one.
+"""The search attributes by which the UI, the CLI and the inventory filter: keys, types, initial values, reader.
 
-The UI, the CLI and the inventory filter by them. Workflows change them in `workflows.search_attributes`.
+Workflows change them in `workflows.search_attributes`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ POD = SearchAttributeKey.for_keyword("KcPod")
 BYTES = SearchAttributeKey.for_int("KcBytes")
 _ALL: Final[tuple[SearchAttributeKey[Any], ...]] = (PHASE, NODE, DATASET, POD_NAMESPACE, POD, BYTES)
 TYPES: Final = {key.name: key.indexed_value_type.name.title() for key in _ALL}
-"""Name -> type, as `temporal operator search-attribute create` takes them. temporal-dev.yaml and the dev stack register them; a
-test compares the two."""
+"""Name -> type, as `temporal operator search-attribute create` takes them. temporal-dev.yaml and the dev stack register
+these attributes; a test compares the two.
+"""
 
 
 def initial(
     *, phase: str, dataset: str, node: str = "", namespace: str = "", pod: str = "", size: int | None = None
 ) -> TypedSearchAttributes:
-    """Values for `start_workflow`; empty ones are left out. size: bytes."""
+    """Compose the attributes for `start_workflow`; empty values are left out. size: bytes."""
     pairs: list[SearchAttributePair[Any]] = [SearchAttributePair(PHASE, phase), SearchAttributePair(DATASET, dataset)]
     pairs += [
         SearchAttributePair(key, text) for key, text in ((NODE, node), (POD_NAMESPACE, namespace), (POD, pod)) if text
@@ -36,5 +37,5 @@ def initial(
 
 
 def phase_of(execution: WorkflowExecution) -> str:
-    """Phase of a listed workflow; empty when it has none."""
+    """Phase of a listed workflow; empty if the workflow has none."""
     return execution.typed_search_attributes.get(PHASE, "")
