@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from kube_cache.engine.settings import EngineSettings
 from kube_cache.origin.settings import OriginSettings
-from kube_cache.settings import Settings
+from kube_cache.settings import AgentSettings, OperatorSettings, Settings, TelemetrySettings
+from kube_cache.store.settings import StoreSettings
 
 SECRETS = ("SSE_C_KEY", "GS_SECRET_KEY")
 
@@ -35,6 +38,44 @@ def test_the_origins_defaults() -> None:
     )
 
 
+def test_the_stores_defaults() -> None:
+    assert Settings().store == StoreSettings(
+        root=Path("/var/lib/kube-cache"),
+        allow_root_disk=False,
+        min_free=0.20,
+        min_free_inodes=0.10,
+        capacity_bytes=0,
+        capacity_share=1.0,
+        keep_partial_s=86_400,
+        quarantine_s=604_800,
+        scrub_bytes_per_s=52_428_800,
+        scrub_every_s=604_800,
+        watch_trust_s=900,
+    )
+
+
+def test_the_operators_defaults() -> None:
+    assert Settings().operator == OperatorSettings(
+        namespace="kube-cache-system",
+        progress_interval_s=5,
+        linger_s=60,
+        max_gate_time_s=0,
+        bind_grace_s=60,
+        node_exclusion_s=600,
+        reconcile_interval_s=300,
+        workflow_slots=5000,
+        seat_image="registry.k8s.io/pause:3.10.1",
+    )
+
+
+def test_the_agents_defaults() -> None:
+    assert Settings().agent == AgentSettings(node="", slots=64, concurrent_downloads=4, drain_s=20)
+
+
+def test_the_defaults_of_the_logs() -> None:
+    assert Settings().telemetry == TelemetrySettings(log_level="INFO", log_format="json")
+
+
 def test_one_variable_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBE_CACHE_ENGINE__CONNECTIONS", "12")
     monkeypatch.setenv("KUBE_CACHE_ORIGIN__REQUESTER_PAYS", "true")
@@ -43,7 +84,7 @@ def test_one_variable_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         pytest.param("ENGINE__CONNECTIONS", "0", "engine.connections", id="too small"),
         pytest.param("ENGINE__MAX_CONNECTIONS", "1025", "engine.max_connections", id="too large"),
@@ -51,11 +92,15 @@ def test_one_variable_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPa
         pytest.param("ENGINE__CONNECTIONZ", "4", "engine.connectionz", id="misspelt"),
         pytest.param("ORIGIN__ADDRESSING", "dns", "'auto', 'path' or 'virtual'", id="no choice"),
         pytest.param("ORIGIN__REGION", "eu", "origin.region", id="not ours"),
+        pytest.param("ENGINE__SOURCE__ADDRESSING", "path", "engine.source", id="old name of the origin"),
+        pytest.param("AGENT__CONCURRENT_WARMS", "2", "agent.concurrent_warms", id="old name of concurrent downloads"),
+        pytest.param("TELEMETRY__METRICS_ADDRESS", ":9090", "telemetry.metrics_address", id="removed"),
+        pytest.param("TELEMETRY__LOG_FORMAT", "xml", "'json' or 'console'", id="no format"),
     ],
 )
-def test_a_mistake_is_named(name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_is_named(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"KUBE_CACHE_{name}", value)
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(ValidationError, match=message):
         Settings()
 
 
@@ -64,16 +109,3 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"KUBE_CACHE_ORIGIN__{name}", "hushhush")
     assert Settings().origin.sse_c_key == "hushhush"
     assert "hushhush" not in repr(Settings())
-
-
-def test_settings_come_from_the_environment_by_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBE_CACHE_OPERATOR__LINGER_S", "7")
-    settings = Settings()
-    assert settings.operator.linger_s == 7
-    assert settings.operator.namespace == "kube-cache-system"
-
-
-def test_a_misspelt_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBE_CACHE_OPERATOR__LINGR_S", "7")
-    with pytest.raises(ValueError, match="lingr_s"):
-        Settings()
