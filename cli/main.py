@@ -1,7 +1,7 @@
 """`kube-cache`: parse the arguments, read the settings, run one subcommand, exit with its code.
 
-Each subcommand is a module beside this one. Its imports are made when it runs, so that `kube-cache store ls` does not wait for
-Temporal's client, which takes longer to load than `ls` to run.
+Each subcommand is a module beside this one. A module that needs Temporal's client is imported when its subcommand runs:
+the client takes longer to load than `kube-cache store ls` to run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from kube_cache.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process. argv: without the program's name; None = the process's own."""
     parser = argparse.ArgumentParser(prog="kube-cache", description="Just-in-time data pre-warmer for Kubernetes.")
     commands = parser.add_subparsers(dest="command", required=True)
     operator = commands.add_parser("operator", help="run the watcher, the workflows and the cluster activities")
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: Temporal's Rust core may crash while the interpreter finalizes.
+    # No sys.exit: Temporal's Rust core may crash while the interpreter finalizes.
     os._exit(code)
 
 
@@ -53,6 +54,7 @@ def _run_agent(_args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _settings() -> Settings:
+    """Read the environment; a bad variable ends the process with exit code 2 and a line that names the variable."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,8 +1,8 @@
-"""The operator process: the watches, the workflows and the cluster activities, around one Temporal client.
+"""`kube-cache operator`: the watches, the workflows and the cluster activities, around one Temporal client.
 
-Any number of operators may run: starts are idempotent and Temporal shares the workflows out. It holds no state that a
-restart would miss: the watches list everything again, and the reconcile runs at once and finds
-what ended meanwhile.
+Any number of operators may run: starts are idempotent, and Temporal shares the workflows out. An operator holds no
+state that a restart would lose: the watches list everything again, and a reconcile at once finds Pods that ended
+meanwhile.
 """
 
 from __future__ import annotations
@@ -53,18 +53,19 @@ from workflows.store_command import StoreCommand
 from workflows.warm_pod.workflow import WarmPod
 
 _log = structlog.get_logger("kube_cache.operator")
-# Calls of the Kubernetes API at once, a few milliseconds each: more of them only wait for the GIL.
-_KUBE_CALLS = 16
-# Local activities at once. Most of them are a coroutine that waits for one of those threads, or for the scheduler.
-_LOCAL = 200
-# Seconds that an activity waits for the watch. The scheduler answers in milliseconds, in a burst of hundreds in a few
-# seconds; whoever has something else to say to the workflow ends the wait.
+# Threads for calls of the Kubernetes API, a few milliseconds each. More threads would only wait for the GIL.
+_MAX_KUBE_CALLS = 16
+# Local activities at once. Most are a coroutine that waits for one of those threads, or for the scheduler.
+_MAX_LOCAL_ACTIVITIES = 200
+# Normal activities at once. A resolve holds a thread (many do, while the origin is away), a progress holds none.
+_MAX_NORMAL_ACTIVITIES = 1000
+# Seconds that an activity waits for the watch. The scheduler binds within milliseconds, in a burst of hundreds within a
+# few seconds. Any other message for the workflow ends the wait.
 _WATCH_WAIT_S = 4.0
-# Normal activities at once: a resolve holds a thread (many, while the object store is away), a progress costs none.
-_NORMAL = 1000
 
 
 def policy(settings: OperatorSettings) -> Policy:
+    """Compose the part of the settings that travels in the input of a workflow."""
     return Policy(
         operator_namespace=settings.namespace,
         linger_s=settings.linger_s,
@@ -76,23 +77,24 @@ def policy(settings: OperatorSettings) -> Policy:
 
 
 def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT. Return the exit code. Raises KubeCacheError if Kubernetes is not configured."""
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
     return asyncio.run(_run(settings))
 
 
 async def _run(settings: Settings) -> int:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     kube = KubeClient.from_environment()
     client = await connect()
     expectations = Expectations()
     watcher = PodWatcher(kube, Starter(client, policy(settings.operator), expectations))
     watches = Watches(kube, watcher, seat_namespace=settings.operator.namespace)
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_KUBE_CALLS, thread_name_prefix="kube"))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_MAX_KUBE_CALLS, thread_name_prefix="kube"))
     worker = _worker(client, kube, settings, expectations, watches.get_gated_pod)
     stopping = threading.Event()
-    # What was imported stays for good; collecting over it again and again was a measurable part of a burst.
+    # Imported modules stay for good; the collector's repeated passes over them were a measurable part of a burst.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
@@ -130,15 +132,18 @@ def _worker(
             cluster_state.find_bound_pods,
             PublishProgress(kube, client, interval_s=settings.operator.progress_interval_s).publish_progress,
         ],
-        activity_executor=ThreadPoolExecutor(_LOCAL + _NORMAL, thread_name_prefix="activity"),
-        # The sandbox costs half as much CPU again per workflow; the replay tests run inside it and keep the code honest.
+        activity_executor=ThreadPoolExecutor(
+            _MAX_LOCAL_ACTIVITIES + _MAX_NORMAL_ACTIVITIES, thread_name_prefix="activity"
+        ),
+        # The sandbox adds half as much CPU again to a workflow. The replay tests run inside it, so its checks are made
+        # there.
         workflow_runner=UnsandboxedWorkflowRunner(),
-        # With the default of 5, tasks of a burst wait for a poll, not for a core.
+        # With the default of 5, the tasks of a burst wait for a poll instead of a core.
         max_concurrent_workflow_task_polls=20,
         max_cached_workflows=settings.operator.workflow_slots,
-        max_concurrent_activities=_NORMAL,
-        max_concurrent_local_activities=_LOCAL,
-        # 10 s by default, and that long does a workflow of a dead operator wait for another one.
+        max_concurrent_activities=_MAX_NORMAL_ACTIVITIES,
+        max_concurrent_local_activities=_MAX_LOCAL_ACTIVITIES,
+        # A workflow of a dead operator waits this long for another operator; 10 s by default.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         default_heartbeat_throttle_interval=timedelta(seconds=1),
@@ -147,7 +152,7 @@ def _worker(
 
 
 async def _schedule_reconcile(client: Client, settings: OperatorSettings) -> None:
-    """One schedule for all operators; running it now finds what happened while none was up."""
+    """Create or update the schedule that all operators share, and run it now: events may have been missed."""
     schedule = Schedule(
         action=ScheduleActionStartWorkflow(Reconcile.run, id=names.RECONCILE_ID, task_queue=names.OPERATOR_QUEUE),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=settings.reconcile_interval_s))]),

@@ -1,7 +1,8 @@
-"""`kube-cache store --node`: the question goes to the node's agent through Temporal, the answer comes back.
+"""`kube-cache store --node`: carry the request to the node's agent through Temporal, and the response back.
 
-A small workflow of the operator carries it (`StoreCommand`). An eviction goes to the snapshot's entity, which refuses while a
-Pod waits for it or uses it, and knows afterwards that it is gone. Whoever does not answer is named within some ten seconds.
+A small workflow of the operator carries it (`StoreCommand`). An eviction goes to the snapshot's entity, which refuses
+while a Pod waits for the snapshot or uses it, and which knows afterwards that the snapshot is gone. If Temporal, the
+operator or the agent does not answer, the response names that part within some ten seconds.
 """
 
 from __future__ import annotations
@@ -19,45 +20,48 @@ from kube_cache import names
 from kube_cache.contracts.node import EvictResult, ExitCode, StoreRequest, StoreResponse
 from kube_cache.temporal.client import TASK_TIMEOUT, connect_once
 
-_PATIENCE_S = 10.0
-_LOOK_S = 0.5
+# Seconds after which Temporal, or an operator that has not taken the workflow, counts as unreachable.
+_ANSWER_TIMEOUT_S = 10.0
+_POLL_S = 0.5
 _RPC_TIMEOUT = timedelta(seconds=10)
-# What a workflow's history holds before a worker has taken its first task: started, task scheduled, task started.
-_UNTOUCHED = 3
+# Events of a workflow that no worker has begun: started, task scheduled, task started.
+_EVENTS_BEFORE_BEGIN = 3
 
 
-class _Silent(Exception):
-    """Somebody does not answer; str() says who."""
+class _NoAnswer(Exception):
+    """A part does not answer; str() names it."""
 
 
-def run(ask: StoreRequest) -> StoreResponse:
-    return asyncio.run(_run(ask))
+def run(request: StoreRequest) -> StoreResponse:
+    """Carry out the request on its node; a failure becomes a response with the code and the reason."""
+    return asyncio.run(_run(request))
 
 
-async def _run(ask: StoreRequest) -> StoreResponse:
+async def _run(request: StoreRequest) -> StoreResponse:
     try:
-        client = await asyncio.wait_for(connect_once(), _PATIENCE_S)
+        client = await asyncio.wait_for(connect_once(), _ANSWER_TIMEOUT_S)
     except (RuntimeError, TimeoutError) as error:
         return StoreResponse(
             ExitCode.UNREACHABLE, message=f"Temporal does not answer ({error}); look at TEMPORAL_ADDRESS"
         )
     try:
-        return await (_evict(client, ask) if ask.verb == "evict" else _carry(client, ask))
-    except _Silent as silent:
-        return StoreResponse(ExitCode.UNREACHABLE, message=str(silent))
+        return await (_evict(client, request) if request.verb == "evict" else _run_workflow(client, request))
+    except _NoAnswer as error:
+        return StoreResponse(ExitCode.UNREACHABLE, message=str(error))
     except RPCError as error:
         return StoreResponse(ExitCode.UNREACHABLE, message=f"Temporal refuses: {error.message}")
 
 
-async def _carry(client: Client, ask: StoreRequest) -> StoreResponse:
+async def _run_workflow(client: Client, request: StoreRequest) -> StoreResponse:
+    """Run a `StoreCommand`. Raises _NoAnswer, RPCError."""
     starting: asyncio.Future[WorkflowHandle[object, StoreResponse]] = asyncio.ensure_future(
         client.start_workflow(
             names.STORE_COMMAND,
-            ask,
-            id=names.store_command_id(ask.node, ask.verb, str(uuid.uuid4())),
+            request,
+            id=names.store_command_id(request.node, request.verb, str(uuid.uuid4())),
             task_queue=names.OPERATOR_QUEUE,
             result_type=StoreResponse,
-            static_summary=f"store {ask.verb} on {ask.node}",
+            static_summary=f"store {request.verb} on {request.node}",
             task_timeout=TASK_TIMEOUT,
             rpc_timeout=_RPC_TIMEOUT,
         )
@@ -66,9 +70,10 @@ async def _carry(client: Client, ask: StoreRequest) -> StoreResponse:
         return await _result(await asyncio.shield(starting))
     except WorkflowFailureError as error:
         return StoreResponse(ExitCode.FAILED, message=f"{error.cause}")
-    except (asyncio.CancelledError, _Silent):
-        # Ctrl-C stops a scrub on the node too, and one whose start is under way is waited for, since it cannot be taken back; and
-        # what nobody has begun must not be done when nobody waits any more.
+    except (asyncio.CancelledError, _NoAnswer):
+        # Ctrl-C stops a scrub on the node, too. A start that is under way cannot be taken back, so it is awaited and
+        # the workflow cancelled. A workflow that no operator has begun is cancelled, because nobody waits for it any
+        # more.
         handle = await starting
         await handle.cancel(rpc_timeout=_RPC_TIMEOUT)
         raise
@@ -77,30 +82,32 @@ async def _carry(client: Client, ask: StoreRequest) -> StoreResponse:
 async def _result(handle: WorkflowHandle[object, StoreResponse]) -> StoreResponse:
     result = asyncio.ensure_future(handle.result())
     try:
-        await _begun(handle, result)
+        await _wait_begun(handle, result)
         return await result
     finally:
         result.cancel()
 
 
-async def _begun(handle: WorkflowHandle[object, StoreResponse], result: asyncio.Future[StoreResponse]) -> None:
-    deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+async def _wait_begun(handle: WorkflowHandle[object, StoreResponse], result: asyncio.Future[StoreResponse]) -> None:
+    """Return once an operator has begun the workflow, or its result is there. Raises _NoAnswer, RPCError."""
+    deadline = asyncio.get_running_loop().time() + _ANSWER_TIMEOUT_S
     while not result.done():
-        described = await handle.describe(rpc_timeout=_RPC_TIMEOUT)
-        if described.history_length > _UNTOUCHED:
+        description = await handle.describe(rpc_timeout=_RPC_TIMEOUT)
+        if description.history_length > _EVENTS_BEFORE_BEGIN:
             return
         if asyncio.get_running_loop().time() > deadline:
-            raise _Silent("no operator answers; is `kube-cache operator` running, with this Temporal and namespace?")
-        await asyncio.wait([result], timeout=_LOOK_S)
+            raise _NoAnswer("no operator answers; is `kube-cache operator` running, with this Temporal and namespace?")
+        await asyncio.wait([result], timeout=_POLL_S)
 
 
-async def _evict(client: Client, ask: StoreRequest) -> StoreResponse:
-    found = await _carry(client, StoreRequest(ask.node, "find", digest=ask.digest))
-    if found.code != ExitCode.DONE:
-        return found
-    (row,) = json.loads(found.data)
+async def _evict(client: Client, request: StoreRequest) -> StoreResponse:
+    """Have the snapshot's entity evict it; without an entity, the agent. Raises _NoAnswer, RPCError."""
+    response = await _run_workflow(client, StoreRequest(request.node, "find", digest=request.digest))
+    if response.code != ExitCode.DONE:
+        return response
+    (row,) = json.loads(response.data)
     digest = row["digest"]
-    entity = client.get_workflow_handle(names.dataset_on_node_id(ask.node, row["cache_id"], digest))
+    entity = client.get_workflow_handle(names.dataset_on_node_id(request.node, row["cache_id"], digest))
     try:
         evicted: EvictResult = await entity.execute_update(
             "evict", result_type=EvictResult, rpc_timeout=timedelta(minutes=10)
@@ -112,13 +119,13 @@ async def _evict(client: Client, ask: StoreRequest) -> StoreResponse:
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
-        # Nobody counts it, so the store's own pins decide.
-        return await _carry(client, StoreRequest(ask.node, "evict", digest=digest))
+        # Without an entity no Pod joined the snapshot, so the pins on the disk decide.
+        return await _run_workflow(client, StoreRequest(request.node, "evict", digest=digest))
     return StoreResponse(ExitCode.DONE, json.dumps([{"digest": digest, "size": evicted.freed_bytes}]))
 
 
 def _innermost(error: TemporalError) -> BaseException:
-    found: BaseException = error
-    while isinstance(found.__cause__, TemporalError):
-        found = found.__cause__
-    return found
+    cause: BaseException = error
+    while isinstance(cause.__cause__, TemporalError):
+        cause = cause.__cause__
+    return cause

@@ -1,4 +1,4 @@
-"""What a real server does not produce on demand: Ctrl-C while it answers that the command has started."""
+"""Ctrl-C while Temporal answers that a command has started, which a real server does not produce on demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_command_that_was_interrupted_while_it_started_is_cancelled() -> None:
             return handle
 
         carrying = asyncio.ensure_future(
-            store_remote._carry(SimpleNamespace(start_workflow=start_workflow), StoreRequest("gpu-1", "scrub"))
+            store_remote._run_workflow(SimpleNamespace(start_workflow=start_workflow), StoreRequest("gpu-1", "scrub"))
         )
         await asyncio.sleep(0)
         carrying.cancel()
