@@ -25,16 +25,16 @@ def tree(root: Path, files: dict[str, str]) -> Structure:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        (path.parent / "__init__.py").write_text('"""Not counted."""\n' * 1000)
+        (path.parent / "__init__.py").touch()
         path.write_text(text)
-    return measure(root, PACKAGES)
+    return measure(root, PACKAGES, others=["tools"])
 
 
 def test_a_sound_tree_has_no_problem(tmp_path: Path) -> None:
-    found = tree(tmp_path, SOUND)
-    assert found.problems() == []
-    assert found.largest_folder()[1] == 0.2
-    assert found.median_lines() == 2
+    sound = tree(tmp_path, SOUND)
+    assert sound.problems() == []
+    assert sound.largest_folder()[1] == 0.2
+    assert sound.median_lines() == 2
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,21 @@ def test_a_file_does_not_import_itself(tmp_path: Path) -> None:
 def test_a_folder_that_grows_is_named_with_its_share(tmp_path: Path) -> None:
     (problem,) = tree(tmp_path, SOUND | {"watcher/starter.py": "\n"}).problems()
     assert problem == "watcher holds 27.3% of the lines, more than 25%; split it by noun"
+
+
+def test_c_counts_for_the_share_of_its_folder(tmp_path: Path) -> None:
+    (problem,) = tree(tmp_path, SOUND | {"library/disk/_check.c": "\n", "library/disk/_check.h": "\n"}).problems()
+    assert problem.startswith("library/disk holds 33.3% of the lines")
+
+
+def test_the_share_is_that_of_tools_too(tmp_path: Path) -> None:
+    assert tree(tmp_path, SOUND | {"watcher/starter.py": "\n", "tools/demo.py": "\n"}).problems() == []
+
+
+def test_docstrings_of_packages_do_not_flatter_the_median(tmp_path: Path) -> None:
+    tree(tmp_path, SOUND)
+    (tmp_path / "watcher/__init__.py").write_text('"""Events into starts."""\n')
+    assert measure(tmp_path, PACKAGES).median_lines() == 2
 
 
 def test_a_sub_folder_is_a_folder_of_its_own(tmp_path: Path) -> None:
