@@ -28,8 +28,8 @@ class Addresses:
         self._open: Counter[Address] = Counter()
         self._failed: dict[Address, float] = {}
 
-    def take(self, host: str, port: int) -> Address:
-        """Counted as open until `give_back`. Raises SourceUnavailable."""
+    def acquire(self, host: str, port: int) -> Address:
+        """Counted as open until `release`. Raises SourceUnavailable."""
         found = self._resolve(host, port)
         now = time.monotonic()
         with self._lock:
@@ -38,13 +38,13 @@ class Addresses:
             self._open[chosen] += 1
             return chosen
 
-    def give_back(self, address: Address) -> None:
+    def release(self, address: Address) -> None:
         with self._lock:
             self._open[address] -= 1
             if not self._open[address]:
                 del self._open[address]
 
-    def failed(self, address: Address) -> None:
+    def mark_failed(self, address: Address) -> None:
         with self._lock:
             self._failed[address] = time.monotonic() + _AVOID_S
 

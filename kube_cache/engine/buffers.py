@@ -17,42 +17,44 @@ import threading
 from typing import Final
 
 MIB: Final = 1 << 20
-SLOT: Final = 2 * MIB
-_SMALL: Final = MIB
-_FEW: Final = 16
+SLOT_BYTES: Final = 2 * MIB
+_SMALL_SLOT_BYTES: Final = MIB
+_MANY_CONNECTIONS: Final = 16
 
 
 def buffer_size(connections: int) -> int:
     """Bytes that each of `connections` workers uses."""
-    return SLOT if connections < _FEW else _SMALL
+    return SLOT_BYTES if connections < _MANY_CONNECTIONS else _SMALL_SLOT_BYTES
 
 
 class Buffers:
     def __init__(self, slots: int) -> None:
         # Reserved, not touched; with room to begin at a huge page's boundary.
-        self._map = mmap.mmap(-1, (slots + 1) * SLOT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._begin = -ctypes.addressof(ctypes.c_char.from_buffer(self._map)) % SLOT
+        self._map = mmap.mmap(-1, (slots + 1) * SLOT_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._begin = -ctypes.addressof(ctypes.c_char.from_buffer(self._map)) % SLOT_BYTES
         with contextlib.suppress(OSError):  # a kernel without huge pages
-            self._map.madvise(mmap.MADV_HUGEPAGE, self._begin, min(slots, _FEW - 1) * SLOT)
+            self._map.madvise(mmap.MADV_HUGEPAGE, self._begin, min(slots, _MANY_CONNECTIONS - 1) * SLOT_BYTES)
         self._view = memoryview(self._map)[self._begin :]
         self._lock = threading.Lock()
         self._free = list(range(slots - 1, -1, -1))
 
-    def take(self) -> tuple[int, memoryview]:
-        """(slot, its SLOT bytes)."""
+    def acquire(self) -> tuple[int, memoryview]:
+        """(slot, its SLOT_BYTES bytes)."""
         with self._lock:
             slot = self._free.pop()
-        return slot, self._view[slot * SLOT : (slot + 1) * SLOT]
+        return slot, self._view[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
 
     def shrink(self, slot: int) -> None:
         """The worker uses only the smaller size from now on; the rest's pages go back to the system."""
-        at = self._begin + slot * SLOT
+        at = self._begin + slot * SLOT_BYTES
         with contextlib.suppress(OSError):  # a kernel without huge pages
-            self._map.madvise(mmap.MADV_NOHUGEPAGE, at, SLOT)  # or the first touch would bring the whole one again
-        self._map.madvise(mmap.MADV_DONTNEED, at + _SMALL, SLOT - _SMALL)
+            self._map.madvise(
+                mmap.MADV_NOHUGEPAGE, at, SLOT_BYTES
+            )  # or the first touch would bring the whole one again
+        self._map.madvise(mmap.MADV_DONTNEED, at + _SMALL_SLOT_BYTES, SLOT_BYTES - _SMALL_SLOT_BYTES)
 
-    def give_back(self, slot: int) -> None:
-        self._map.madvise(mmap.MADV_DONTNEED, self._begin + slot * SLOT, SLOT)
+    def release(self, slot: int) -> None:
+        self._map.madvise(mmap.MADV_DONTNEED, self._begin + slot * SLOT_BYTES, SLOT_BYTES)
         with self._lock:
             self._free.append(slot)
 

@@ -49,7 +49,7 @@ class Call:
         self._finisher.join()
 
     def progress(self) -> FetchProgress:
-        return self.control.progress(sum(state.ahead_bytes() for state in self._queue.states()))
+        return self.control.progress(sum(state.preallocated_bytes() for state in self._queue.states()))
 
     def next_task(self, worker: Worker) -> Task | None:
         """Take a task for `worker`; None if there is none now. Call under the lock."""
@@ -102,5 +102,5 @@ class Call:
         with self.control.lock:
             holding = list(self.holding)
         for worker in holding:
-            worker.line.abort()
+            worker.client.abort()
         self._finisher.wake()

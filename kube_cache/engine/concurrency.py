@@ -28,28 +28,28 @@ class Window:
     throttled: bool
 
 
-class Adaptive:
-    def __init__(self, start: int, most: int) -> None:
-        self.connections = min(start, most)
-        self._most = most
+class ConcurrencyController:
+    def __init__(self, start: int, max_connections: int) -> None:
+        self.connections = min(start, max_connections)
+        self._max_connections = max_connections
         self._settled_rate = 0.0
         self._settled = self.connections
-        self._trying = False
+        self._probing = False
         self._hold = 0
 
-    def at_least(self, connections: int) -> None:
+    def raise_to(self, connections: int) -> None:
         """Do not climb to what is known to help."""
-        wanted = min(connections, self._most)
-        if wanted > self.connections:
-            self.connections, self._trying = wanted, False  # a try under way has nothing to be compared with any more
+        target = min(connections, self._max_connections)
+        if target > self.connections:
+            self.connections, self._probing = target, False  # a try under way has nothing to be compared with any more
 
     def step(self, window: Window) -> int:
         """The number of connections for the next second."""
         if window.idle:
-            self._trying = False  # not enough work to tell anything
+            self._probing = False  # not enough work to tell anything
             return self.connections
-        if self._trying:
-            self._trying = False
+        if self._probing:
+            self._probing = False
             if window.bytes_per_s <= self._settled_rate * _GAIN:
                 self.connections = self._settled
                 self._hold = _HOLD_S
@@ -58,7 +58,7 @@ class Adaptive:
         if self._hold > 0:
             self._hold -= 1
         elif not window.throttled and window.disk < _DISK_BEHIND and window.cpu < _CPU_BUSY:
-            wanted = min(self._most, max(self.connections + 1, int(self.connections * _GROWTH)))
-            self._trying = wanted != self.connections
-            self.connections = wanted
+            target = min(self._max_connections, max(self.connections + 1, int(self.connections * _GROWTH)))
+            self._probing = target != self.connections
+            self.connections = target
         return self.connections

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from kube_cache.engine import _receive  # type: ignore[attr-defined, unused-ignore]
-from kube_cache.engine.http import MAX_HEAD, Head, Odd, parse_head
+from kube_cache.engine.http import MAX_HEAD, Head, UnsupportedResponse, parse_head
 from kube_cache.engine.receiving import Received, in_python
 from kube_cache.engine.tls import CertificateRefused, Channel, Context, NativeChannel
 from kube_cache.errors import SourceUnavailable, TransferStalled
@@ -26,8 +26,10 @@ Fill = Callable[[memoryview, int, int, bool, float], Received]
 """(buffer, CRC64NVME, CRC32C, with CRC32C, patience in seconds)"""
 
 _CONNECT_S = 3.0
-_SPEAK_S = 0.5  # a receive says what has come after so long, or slow connections would look as if they stood still
-_RECV_HEAD = 4096  # a head is some 700 bytes; what comes along of the body is copied once
+_MAX_RECEIVE_S = (
+    0.5  # a receive says what has come after so long, or slow connections would look as if they stood still
+)
+_HEAD_READ_BYTES = 4096  # a head is some 700 bytes; what comes along of the body is copied once
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Target:
     port: int
 
 
-class Stale(SourceUnavailable):
+class StaleConnection(SourceUnavailable):
     """A kept connection that the server has closed meanwhile: nobody's fault, tried at once on a new one."""
 
 
@@ -53,18 +55,18 @@ class Connection:
         self._raw = _connect(target, address)
         self._channel: Channel = self._raw
         try:
-            self._patience(_CONNECT_S)
+            self._set_timeout(_CONNECT_S)
             if context is not None:
                 self._channel = _secure(self._raw, target, context)
                 if isinstance(self._channel, socket.socket):
                     self._raw = self._channel  # Python's ssl has taken the descriptor over
-            self._patience(stall_s)
+            self._set_timeout(stall_s)
             self._fill: Fill = self._filler()
         except BaseException:
             self._raw.close()
             raise
 
-    def _patience(self, seconds: float) -> None:
+    def _set_timeout(self, seconds: float) -> None:
         if isinstance(self._raw, ssl.SSLSocket):
             self._raw.settimeout(seconds)  # it takes SO_RCVTIMEO's EAGAIN for a reason to read again, for ever
             return
@@ -73,26 +75,26 @@ class Connection:
         self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
 
     def request(self, request: bytes) -> Head:
-        """Send, and read the answer's head. Raises Stale, TransferStalled, SourceUnavailable, Odd."""
+        """Send, and read the answer's head. Raises StaleConnection, TransferStalled, SourceUnavailable, UnsupportedResponse."""
         data = b""
         try:
             self._channel.sendall(request)
-            data = self._channel.recv(_RECV_HEAD)
+            data = self._channel.recv(_HEAD_READ_BYTES)
             deadline = time.monotonic() + self._stall_s
             while (end := data.find(b"\r\n\r\n")) < 0:
                 if not data:
                     raise ConnectionResetError("closed before it answered")
                 if len(data) > MAX_HEAD:
-                    raise Odd(f"a head of more than {MAX_HEAD} bytes")
+                    raise UnsupportedResponse(f"a head of more than {MAX_HEAD} bytes")
                 if time.monotonic() > deadline:
                     raise TransferStalled(f"{self.target.host} sends the head of its answer too slowly")
-                more = self._channel.recv(_RECV_HEAD)
+                more = self._channel.recv(_HEAD_READ_BYTES)
                 if not more:
                     raise ConnectionResetError("closed in the middle of a head")
                 data += more
         except OSError as error:
             if self._used and not data and not _is_timeout(error):
-                raise Stale(f"{self.target.host} had closed the kept connection") from error
+                raise StaleConnection(f"{self.target.host} had closed the kept connection") from error
             raise self._broken(error) from error
         self._used = True
         return parse_head(data, end)
@@ -102,7 +104,7 @@ class Connection:
         timeout, SourceUnavailable.
         """
         try:
-            received = self._fill(view, crc64, crc32c, with_crc32c, _SPEAK_S)
+            received = self._fill(view, crc64, crc32c, with_crc32c, _MAX_RECEIVE_S)
         except OSError as error:
             raise self._broken(error) from error
         if received[0] == 0:
@@ -124,7 +126,7 @@ class Connection:
 
     def read(self, head: Head, limit: int) -> bytes:
         """The small body of an error, up to `limit` bytes; what cannot be had of it is left out."""
-        data = bytearray(head.rest[:limit])
+        data = bytearray(head.leftover[:limit])
         want = min(limit, head.length)
         deadline = time.monotonic() + self._stall_s
         while len(data) < want and time.monotonic() < deadline:

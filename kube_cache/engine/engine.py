@@ -17,10 +17,10 @@ from kube_cache.engine.buffers import Buffers, buffer_size
 from kube_cache.engine.call import Call, Task
 from kube_cache.engine.governor import Governor
 from kube_cache.engine.lookup import ObjectLookup
-from kube_cache.engine.ranges import SMALL
+from kube_cache.engine.ranges import MAX_SMALL_BYTES
 from kube_cache.engine.settings import EngineSettings
 from kube_cache.engine.source import Source
-from kube_cache.engine.throttle import Cap, Pace
+from kube_cache.engine.throttle import BandwidthLimiter, RequestLimiter
 from kube_cache.engine.worker import Worker
 from kube_cache.errors import Cancelled, KubeCacheError
 from kube_cache.origin.s3 import Origins
@@ -28,7 +28,7 @@ from kube_cache.origin.s3 import Origins
 _log = logging.getLogger("kube_cache.engine")
 _POLL_S: Final = 0.1
 _REPORT_S: Final = 1.0
-_MANY: Final = 64
+_MIN_MANY_SMALL: Final = 64
 """Small objects that are worth more connections from the beginning; fewer are over before that matters."""
 _IDLE_S: Final = 20.0
 """After which an idle worker hangs up; stores close kept connections after some 20 s themselves."""
@@ -41,16 +41,16 @@ class Engine:
         self._settings = settings
         self.source = Source(origins, settings.stall_timeout_s)
         self.lock = threading.Condition()
-        self.pace = Pace()
+        self.request_limiter = RequestLimiter()
         self.idle = 0
         self._received_before = 0
         """Bytes that workers received that are gone."""
-        self._most = max(settings.connections, settings.max_connections)
-        self._lookup = ObjectLookup(origins, self.pace, settings.give_up_s)
-        self._cap = Cap(settings.max_bytes_per_s)
+        self._max_connections = max(settings.connections, settings.max_connections)
+        self._lookup = ObjectLookup(origins, self.request_limiter, settings.give_up_s)
+        self._bandwidth_limiter = BandwidthLimiter(settings.max_bytes_per_s)
         self.capped = settings.max_bytes_per_s > 0
-        self._buffers = Buffers(self._most)
-        self._governor = Governor(self, settings.connections, self._most)
+        self._buffers = Buffers(self._max_connections)
+        self._governor = Governor(self, settings.connections, self._max_connections)
         self._calls: list[Call] = []
         self._workers: dict[int, tuple[Worker, threading.Thread]] = {}
         self._closing = False
@@ -69,17 +69,17 @@ class Engine:
         if not jobs:
             return
         call = Call(self.lock, self._lookup, jobs, on_object, priority, hashes=self._settings.verify_hashes)
-        many_small = sum(job.object.size <= SMALL for job in jobs) >= _MANY
+        many_small = sum(job.object.size <= MAX_SMALL_BYTES for job in jobs) >= _MIN_MANY_SMALL
         with self.lock:
             if self._closing:
                 raise Cancelled("the engine is closed")
             self._calls.append(call)
             self._governor.work_begins(many_small=many_small)
-            self._staff()
+            self._start_workers()
             self.lock.notify_all()
         call.start()
         try:
-            self._attend(call, progress, cancelled)
+            self._watch(call, progress, cancelled)
         except BaseException as error:
             call.control.fail(error)
             raise
@@ -95,7 +95,7 @@ class Engine:
             progress(call.progress())
 
     @staticmethod
-    def _attend(call: Call, progress: Callable[[FetchProgress], None] | None, cancelled: Callable[[], bool]) -> None:
+    def _watch(call: Call, progress: Callable[[FetchProgress], None] | None, cancelled: Callable[[], bool]) -> None:
         reported = 0.0
         while not call.control.wait(_POLL_S):
             if cancelled():
@@ -132,16 +132,24 @@ class Engine:
 
     def resize(self) -> None:
         with self.lock:
-            self._staff()
+            self._start_workers()
             self.lock.notify_all()
 
     # The workers' threads.
 
-    def _staff(self) -> None:
+    def _start_workers(self) -> None:
         """As many workers as there should be connections. Under the lock; too many leave by themselves."""
         while not self._closing and len(self._workers) < self._governor.connections:
-            slot, view = self._buffers.take()
-            worker = Worker(slot, self.source, self.pace, self._cap, view, self._settings.give_up_s, self.workers)
+            slot, view = self._buffers.acquire()
+            worker = Worker(
+                slot,
+                self.source,
+                self.request_limiter,
+                self._bandwidth_limiter,
+                view,
+                self._settings.give_up_s,
+                self.workers,
+            )
             thread = threading.Thread(target=self._work, args=(worker,), name=f"engine-{slot}", daemon=True)
             self._workers[slot] = (worker, thread)
             thread.start()
@@ -158,9 +166,9 @@ class Engine:
                 call.control.fail(error)
             finally:
                 call.release(worker)
-        worker.line.hang_up()
+        worker.client.close()
         worker.view.release()
-        self._buffers.give_back(worker.number)
+        self._buffers.release(worker.number)
 
     def _take(self, worker: Worker) -> tuple[Call, Task] | None:
         with self.lock:
@@ -169,10 +177,10 @@ class Engine:
                     del self._workers[worker.number]  # here, or all who see too many would leave
                     self._received_before += worker.received
                     return None
-                for call in sorted(self._calls, key=_turn):
+                for call in sorted(self._calls, key=_turn_key):
                     task = call.next_task(worker)
                     if task is not None:
-                        self._fit(worker)
+                        self._fit_buffer(worker)
                         return call, task
                 self.idle += 1
                 try:
@@ -180,9 +188,9 @@ class Engine:
                 finally:
                     self.idle -= 1
                 if not woken:
-                    worker.line.hang_up()
+                    worker.client.close()
 
-    def _fit(self, worker: Worker) -> None:
+    def _fit_buffer(self, worker: Worker) -> None:
         """The buffer that each worker may use depends on how many there are."""
         size = buffer_size(len(self._workers))
         if size < worker.buffer_bytes:
@@ -190,5 +198,5 @@ class Engine:
         worker.buffer_bytes = size
 
 
-def _turn(call: Call) -> tuple[bool, int, int, float]:
+def _turn_key(call: Call) -> tuple[bool, int, int, float]:
     return (bool(call.holding), -call.priority, len(call.holding), call.since)

@@ -20,11 +20,11 @@ from kube_cache.engine.work_queue import WorkQueue
 from kube_cache.errors import DiskFault
 
 _TICK_S: Final = 0.25
-_BATCH: Final = 256
-_WORTH_SYNCFS: Final = 8
+_MAX_BATCH: Final = 256
+_MIN_SYNCFS: Final = 8
 _GATHER_S: Final = 0.1
-_GATHERED: Final = 128
-_LEAVE_S: Final = 1.5
+_MAX_GATHERED: Final = 128
+_MAX_LEAVE_S: Final = 1.5
 """For workers to leave after the end of a call; who has not left by then waits for a disk, and closes the file itself."""
 
 
@@ -77,33 +77,33 @@ class Finisher:
             if not self._queue and self._control.error is None:
                 self._wake.wait(_TICK_S)
             # More small objects are on their way: one sync for many, not many syncs.
-            gather = 0 < len(self._queue) < _GATHERED and self._work.has_more(len(self._queue))
+            gather = 0 < len(self._queue) < _MAX_GATHERED and self._work.has_more(len(self._queue))
             gather = gather and all(state.small for state in self._queue)
         if gather:
             self._control.sleep(_GATHER_S)
         with self._wake:
-            return [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+            return [self._queue.popleft() for _ in range(min(_MAX_BATCH, len(self._queue)))]
 
     def _land(self, batch: list[ObjectState]) -> bool:
         good: list[tuple[ObjectState, FetchedObject]] = []
         for state in batch:
             if state.small and state.full_declared is not None and state.full_declared.parts:
-                self._control.meter.take_back(state.job.object.size)
+                self._control.meter.refetch(state.job.object.size)
                 self._work.reopen(state)
                 continue
-            done, again = state.verdict(hashes=self._hashes)
+            done, again = state.verify(hashes=self._hashes)
             if done is None:
-                self._control.meter.take_back(sum(wanted.length for wanted in again))
+                self._control.meter.refetch(sum(byte_range.length for byte_range in again))
                 self._work.put_back(state, again)
             else:
                 good.append((state, done))
         small = [state for state, _ in good if state.small]
-        if len(small) >= _WORTH_SYNCFS:
+        if len(small) >= _MIN_SYNCFS:
             sync_filesystem(small[0].job.part_path.parent)
         for state, _ in good:
             if not state.small:
                 state.flush()
-            if not state.small or len(small) < _WORTH_SYNCFS:
+            if not state.small or len(small) < _MIN_SYNCFS:
                 state.file.sync()
             state.close()
         last = False
@@ -114,7 +114,7 @@ class Finisher:
 
     def _keep_journals(self) -> None:
         """What was noted becomes durable if the disk still lets it; files are closed once nobody writes to them."""
-        left = _LEAVE_S
+        left = _MAX_LEAVE_S
         while left > 0 and any(state.active for state in self._work.states()):
             with self._wake:
                 self._wake.wait(_TICK_S / 5)

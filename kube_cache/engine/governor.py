@@ -8,9 +8,9 @@ import time
 from collections import deque
 from typing import Final, NamedTuple, Protocol
 
-from kube_cache.engine.concurrency import Adaptive, Window
-from kube_cache.engine.hedge import WATCH_S, SlowWatch
-from kube_cache.engine.throttle import Pace
+from kube_cache.engine.concurrency import ConcurrencyController, Window
+from kube_cache.engine.hedge import WATCH_S, SlowDetector
+from kube_cache.engine.throttle import RequestLimiter
 from kube_cache.engine.worker import Worker
 
 _TICK_S: Final = 0.5
@@ -31,7 +31,7 @@ class Figures(NamedTuple):
 class Governed(Protocol):
     """The engine, as the governor sees it."""
 
-    pace: Pace
+    request_limiter: RequestLimiter
     idle: int
     """Workers without work."""
     capped: bool
@@ -44,10 +44,10 @@ class Governed(Protocol):
 
 
 class Governor:
-    def __init__(self, engine: Governed, start: int, most: int) -> None:
+    def __init__(self, engine: Governed, start: int, max_connections: int) -> None:
         self._engine = engine
-        self._adaptive = Adaptive(start, most)
-        self._slow = SlowWatch()
+        self._controller = ConcurrencyController(start, max_connections)
+        self._slow_detector = SlowDetector()
         self._samples: deque[dict[Worker, tuple[int, object]]] = deque(maxlen=int(WATCH_S / _TICK_S) + 1)
         self._cores = len(os.sched_getaffinity(0))
         self._stop = threading.Event()
@@ -56,11 +56,11 @@ class Governor:
 
     @property
     def connections(self) -> int:
-        return self._adaptive.connections
+        return self._controller.connections
 
     def work_begins(self, *, many_small: bool) -> None:
         if many_small:
-            self._adaptive.at_least(_FOR_SMALL)
+            self._controller.raise_to(_FOR_SMALL)
         self._busy.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="engine-governor", daemon=True)
@@ -104,16 +104,16 @@ class Governor:
             idle=self._engine.idle,
             disk=(now.write_s - before.write_s) / (wall_s * workers),
             cpu=(now.cpu_s - before.cpu_s) / (wall_s * self._cores),
-            throttled=self._engine.pace.throttled,
+            throttled=self._engine.request_limiter.throttled,
         )
-        was = self._adaptive.connections
-        if self._adaptive.step(window) != was:
+        was = self._controller.connections
+        if self._controller.step(window) != was:
             self._engine.resize()
 
     def _hedge(self) -> None:
         workers = self._engine.workers()
         self._samples.append({worker: (worker.received, worker.attempt) for worker in workers})
-        if len(self._samples) < (self._samples.maxlen or 0) or self._engine.pace.throttled:
+        if len(self._samples) < (self._samples.maxlen or 0) or self._engine.request_limiter.throttled:
             return
         if self._engine.capped:
             return  # whoever waits for our own cap looks slow, and a hedge would fetch the same bytes twice under it
@@ -123,7 +123,7 @@ class Governor:
             for worker, (received, at) in last.items()
             if at is not None and worker in first and first[worker][1] is at
         }
-        for worker in self._slow.slow(rates):
+        for worker in self._slow_detector.find_slow(rates):
             attempt = worker.attempt
             if attempt is not None:
-                attempt.queue.hedge(attempt.state, attempt.wanted)
+                attempt.queue.hedge(attempt.state, attempt.byte_range)

@@ -14,19 +14,19 @@ from typing import Final, TypeVar
 W = TypeVar("W")
 
 WATCH_S: Final = 2.0
-_SLOW: Final = 0.25
-_CROWD: Final = 3
+_SLOW_SHARE: Final = 0.25
+_MIN_SAMPLES: Final = 3
 
 
-class SlowWatch:
+class SlowDetector:
     def __init__(self) -> None:
-        self._usual = 0.0
+        self._median_rate = 0.0
 
-    def slow(self, rates: Mapping[W, float]) -> list[W]:
+    def find_slow(self, rates: Mapping[W, float]) -> list[W]:
         """rates: bytes per second of each connection that has been at one range for the whole watch."""
-        if len(rates) >= _CROWD:
-            self._usual = median(rates.values())
-        if not self._usual:
+        if len(rates) >= _MIN_SAMPLES:
+            self._median_rate = median(rates.values())
+        if not self._median_rate:
             # None was ever quick: slow is the store or the network, not a connection. Only silence is suspicious.
-            return [each for each, rate in rates.items() if rate == 0 and len(rates) < _CROWD]
-        return [each for each, rate in rates.items() if rate < self._usual * _SLOW]
+            return [each for each, rate in rates.items() if rate == 0 and len(rates) < _MIN_SAMPLES]
+        return [each for each, rate in rates.items() if rate < self._median_rate * _SLOW_SHARE]

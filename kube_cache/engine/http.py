@@ -1,7 +1,7 @@
 """The few lines of HTTP/1.1 that a ranged GET needs, understood strictly.
 
 Whatever is legal HTTP but not what an object store says to a ranged GET (chunked, HTTP/1.0, a redirect, no length, another
-range) is `Odd`: the caller then takes the slow path through botocore, which copes with everything. Guessing here would put
+range) is `UnsupportedResponse`: the caller then takes the slow path through botocore, which copes with everything. Guessing here would put
 bytes at the wrong offset.
 """
 
@@ -13,7 +13,7 @@ MAX_HEAD = 64 << 10
 """Longer than any object store's; a server that never ends its head must not fill the memory."""
 
 
-class Odd(Exception):
+class UnsupportedResponse(Exception):
     """An answer that the fast path does not speak."""
 
 
@@ -22,7 +22,7 @@ class Head:
     status: int
     headers: dict[str, str]
     length: int
-    rest: bytes
+    leftover: bytes
     """Body bytes that came along with the head."""
 
     @property
@@ -31,48 +31,50 @@ class Head:
 
 
 def parse_head(data: bytes, end: int) -> Head:
-    """`data` up to `end` (the blank line) is a response's head, what follows is body. Raises Odd."""
+    """`data` up to `end` (the blank line) is a response's head, what follows is body. Raises UnsupportedResponse."""
     status_line, *lines = data[:end].decode("latin-1").split("\r\n")
     version, _, rest = status_line.partition(" ")
     status = rest[:3]
     if version != "HTTP/1.1" or len(status) != 3 or not (status.isascii() and status.isdigit()):
-        raise Odd(f"not HTTP/1.1: {status_line[:40]!r}")
+        raise UnsupportedResponse(f"not HTTP/1.1: {status_line[:40]!r}")
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():
-            raise Odd(f"not a header: {line[:40]!r}")  # also what an obsolete folded line looks like
+            raise UnsupportedResponse(f"not a header: {line[:40]!r}")  # also what an obsolete folded line looks like
         name = name.lower()
         if name == "content-length" and headers.get(name, value.strip()) != value.strip():
-            raise Odd("two different Content-Lengths")
+            raise UnsupportedResponse("two different Content-Lengths")
         headers[name] = (
             f"{headers[name]}, {value.strip()}" if name == "x-goog-hash" and name in headers else value.strip()
         )
     length = headers.get("content-length", "")
     if "transfer-encoding" in headers or not (length.isascii() and length.isdigit()):
-        raise Odd("no Content-Length")
+        raise UnsupportedResponse("no Content-Length")
     return Head(int(status), headers, int(length), data[end + 4 :])
 
 
 def check_range(head: Head, first: int, last: int, size: int) -> None:
-    """Exactly the bytes first..last of an object of `size` bytes, or Odd."""
-    wanted = f"bytes {first}-{last}/{size}"
-    if head.status != 206 or head.headers.get("content-range") != wanted or head.length != last - first + 1:
-        got = head.headers.get("content-range", f"status {head.status}")
-        raise Odd(f"asked for {wanted!r}, got {got!r} with {head.length} bytes")
-    _check_rest(head)
+    """Exactly the bytes first..last of an object of `size` bytes, or UnsupportedResponse."""
+    expected = f"bytes {first}-{last}/{size}"
+    if head.status != 206 or head.headers.get("content-range") != expected or head.length != last - first + 1:
+        received = head.headers.get("content-range", f"status {head.status}")
+        raise UnsupportedResponse(f"asked for {expected!r}, received {received!r} with {head.length} bytes")
+    _check_leftover(head)
 
 
 def check_whole(head: Head, size: int) -> None:
-    """All `size` bytes of an object, or Odd."""
+    """All `size` bytes of an object, or UnsupportedResponse."""
     if head.status != 200 or head.length != size:
-        raise Odd(f"asked for an object of {size} bytes, got status {head.status} with {head.length} bytes")
-    _check_rest(head)
+        raise UnsupportedResponse(
+            f"asked for an object of {size} bytes, received status {head.status} with {head.length} bytes"
+        )
+    _check_leftover(head)
 
 
-def _check_rest(head: Head) -> None:
-    if len(head.rest) > head.length:
-        raise Odd(f"{len(head.rest)} body bytes where {head.length} were announced")
+def _check_leftover(head: Head) -> None:
+    if len(head.leftover) > head.length:
+        raise UnsupportedResponse(f"{len(head.leftover)} body bytes where {head.length} were announced")
 
 
 def error_code(body: bytes) -> tuple[str, str]:

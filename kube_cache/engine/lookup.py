@@ -11,9 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from kube_cache.backoff import Backoff
 from kube_cache.dataset.transfer import RemoteObject
 from kube_cache.engine.control import Control
-from kube_cache.engine.throttle import Jitter, Pace
+from kube_cache.engine.throttle import MAX_BACKOFF_S, MIN_BACKOFF_S, RequestLimiter
 from kube_cache.errors import DatasetNotFound, SourceChanged, SourceUnavailable
 from kube_cache.origin.object_head import ObjectHead
 from kube_cache.origin.s3 import Origins
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 class ObjectLookup:
-    def __init__(self, origins: Origins, limiter: Pace, give_up_s: float) -> None:
+    def __init__(self, origins: Origins, limiter: RequestLimiter, give_up_s: float) -> None:
         self._origins = origins
         self._limiter = limiter
         self._give_up_s = give_up_s
@@ -53,15 +54,15 @@ class ObjectLookup:
 
     def _retry_while_unavailable(self, control: Control, request: Callable[[], T]) -> T:
         """Repeat `request` while the object store is unavailable, until `give_up_s` have passed without a byte."""
-        backoff = Jitter()
+        backoff = Backoff(MIN_BACKOFF_S, MAX_BACKOFF_S)
         deadline = time.monotonic() + self._give_up_s
         while True:
-            control.pause(self._limiter.delay())
+            control.pause(self._limiter.reserve())
             try:
                 return request()
             except SourceUnavailable as error:
                 if max(deadline, control.last_byte_at + self._give_up_s) < time.monotonic():
                     raise
                 if error.details.get("throttled"):
-                    self._limiter.refused()
-            control.pause(backoff.next())
+                    self._limiter.slow_down()
+            control.pause(backoff.next_s())

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Final
 
 _WINDOW_S: Final = 5.0  # of the whole transfer it would lie after a stall
-_LEAST_S: Final = 0.25
+_MIN_SPAN_S: Final = 0.25
 
 
 class Meter:
@@ -17,7 +17,7 @@ class Meter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recent: deque[tuple[float, int]] = deque()
-        self._owed = 0
+        self._refetched_bytes = 0
         self.total = 0
 
     def add(self, count: int) -> None:
@@ -33,10 +33,10 @@ class Meter:
         with self._lock:
             self._count(count)
 
-    def take_back(self, count: int) -> None:
+    def refetch(self, count: int) -> None:
         """These bytes are fetched again: do not count them a second time."""
         with self._lock:
-            self._owed += count
+            self._refetched_bytes += count
 
     def rate(self) -> float:
         with self._lock:
@@ -44,9 +44,9 @@ class Meter:
             recent = [(when, count) for when, count in self._recent if now - when <= _WINDOW_S]
             if not recent:
                 return 0.0
-            return sum(count for _, count in recent) / max(now - recent[0][0], _LEAST_S)
+            return sum(count for _, count in recent) / max(now - recent[0][0], _MIN_SPAN_S)
 
     def _count(self, count: int) -> None:
-        repaid = min(self._owed, count)
-        self._owed -= repaid
+        repaid = min(self._refetched_bytes, count)
+        self._refetched_bytes -= repaid
         self.total += count - repaid

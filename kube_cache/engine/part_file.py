@@ -19,12 +19,12 @@ from kube_cache.disk_faults import disk_fault
 
 BLOCK = 4096
 # How much a buffered writer may leave dirty before it waits for the oldest of it.
-_BEHIND = 64 << 20
+_MAX_DIRTY_BYTES = 64 << 20
 # Blocks are allocated this far ahead of direct writes. Into a hole, ext4 lets one writer at a time (the others spin on the inode's
 # lock: a fifth of the CPU with eight); into allocated blocks, all at once. Not the whole file, since what is given up keeps
 # its blocks for a day.
-_AHEAD = 256 << 20
-_WORTH_ALLOCATING = 8 << 20  # less is one write
+_PREALLOCATE_BYTES = 256 << 20
+_MIN_PREALLOCATED_BYTES = 8 << 20  # less is one write
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # sync_file_range(2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -38,8 +38,8 @@ class PartFile:
         self.size = size
         self._lock = threading.Lock()
         self._buffered = -1
-        self._behind: deque[tuple[int, int]] = deque()
-        self._behind_bytes = 0
+        self._dirty: deque[tuple[int, int]] = deque()
+        self._dirty_bytes = 0
         self._allocated = 0
         """Blocks are there up to this offset, where they are allocated ahead."""
         try:
@@ -52,7 +52,7 @@ class PartFile:
                 # The size first: a direct write that does not extend the file takes the inode's lock shared.
                 if not self.was_sized:
                     os.ftruncate(self._fd, size)
-                self._allocates = self._direct and size > _WORTH_ALLOCATING
+                self._allocates = self._direct and size > _MIN_PREALLOCATED_BYTES
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -68,7 +68,7 @@ class PartFile:
         try:
             if not self._direct:
                 _pwrite(self._fd, view, offset)
-                if self.size > _BEHIND // 8:  # the small ones are synced together soon
+                if self.size > _MAX_DIRTY_BYTES // 8:  # the small ones are synced together soon
                     self._push_out(offset, len(view))
                 return
             if self._allocates and offset + len(view) > self._allocated:
@@ -97,7 +97,7 @@ class PartFile:
                     os.close(fd)
         self._fd = self._buffered = -1
 
-    def ahead(self, written: int) -> int:
+    def preallocated_bytes(self, written: int) -> int:
         """Bytes that blocks were allocated for, beyond the `written` ones."""
         return max(0, self._allocated - written)
 
@@ -105,7 +105,7 @@ class PartFile:
         with self._lock:
             if end <= self._allocated:
                 return
-            upto = min(self.size, max(end, self._allocated + _AHEAD))
+            upto = min(self.size, max(end, self._allocated + _PREALLOCATE_BYTES))
             start, length = ctypes.c_int64(self._allocated), ctypes.c_int64(upto - self._allocated)
             if _libc.fallocate(self._fd, 0, start, length) == 0:
                 self._allocated = upto
@@ -127,11 +127,11 @@ class PartFile:
         _sync_range(self._fd, offset, length, _WRITE)
         done: list[tuple[int, int]] = []
         with self._lock:
-            self._behind.append((offset, length))
-            self._behind_bytes += length
-            while self._behind_bytes > _BEHIND:
-                done.append(self._behind.popleft())
-                self._behind_bytes -= done[-1][1]
+            self._dirty.append((offset, length))
+            self._dirty_bytes += length
+            while self._dirty_bytes > _MAX_DIRTY_BYTES:
+                done.append(self._dirty.popleft())
+                self._dirty_bytes -= done[-1][1]
         for start, count in done:
             _sync_range(self._fd, start, count, _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
             os.posix_fadvise(self._fd, start, count, os.POSIX_FADV_DONTNEED)

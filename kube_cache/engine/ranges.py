@@ -12,7 +12,7 @@ from typing import Any, Final
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
-SMALL: Final = 8 * MIB
+MAX_SMALL_BYTES: Final = 8 * MIB
 """Objects up to this size are one request and have no journal."""
 
 
@@ -26,10 +26,11 @@ class Range:
     """A range and how far it is. Only its owner writes to the file, under `lock`; see `worker` for how it changes hands."""
 
     __slots__ = (
-        "attempts",
         "aux",
         "crc64",
         "done",
+        "failures",
+        "fetchers",
         "hedged",
         "length",
         "lock",
@@ -37,7 +38,6 @@ class Range:
         "offset",
         "owner",
         "part",
-        "tries",
     )
 
     def __init__(self, number: int, offset: int, length: int, part: int = 0) -> None:
@@ -48,10 +48,10 @@ class Range:
         """Number of the stored part that it lies in."""
         self.lock = threading.Lock()
         self.owner: Any = None
-        self.attempts = 0
+        self.fetchers = 0
         """Workers that are at it; guarded by the scheduler's lock, like `hedged`."""
         self.hedged = False
-        self.tries = 0
+        self.failures = 0
         """Failed ones since its last byte, whoever made them."""
         self.done = 0
         self.crc64 = 0
@@ -61,10 +61,10 @@ class Range:
         self.owner = None
         self.done = self.crc64 = self.aux = 0
         self.hedged = False
-        self.tries = 0
+        self.failures = 0
 
 
-def ranges(size: int, stored_parts: Sequence[int] = ()) -> list[Range]:
+def split(size: int, stored_parts: Sequence[int] = ()) -> list[Range]:
     """stored_parts: the sizes of the parts that must not be crossed."""
     step = range_size(size)
     result: list[Range] = []

@@ -1,6 +1,6 @@
 """Opens the bytes of a range, on a worker's own connection or, for whatever that does not speak, through botocore.
 
-Turns every answer into one of four things: a body to receive from, `Retry` with the reason, `Odd` (go through botocore), or
+Turns every answer into one of four things: a body to receive from, `Retry` with the reason, `UnsupportedResponse` (go through botocore), or
 an error that ends the transfer. Decides nothing about waiting or giving up.
 """
 
@@ -18,7 +18,7 @@ from kube_cache.dataset.checksums import DeclaredChecksum, declared_checksum
 from kube_cache.dataset.transfer import RemoteObject
 from kube_cache.engine import http, tls
 from kube_cache.engine.addresses import Addresses
-from kube_cache.engine.connection import Connection, Stale, Target
+from kube_cache.engine.connection import Connection, StaleConnection, Target
 from kube_cache.engine.object_state import ObjectState
 from kube_cache.engine.ranges import Range
 from kube_cache.engine.receiving import Received, in_python
@@ -27,7 +27,7 @@ from kube_cache.origin import s3_errors
 from kube_cache.origin.routes import Route
 from kube_cache.origin.s3 import Body, Origin, Origins
 
-_ODD_FOR_S: Final = 60.0
+_SLOW_PATH_S: Final = 60.0
 _ERROR_BODY: Final = 4096
 _THROTTLES: Final = frozenset({429, 500, 503})
 
@@ -42,7 +42,7 @@ class Retry(SourceUnavailable):
 
 
 class Stream(Protocol):
-    rest: bytes
+    leftover: bytes
     """What came along with the head."""
     tls: bool
     """Receiving decrypts, too."""
@@ -61,7 +61,7 @@ class Source:
         self.addresses = Addresses()
         self._lock = threading.Lock()
         self._contexts: dict[str, tls.Context] = {}
-        self._odd: dict[Target, float] = {}
+        self._slow_path_until: dict[Target, float] = {}
 
     def context(self, store: Origin) -> tls.Context:
         with self._lock:
@@ -70,31 +70,33 @@ class Source:
                 made = self._contexts[store.ca_bundle] = tls.context(store.ca_bundle)
             return made
 
-    def is_odd(self, target: Target) -> bool:
-        return self._odd.get(target, 0.0) > time.monotonic()
+    def needs_slow_path(self, target: Target) -> bool:
+        return self._slow_path_until.get(target, 0.0) > time.monotonic()
 
-    def was_odd(self, target: Target) -> None:
+    def use_slow_path(self, target: Target) -> None:
         """Go through botocore for a while, rather than find out again with each range."""
-        self._odd[target] = time.monotonic() + _ODD_FOR_S
+        self._slow_path_until[target] = time.monotonic() + _SLOW_PATH_S
 
 
-class Line:
-    """A worker's line to the store: at most one connection, kept from range to range."""
+class RangeClient:
+    """A worker's client to the store: at most one connection, kept from range to range."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._connection: Connection | None = None
 
     def open(
-        self, state: ObjectState, wanted: Range, skip: int, on_declared: Callable[[DeclaredChecksum | None], None]
+        self, state: ObjectState, byte_range: Range, skip: int, on_declared: Callable[[DeclaredChecksum | None], None]
     ) -> Stream:
-        """The bytes of `wanted` from `skip` on. on_declared: hears a small object's checksum, told only with its bytes.
+        """The bytes of `byte_range` from `skip` on. on_declared: hears a small object's checksum, told only with its bytes.
 
         Raises Retry, SourceUnavailable (retried, too), AccessDenied, DatasetNotFound, SourceChanged.
         """
         store = self._source.origins.of(state.remote.scheme)
         try:
-            return self._open(store, state, wanted.offset + skip, wanted.offset + wanted.length - 1, on_declared)
+            return self._open(
+                store, state, byte_range.offset + skip, byte_range.offset + byte_range.length - 1, on_declared
+            )
         except DatasetNotFound as error:
             raise _changed(state, error.message) from error
 
@@ -108,12 +110,12 @@ class Line:
     ) -> Stream:
         route = store.route(state.remote)
         target = Target(route.tls, route.host, route.port)
-        if route.direct and not self._source.is_odd(target):
+        if route.direct and not self._source.needs_slow_path(target):
             try:
                 return self._direct(store, route, target, state, first, last, on_declared)
-            except http.Odd:
-                self.hang_up()
-                self._source.was_odd(target)
+            except http.UnsupportedResponse:
+                self.close()
+                self._source.use_slow_path(target)
         return _through_botocore(store, state, first, last, on_declared, tls=route.tls)
 
     def _direct(
@@ -139,8 +141,8 @@ class Line:
         connection = self._connect(store, target)
         try:
             head = connection.request(request)
-        except Stale:
-            self.hang_up()
+        except StaleConnection:
+            self.close()
             connection = self._connect(store, target)
             head = connection.request(request)
         if head.status >= 300:
@@ -151,40 +153,40 @@ class Line:
             http.check_range(head, first, last, remote.size)
         etag = head.headers.get("etag", remote.etag)
         if remote.etag and etag != remote.etag:
-            self.hang_up()
+            self.close()
             raise _changed(state, f"its ETag is {etag}, it was {remote.etag}")
         if whole:
             on_declared(declared_checksum(head.headers))
-        return _Direct(self, connection, head)
+        return _DirectStream(self, connection, head)
 
     def _connect(self, store: Origin, target: Target) -> Connection:
         kept = self._connection
         if kept is not None and kept.target == target:
             return kept
-        self.hang_up()
+        self.close()
         addresses = self._source.addresses
         context = self._source.context(store) if target.tls else None
-        address = addresses.take(target.host, target.port)
+        address = addresses.acquire(target.host, target.port)
         try:
             made = Connection(target, address, stall_s=self._source.stall_s, context=context)
         except KubeCacheError:
-            addresses.failed(address)
-            addresses.give_back(address)
+            addresses.mark_failed(address)
+            addresses.release(address)
             raise
         self._connection = made
         return made
 
     def _refusal(self, connection: Connection, head: http.Head, state: ObjectState, asked: RemoteObject) -> Exception:
         code, message = http.error_code(connection.read(head, _ERROR_BODY))
-        self.hang_up()
+        self.close()
         if 300 <= head.status < 400:
-            return http.Odd(f"redirected ({head.status})")
+            return http.UnsupportedResponse(f"redirected ({head.status})")
         if code in s3_errors.EXPIRED:
-            return Expired(f"{state.name}: {code}")
+            return CredentialsExpired(f"{state.name}: {code}")
         if head.status in {404, 412, 416} and code != "NoSuchBucket":
             return _changed(state, f"the store answers {head.status} {code}".rstrip())
         error = s3_errors.from_status(head.status, code, message, resource=state.name)
-        if isinstance(error, AccessDenied) and (state.remote.version_id != asked.version_id or state.unpin()):
+        if isinstance(error, AccessDenied) and (state.remote.version_id != asked.version_id or state.drop_version()):
             return Retry(f"{state.name}: may not read versions, goes on by ETag alone")
         if isinstance(error, SourceUnavailable):
             throttled = head.status in _THROTTLES or code == "SlowDown"
@@ -200,34 +202,34 @@ class Line:
     def refresh_credentials(self, state: ObjectState) -> None:
         self._source.origins.of(state.remote.scheme).refresh_credentials()
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-            self._source.addresses.give_back(connection.address)
+            self._source.addresses.release(connection.address)
 
 
-class Expired(SourceUnavailable):
+class CredentialsExpired(SourceUnavailable):
     """The credentials are; fresh ones may help."""
 
 
-class _Direct:
-    def __init__(self, line: Line, connection: Connection, head: http.Head) -> None:
-        self._line = line
+class _DirectStream:
+    def __init__(self, client: RangeClient, connection: Connection, head: http.Head) -> None:
+        self._client = client
         self._keep = head.keeps_alive
-        self.rest = head.rest
+        self.leftover = head.leftover
         self.tls = connection.target.tls
         self.receive = connection.receive
 
     def finish(self) -> None:
         if not self._keep:
-            self._line.hang_up()
+            self._client.close()
 
 
-class _Slow:
+class _BotocoreStream:
     """A botocore body behind the same face. Twice the CPU of a connection of ours, but any proxy and any framing."""
 
-    rest = b""
+    leftover = b""
 
     def __init__(self, body: Body, name: str, *, tls: bool) -> None:
         self.tls = tls
@@ -268,7 +270,7 @@ def _through_botocore(
     head, body = store.open(state.remote, first, last)
     if state.small and first == 0:
         on_declared(head.checksum)
-    return _Slow(body, state.name, tls=tls)
+    return _BotocoreStream(body, state.name, tls=tls)
 
 
 def _changed(state: ObjectState, how: str) -> SourceChanged:

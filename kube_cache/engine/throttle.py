@@ -6,7 +6,6 @@ for itself, the sum would stay what the store has just refused.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import deque
@@ -15,13 +14,13 @@ from typing import Final
 
 _CUT_EVERY_S: Final = 1.0  # a storm of refusals within one second is one refusal
 _RECOVER_PER_S: Final = 1.05
-_LEAST_PER_S: Final = 1.0
-_JITTER_LEAST_S: Final = 0.1
-_JITTER_MOST_S: Final = 20.0
+_MIN_PER_S: Final = 1.0
+MIN_BACKOFF_S: Final = 0.1
+MAX_BACKOFF_S: Final = 20.0
 _BURST_S: Final = 0.25
 
 
-class Pace:
+class RequestLimiter:
     """Requests per second. No limit until a store throttles; then half of what was asked, and 5 % more each second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,7 +38,7 @@ class Pace:
         with self._lock:
             return self._limit(self._clock()) > 0
 
-    def delay(self) -> float:
+    def reserve(self) -> float:
         """Seconds to wait before the request that the caller is about to send; it is counted now."""
         with self._lock:
             now = self._clock()
@@ -51,17 +50,17 @@ class Pace:
             self._recent.append(now)
             return wait
 
-    def refused(self, retry_after: float = 0.0) -> None:
+    def slow_down(self, retry_after_s: float = 0.0) -> None:
         """The store said 503, 429 or 500."""
         with self._lock:
             now = self._clock()
-            self._closed_until = max(self._closed_until, now + retry_after)
+            self._closed_until = max(self._closed_until, now + retry_after_s)
             if now - self._cut_at < _CUT_EVERY_S and self._rate:
                 return
             asked = sum(1 for when in self._recent if now - when <= 1.0)
-            current = self._limit(now) or max(float(asked), 2 * _LEAST_PER_S)
+            current = self._limit(now) or max(float(asked), 2 * _MIN_PER_S)
             self._before = max(self._before, current)
-            self._rate = max(_LEAST_PER_S, current / 2)
+            self._rate = max(_MIN_PER_S, current / 2)
             self._cut_at = now
 
     def _limit(self, now: float) -> float:
@@ -74,21 +73,7 @@ class Pace:
         return float(limit)
 
 
-class Jitter:
-    """Decorrelated jitter for one range's retries: each wait is random between 0.1 s and three times the last."""
-
-    def __init__(self) -> None:
-        self._last = _JITTER_LEAST_S
-
-    def next(self) -> float:
-        self._last = min(_JITTER_MOST_S, random.uniform(_JITTER_LEAST_S, self._last * 3))
-        return self._last
-
-    def reset(self) -> None:
-        self._last = _JITTER_LEAST_S
-
-
-class Cap:
+class BandwidthLimiter:
     """Bytes per second for the whole node; 0 = no cap."""
 
     def __init__(self, bytes_per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -97,7 +82,7 @@ class Cap:
         self._lock = threading.Lock()
         self._free_at = 0.0
 
-    def take(self, count: int) -> float:
+    def reserve(self, count: int) -> float:
         """Seconds to wait after receiving `count` bytes."""
         if not self._rate:
             return 0.0

@@ -58,7 +58,7 @@ class NativeContext:
     def __init__(self, cafile: str) -> None:
         self._context = _native.Context(cafile)
 
-    def wrap(self, raw: socket.socket, host: str, patience_s: float) -> Channel:  # noqa: ARG002 - the socket has it
+    def wrap(self, raw: socket.socket, host: str, patience_s: float) -> Channel:
         try:
             return NativeChannel(raw, _native.Connection(self._context, raw.fileno(), host, _is_address(host)))
         except _native.CertificateError as error:

@@ -25,14 +25,14 @@ _READ: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """part: the stored part that is wrong; None: somewhere in the object."""
+    """part: the stored part that differs; None: somewhere in the object."""
 
     part: int | None
     actual: str
     expected: str
 
 
-def usable(declared: DeclaredChecksum | None, parts: Sequence[StoredPart], size: int) -> DeclaredChecksum | None:
+def combinable(declared: DeclaredChecksum | None, parts: Sequence[StoredPart], size: int) -> DeclaredChecksum | None:
     """The declared checksum, if ranges can be combined to it."""
     if declared is None or not is_crc(declared.algorithm):
         return None
@@ -50,15 +50,15 @@ def check_object(
     algorithm = declared.algorithm
     if not declared.parts:
         actual = encode_crc(algorithm, combine(algorithm, (_piece(each, algorithm) for each in ranges)))
-        wrong = None if actual == declared.value else Mismatch(None, _text(actual), _text(declared.value))
-        return Verified.FULL_OBJECT, wrong
+        mismatch = None if actual == declared.value else Mismatch(None, _text(actual), _text(declared.value))
+        return Verified.FULL_OBJECT, mismatch
     values = [part_value(algorithm, ranges, number) for number in range(len(parts))]
     for number, (part, value) in enumerate(zip(parts, values, strict=True)):
         if part.value and part.value != value:
             return Verified.COMPOSITE, Mismatch(number, _text(value), _text(part.value))
     actual = encode_crc(algorithm, UPDATE[algorithm](b"".join(values), 0))
-    wrong = None if actual == declared.value else Mismatch(None, _text(actual), _text(declared.value))
-    return Verified.COMPOSITE, wrong
+    mismatch = None if actual == declared.value else Mismatch(None, _text(actual), _text(declared.value))
+    return Verified.COMPOSITE, mismatch
 
 
 def part_value(algorithm: Algorithm, ranges: Sequence[Range], part: int) -> bytes:
@@ -82,7 +82,7 @@ def md5_of(etag: str) -> bytes:
         return b""
 
 
-def reread(path: Path, algorithm: str, parts: Sequence[int] = ()) -> bytes:
+def hash_file(path: Path, algorithm: str, parts: Sequence[int] = ()) -> bytes:
     """The file's hash; with `parts` (sizes), the hash over the parts' hashes. Raises DiskFault."""
     digests: list[bytes] = []
     buffer = memoryview(bytearray(_READ))

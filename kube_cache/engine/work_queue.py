@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from kube_cache.dataset.transfer import FetchJob
 from kube_cache.engine.control import Control
 from kube_cache.engine.object_state import ObjectState
-from kube_cache.engine.ranges import SMALL, Range
+from kube_cache.engine.ranges import MAX_SMALL_BYTES, Range
 
 _MAX_OPEN: Final = 512
 """Open objects: their files stay open until they are durable, and small ones are synced in batches below this."""
@@ -33,7 +33,7 @@ class Attempt(NamedTuple):
 
     queue: WorkQueue
     state: ObjectState
-    wanted: Range
+    byte_range: Range
 
 
 class Outcome(Enum):
@@ -53,7 +53,8 @@ class WorkQueue:
         self._lock = control.lock
         # Smallest first: their owners wait least, and the ranges of large objects fill every connection to the end.
         self._openings = deque(
-            Opening(job, small=0 < job.object.size <= SMALL) for job in sorted(jobs, key=lambda job: job.object.size)
+            Opening(job, small=0 < job.object.size <= MAX_SMALL_BYTES)
+            for job in sorted(jobs, key=lambda job: job.object.size)
         )
         self._ready: deque[tuple[ObjectState, Range]] = deque()
         self._states: set[ObjectState] = set()
@@ -79,7 +80,7 @@ class WorkQueue:
             if self._control.error is not None:
                 return None
             self._states.add(state)
-            self._ready.extend((state, wanted) for wanted in missing)
+            self._ready.extend((state, byte_range) for byte_range in missing)
             self._lock.notify(len(missing))
         return len(missing)
 
@@ -93,17 +94,17 @@ class WorkQueue:
 
     def end(self, attempt: Attempt, outcome: Outcome) -> bool:
         """Count an attempt as over; True if its object is complete now."""
-        _, state, wanted = attempt
+        _, state, byte_range = attempt
         with self._lock:
             if outcome is not Outcome.GIVEN_UP:
-                wanted.attempts -= 1
+                byte_range.fetchers -= 1
             state.active -= 1
             if outcome is Outcome.COMPLETE:
                 state.left -= 1
-                state.note(wanted)
-            elif wanted.attempts == 0 and wanted.done < wanted.length and self._control.error is None:
-                wanted.hedged = False
-                self._ready.appendleft((state, wanted))  # each of two attempts was given up for the other
+                state.note(byte_range)
+            elif byte_range.fetchers == 0 and byte_range.done < byte_range.length and self._control.error is None:
+                byte_range.hedged = False
+                self._ready.appendleft((state, byte_range))  # each of two attempts was given up for the other
                 self._lock.notify()
             idle = state.active == 0
             close = idle and state.abandoned
@@ -112,27 +113,32 @@ class WorkQueue:
             state.close()
         return whole
 
-    def give_up(self, wanted: Range) -> bool:
+    def give_up(self, byte_range: Range) -> bool:
         """Give the range up if another worker is fetching it; True if so. That worker can then not give it up."""
         with self._lock:
-            if wanted.attempts < 2:
+            if byte_range.fetchers < 2:
                 return False
-            wanted.attempts -= 1
-            wanted.hedged = False  # the other worker may need a hedge, too
+            byte_range.fetchers -= 1
+            byte_range.hedged = False  # the other worker may need a hedge, too
             return True
 
     # For the governor.
 
-    def hedge(self, state: ObjectState, wanted: Range) -> None:
+    def hedge(self, state: ObjectState, byte_range: Range) -> None:
         """Offer the range to a second worker, before all others, if it is not hedged yet and hedges are few."""
         with self._lock:
-            if self._control.error is not None or wanted.hedged or wanted.attempts != 1 or wanted.done == wanted.length:
+            if (
+                self._control.error is not None
+                or byte_range.hedged
+                or byte_range.fetchers != 1
+                or byte_range.done == byte_range.length
+            ):
                 return
             if self._hedges >= max(1, int(self._dealt * _MAX_HEDGED_SHARE)):
                 return
-            wanted.hedged = True
+            byte_range.hedged = True
             self._hedges += 1
-            self._ready.appendleft((state, wanted))
+            self._ready.appendleft((state, byte_range))
             self._lock.notify()
 
     # For the finisher.
@@ -149,7 +155,7 @@ class WorkQueue:
     def put_back(self, state: ObjectState, refetched: Sequence[Range]) -> None:
         """Offer ranges of an object again, before all others."""
         with self._lock:
-            self._ready.extendleft((state, wanted) for wanted in reversed(refetched))
+            self._ready.extendleft((state, byte_range) for byte_range in reversed(refetched))
             self._lock.notify(len(refetched))
 
     def reopen(self, state: ObjectState) -> None:
@@ -176,8 +182,8 @@ class WorkQueue:
         if idle:
             state.close()
 
-    def _deal(self, state: ObjectState, wanted: Range) -> Attempt:
+    def _deal(self, state: ObjectState, byte_range: Range) -> Attempt:
         state.active += 1
-        wanted.attempts += 1
+        byte_range.fetchers += 1
         self._dealt += 1
-        return Attempt(self, state, wanted)
+        return Attempt(self, state, byte_range)

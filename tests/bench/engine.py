@@ -267,11 +267,11 @@ def table(work: Workload, cells: dict[str, Cell], edges: dict[str, float]) -> No
         durable = f"{shown['durable_gbps']:.2f} ({shown['durable_gbps_min']:.2f}-{shown['durable_gbps_max']:.2f})"
         both = shown["cpu_s_per_gb"] + shown["server_cpu_s_per_gb"]
         print(f"  {client:8} {rate:>20} {durable:>20} {shown['cpu_s_per_gb']:9.2f} {both:8.2f} {shown['rss_mib']:8.0f}")
-    _verdict(work, cells, edges)
+    _summary(work, cells, edges)
     sys.stdout.flush()
 
 
-def _verdict(work: Workload, cells: dict[str, Cell], edges: dict[str, float]) -> None:
+def _summary(work: Workload, cells: dict[str, Cell], edges: dict[str, float]) -> None:
     mine = cells["ours"].json() if "ours" in cells else {}
     peers = [shown for name, cell in cells.items() if name != "ours" and "problem" not in (shown := cell.json())]
     if "durable_gbps" not in mine:

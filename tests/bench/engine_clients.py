@@ -93,7 +93,7 @@ class Discard:
     def write(self, view: memoryview, offset: int) -> None:
         assert 0 <= offset <= offset + len(view) <= self.size
 
-    def ahead(self, written: int) -> int:
+    def preallocated_bytes(self, written: int) -> int:
         return 0
 
     def sync(self) -> None: ...

@@ -81,7 +81,7 @@ class Origin:
         self.objects: dict[str, Stored] = {}
         self.script: Script = lambda _request: None
         self.requests: list[Request] = []
-        self.most_connections = 0
+        self.max_connections_seen = 0
         self._context = context
         self._host = host
         self._numbers = itertools.count()
@@ -137,7 +137,7 @@ class Origin:
                 sock = self._context.wrap_socket(sock, server_side=True)
             with self._lock:
                 self._open.add(sock)
-                self.most_connections = max(self.most_connections, len(self._open))
+                self.max_connections_seen = max(self.max_connections_seen, len(self._open))
             data = b""
             while not self._stop.is_set():
                 while b"\r\n\r\n" not in data:

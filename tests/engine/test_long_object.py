@@ -20,7 +20,7 @@ import pytest
 
 from kube_cache.dataset.transfer import FetchJob, FetchProgress, RemoteObject
 from kube_cache.engine import object_state as objects
-from kube_cache.engine.buffers import SLOT
+from kube_cache.engine.buffers import SLOT_BYTES
 from tests.bench.engine_clients import Discard
 from tests.engine.conftest import Fetcher
 
@@ -101,7 +101,7 @@ def test_memory_journal_and_progress(
     assert done[-1] == SIZE
     gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(seen)]
     assert max(gaps) < 2
-    assert max(resident) - begun < 8 * SLOT + 16 * MIB
+    assert max(resident) - begun < 8 * SLOT_BYTES + 16 * MIB
     assert (tmp_path / "journal").stat().st_size <= 1024 + 24 * (SIZE // (16 * MIB))
 
 

@@ -19,26 +19,26 @@ def test_blocks_are_there_before_a_direct_write_and_not_long_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No hole is written into, and what is given up holds little more than what came."""
-    monkeypatch.setattr(files, "_AHEAD", 4 * MIB)
+    monkeypatch.setattr(files, "_PREALLOCATE_BYTES", 4 * MIB)
     part = files.PartFile(tmp_path / "part", 64 * MIB)
     buffer = mmap.mmap(-1, MIB)
     part.write(memoryview(buffer), 0)
-    assert part.ahead(MIB) == 3 * MIB
+    assert part.preallocated_bytes(MIB) == 3 * MIB
     assert (tmp_path / "part").stat().st_blocks * 512 == 4 * MIB
     part.write(memoryview(buffer), 30 * MIB)
-    assert part.ahead(2 * MIB) == 29 * MIB
+    assert part.preallocated_bytes(2 * MIB) == 29 * MIB
     part.close()
 
 
 def test_small_files_and_buffered_ones_are_not_allocated_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = files.PartFile(tmp_path / "small", 2 * MIB)
     small.write(memoryview(mmap.mmap(-1, MIB)), 0)
-    assert small.ahead(MIB) == 0
+    assert small.preallocated_bytes(MIB) == 0
     small.close()
     monkeypatch.setattr(files, "_open", lambda path, *, direct: (os.open(path, os.O_RDWR | os.O_CREAT), False))
     buffered = files.PartFile(tmp_path / "buffered", 64 * MIB)
     buffered.write(memoryview(bytes(MIB)), 0)
-    assert buffered.ahead(MIB) == 0
+    assert buffered.preallocated_bytes(MIB) == 0
     buffered.close()
 
 
@@ -60,5 +60,5 @@ def test_a_file_system_that_cannot_or_has_no_room(
     else:
         part.write(buffer, 0)
         part.write(buffer, MIB)
-        assert part.ahead(0) == 0
+        assert part.preallocated_bytes(0) == 0
     part.close()

@@ -15,12 +15,12 @@ from kube_cache.dataset.checksums import Algorithm, DeclaredChecksum, combine, d
 from kube_cache.engine import http, verify
 from kube_cache.engine import ranges as plan
 from kube_cache.engine.addresses import Addresses
-from kube_cache.engine.buffers import SLOT, Buffers, buffer_size
-from kube_cache.engine.concurrency import Adaptive, Window
-from kube_cache.engine.hedge import SlowWatch
+from kube_cache.engine.buffers import SLOT_BYTES, Buffers, buffer_size
+from kube_cache.engine.concurrency import ConcurrencyController, Window
+from kube_cache.engine.hedge import SlowDetector
 from kube_cache.engine.meter import Meter
 from kube_cache.engine.settings import EngineSettings
-from kube_cache.engine.throttle import Cap, Jitter, Pace
+from kube_cache.engine.throttle import BandwidthLimiter, RequestLimiter
 from kube_cache.origin.stored_parts import StoredPart
 
 MIB = 1 << 20
@@ -34,7 +34,7 @@ def head(text: str) -> http.Head:
 
 def test_a_head_is_read() -> None:
     found = head('HTTP/1.1 206 Partial Content\nContent-Length: 40\nETag: "a"\nX-Empty:\nCONTENT-RANGE: bytes 0-39/100')
-    assert (found.status, found.length, found.rest) == (206, 40, b"rest")
+    assert (found.status, found.length, found.leftover) == (206, 40, b"rest")
     assert found.headers == {"content-length": "40", "etag": '"a"', "x-empty": "", "content-range": "bytes 0-39/100"}
     http.check_range(found, 0, 39, 100)
 
@@ -57,25 +57,25 @@ def test_a_head_is_read() -> None:
     ],
 )
 def test_an_odd_head_is_odd(text: str) -> None:
-    with pytest.raises(http.Odd):
+    with pytest.raises(http.UnsupportedResponse):
         head(text)
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_parser(noise: bytes) -> None:
-    with contextlib.suppress(http.Odd):
+    with contextlib.suppress(http.UnsupportedResponse):
         http.parse_head(b"HTTP/1.1 200 OK\r\n" + noise, 17 + len(noise))
 
 
 @pytest.mark.parametrize("given_range", ["bytes 0-38/100", "bytes 1-39/100", "bytes 0-39/101", "bytes 0-39/*", ""])
 def test_another_range_is_odd(given_range: str) -> None:
     found = head(f"HTTP/1.1 206 X\nContent-Length: 40\nContent-Range: {given_range}")
-    with pytest.raises(http.Odd):
+    with pytest.raises(http.UnsupportedResponse):
         http.check_range(found, 0, 39, 100)
 
 
 def test_more_body_than_announced_is_odd() -> None:
-    with pytest.raises(http.Odd):
+    with pytest.raises(http.UnsupportedResponse):
         http.check_whole(head("HTTP/1.1 200 OK\nContent-Length: 3"), 3)
 
 
@@ -89,7 +89,7 @@ def test_retry_after(text: str, seconds: float) -> None:
 @given(st.integers(0, 100 * MIB), st.lists(st.integers(1, 40 * MIB), max_size=6))
 def test_ranges_cover_every_byte_once_and_cross_no_part(size: int, parts: list[int]) -> None:
     size = sum(parts) or size
-    found = plan.ranges(size, parts)
+    found = plan.split(size, parts)
     position = 0
     for number, each in enumerate(found):
         assert (each.number, each.offset) == (number, position)
@@ -102,7 +102,7 @@ def test_ranges_cover_every_byte_once_and_cross_no_part(size: int, parts: list[i
 
 @pytest.mark.parametrize(("size", "step"), [(10 * MIB, 8 * MIB), (GIB, 16 * MIB), (65 * GIB, 64 * MIB)])
 def test_large_objects_have_large_ranges(size: int, step: int) -> None:
-    assert plan.ranges(size)[0].length == step
+    assert plan.split(size)[0].length == step
 
 
 @given(
@@ -139,20 +139,20 @@ def test_what_a_store_declares(headers: dict[str, str], found: DeclaredChecksum 
 
 def test_a_composite_whose_parts_are_unknown_is_not_used() -> None:
     composite = DeclaredChecksum(Algorithm.CRC32C, b"\0\0\0\1", 2)
-    assert verify.usable(composite, [], 10) is None
-    assert verify.usable(composite, [StoredPart(4, b""), StoredPart(5, b"")], 10) is None
-    assert verify.usable(composite, [StoredPart(4, b""), StoredPart(6, b"")], 10) is composite
-    assert verify.usable(DeclaredChecksum(Algorithm.SHA256, b"x" * 32), [], 10) is None
+    assert verify.combinable(composite, [], 10) is None
+    assert verify.combinable(composite, [StoredPart(4, b""), StoredPart(5, b"")], 10) is None
+    assert verify.combinable(composite, [StoredPart(4, b""), StoredPart(6, b"")], 10) is composite
+    assert verify.combinable(DeclaredChecksum(Algorithm.SHA256, b"x" * 32), [], 10) is None
 
 
 def test_a_known_need_is_not_climbed_to() -> None:
-    adaptive = Adaptive(8, 64)
-    adaptive.at_least(16)
-    assert adaptive.connections == 16
-    adaptive.at_least(4)
-    assert adaptive.connections == 16
-    adaptive.at_least(100)
-    assert adaptive.connections == 64
+    controller = ConcurrencyController(8, 64)
+    controller.raise_to(16)
+    assert controller.connections == 16
+    controller.raise_to(4)
+    assert controller.connections == 16
+    controller.raise_to(100)
+    assert controller.connections == 64
 
 
 class Clock:
@@ -165,44 +165,35 @@ class Clock:
 
 def test_the_pace_is_halved_once_a_second_and_recovers() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    limiter = RequestLimiter(clock)
     for _ in range(100):
         clock.now += 0.01
-        assert pace.delay() == 0
+        assert limiter.reserve() == 0
     for _ in range(50):
-        pace.refused()
-    assert pace.throttled
-    waits = [pace.delay() for _ in range(50)]
+        limiter.slow_down()
+    assert limiter.throttled
+    waits = [limiter.reserve() for _ in range(50)]
     assert waits == sorted(waits)
     assert 0.8 < waits[-1] - waits[0] < 1.2  # 50 requests: half of the 100 a second
     clock.now += 60  # 5 % a second: more than 4 times after 30 s
-    assert not pace.throttled
-    assert pace.delay() == 0
+    assert not limiter.throttled
+    assert limiter.reserve() == 0
 
 
 def test_retry_after_stops_everybody() -> None:
     clock = Clock()
-    pace = Pace(clock)
-    pace.refused(retry_after=7)
-    assert pace.delay() == pytest.approx(7)
-
-
-def test_jitter_grows_within_bounds() -> None:
-    jitter = Jitter()
-    waits = [jitter.next() for _ in range(200)]
-    assert all(0.1 <= wait <= 20 for wait in waits)
-    assert max(waits) > 5
-    jitter.reset()
-    assert jitter.next() <= 0.3
+    limiter = RequestLimiter(clock)
+    limiter.slow_down(retry_after_s=7)
+    assert limiter.reserve() == pytest.approx(7)
 
 
 def test_the_cap_lets_through_what_it_says() -> None:
     clock = Clock()
-    cap = Cap(1000, clock)
+    limiter = BandwidthLimiter(1000, clock)
     for _ in range(100):
-        clock.now += cap.take(100)
+        clock.now += limiter.reserve(100)
     assert clock.now - 1000 == pytest.approx(10, abs=0.5)
-    assert Cap(0).take(1 << 40) == 0
+    assert BandwidthLimiter(0).reserve(1 << 40) == 0
 
 
 def window(rate: float, **change: object) -> Window:
@@ -210,73 +201,73 @@ def window(rate: float, **change: object) -> Window:
 
 
 def test_connections_grow_while_they_bring_bytes() -> None:
-    adaptive = Adaptive(8, 256)
+    controller = ConcurrencyController(8, 256)
     for _ in range(40):
-        adaptive.step(window(min(adaptive.connections, 60) * 20e6))
-    assert 60 <= adaptive.connections <= 90
+        controller.step(window(min(controller.connections, 60) * 20e6))
+    assert 60 <= controller.connections <= 90
 
 
 def test_what_brings_nothing_is_taken_back_and_not_tried_for_a_while() -> None:
-    adaptive = Adaptive(8, 256)
-    seen = [adaptive.step(window(1e9)) for _ in range(12)]
+    controller = ConcurrencyController(8, 256)
+    seen = [controller.step(window(1e9)) for _ in range(12)]
     assert seen[:2] == [11, 8]
     assert set(seen[1:11]) == {8}
 
 
 @pytest.mark.parametrize("change", [{"idle": 2}, {"disk": 0.6}, {"cpu": 0.9}, {"throttled": True}], ids=str)
 def test_no_growth_when_something_else_is_the_limit(change: dict[str, object]) -> None:
-    adaptive = Adaptive(8, 256)
+    controller = ConcurrencyController(8, 256)
     for step in range(10):
-        adaptive.step(window(1e8 * (step + 1), **change))
-    assert adaptive.connections == 8
+        controller.step(window(1e8 * (step + 1), **change))
+    assert controller.connections == 8
 
 
 def test_never_more_than_the_most() -> None:
-    adaptive = Adaptive(8, 12)
+    controller = ConcurrencyController(8, 12)
     for step in range(20):
-        assert adaptive.step(window(1e8 * 2**step)) <= 12
+        assert controller.step(window(1e8 * 2**step)) <= 12
 
 
 def test_slow_is_a_quarter_of_the_median() -> None:
-    watch = SlowWatch()
-    assert watch.slow({"a": 100.0, "b": 110.0, "c": 90.0, "d": 10.0}) == ["d"]
-    assert watch.slow({"e": 5.0}) == ["e"]  # the last range has no neighbours; the median is remembered
-    assert watch.slow({"f": 80.0}) == []
+    detector = SlowDetector()
+    assert detector.find_slow({"a": 100.0, "b": 110.0, "c": 90.0, "d": 10.0}) == ["d"]
+    assert detector.find_slow({"e": 5.0}) == ["e"]  # the last range has no neighbours; the median is remembered
+    assert detector.find_slow({"f": 80.0}) == []
 
 
 def test_one_silent_connection_is_suspicious_without_a_median() -> None:
-    assert SlowWatch().slow({"a": 0.0}) == ["a"]
-    assert SlowWatch().slow({"a": 0.0, "b": 0.0, "c": 0.0}) == []
+    assert SlowDetector().find_slow({"a": 0.0}) == ["a"]
+    assert SlowDetector().find_slow({"a": 0.0, "b": 0.0, "c": 0.0}) == []
 
 
 def test_connections_spread_over_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"10.0.0.{number}", 80)) for number in range(4)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_kw: answers)
     addresses = Addresses()
-    taken = [addresses.take("store", 80) for _ in range(8)]
+    taken = [addresses.acquire("store", 80) for _ in range(8)]
     assert sorted(taken.count((f"10.0.0.{number}", 80)) for number in range(4)) == [2, 2, 2, 2]
-    addresses.failed(("10.0.0.1", 80))
-    assert ("10.0.0.1", 80) not in {addresses.take("store", 80) for _ in range(3)}
+    addresses.mark_failed(("10.0.0.1", 80))
+    assert ("10.0.0.1", 80) not in {addresses.acquire("store", 80) for _ in range(3)}
 
 
 def test_buffers_shrink_with_the_crowd_and_come_back() -> None:
-    assert buffer_size(8) == SLOT
-    assert buffer_size(64) < SLOT
+    assert buffer_size(8) == SLOT_BYTES
+    assert buffer_size(64) < SLOT_BYTES
     buffers = Buffers(2)
-    slot, view = buffers.take()
-    view[:] = b"x" * SLOT
+    slot, view = buffers.acquire()
+    view[:] = b"x" * SLOT_BYTES
     buffers.shrink(slot)
     assert view[0] == ord("x")
-    assert view[SLOT - 1] == 0  # its page was given back
+    assert view[SLOT_BYTES - 1] == 0  # its page was given back
     view.release()
-    buffers.give_back(slot)
-    assert sorted(buffers.take()[0] for _ in range(2)) == [0, 1]
+    buffers.release(slot)
+    assert sorted(buffers.acquire()[0] for _ in range(2)) == [0, 1]
 
 
 def test_progress_does_not_fall_when_bytes_are_fetched_again() -> None:
     meter = Meter()
     meter.add(100)
-    meter.take_back(60)
+    meter.refetch(60)
     assert meter.total == 100
     meter.add(50)
     assert meter.total == 100

@@ -43,7 +43,7 @@ def test_connections_are_bounded_over_all_fetches(origin: Origin, fetcher: Calla
     data = [request for request in origin.gets() if "if-match" in request.headers]
     assert len(data) == 30
     # Three of the data plane, and of the control plane as many as workers asked for the bucket's place at once.
-    assert origin.most_connections <= 6
+    assert origin.max_connections_seen <= 6
 
 
 def test_the_higher_priority_goes_first_and_the_lower_still_moves(
