@@ -1,7 +1,7 @@
 """One jittered exponential backoff for every loop that tries again.
 
-Computes delays and nothing else: the caller sleeps (in a thread, on an event loop, on an event that may cut the wait short),
-counts attempts and decides when to give up.
+Computes delays and nothing else: the caller sleeps (in a thread, on an event loop, on an event that may cut the wait
+short), counts attempts and decides when to give up.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _GROWTH = 3
 class Backoff:
     """Decorrelated jitter: each delay is random between `min_s` and three times the delay before, at most `max_s`.
 
-    Callers that failed at the same moment drift apart at once, which a doubling delay with a little noise achieves late.
-    Source: AWS Architecture Blog, "Exponential Backoff And Jitter". One instance per loop; not thread-safe.
+    Callers that failed at the same moment drift apart at once, which a doubling delay with a little noise achieves
+    late. Source: AWS Architecture Blog, "Exponential Backoff And Jitter". One instance per loop; not thread-safe.
     """
 
     def __init__(self, min_s: float, max_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Turns an error of the cache disk into a `DiskFault` that names the path, the reason and the remedy: one table of remedies.
+"""Turns an error of the cache disk into a `DiskFault` that names the path, the reason and the remedy.
 
 The engine and the store share the table, because the message ends on the user's Pod and must not depend on which of the
 two met the error. What SQLite says is translated in `kube_cache.store.disk_errors`, which knows the index.

@@ -65,7 +65,7 @@ RECONCILE_DISK = "reconcile_disk"
 AWAIT_DISK = "await_disk"
 RUN_STORE_COMMAND = "run_store_command"
 
-# On a node's disk: the link of a dataset to its newest snapshot, which Pods mount. No prefix may hold a folder so named.
+# On a node's disk: the link of a dataset to its newest snapshot, which Pods mount. No prefix may hold such a folder.
 CURRENT_LINK = "@current"
 
 _WARM_POD_PREFIX = "warm"

@@ -1,9 +1,9 @@
-"""All configuration in one place: the settings that each part declares, read from the environment once, at process start.
+"""All configuration in one place: the settings that each part declares, read once from the environment.
 
-Names are `KUBE_CACHE_<GROUP>__<FIELD>`; default, unit and bounds stand beside each field. Only `cli` imports this module: it
-passes each part what that part declares, and nothing else in the project reads the environment. The ecosystem's own
-variables are honoured by the libraries that own them and are not renamed here: `TEMPORAL_*` (temporalio.envconfig), `AWS_*`
-(botocore, with `AWS_ENDPOINT_URL_S3`), `KUBECONFIG`.
+Names are `KUBE_CACHE_<GROUP>__<FIELD>`; default, unit and bounds stand beside each field. Only `cli` imports this
+module: it passes each part what that part declares, and nothing else in the project reads the environment. The
+ecosystem's own variables are honoured by the libraries that own them and are not renamed here: `TEMPORAL_*`
+(temporalio.envconfig), `AWS_*` (botocore, with `AWS_ENDPOINT_URL_S3`), `KUBECONFIG`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Builds the package's native modules, as a build hook of hatchling or by `python tools/build_native.py`.
 
-`_crc.c` and `_receive.c` need a C compiler and Python's headers, and there is no doing without them. `_tls.c` needs OpenSSL's headers, too (Debian:
-libssl-dev); where they are missing a line says so and the package is built without: the engine then uses Python's `ssl`, which
-is slower. `_check.c` needs POSIX threads; without it the store looks at its files from Python.
+`_crc.c` and `_receive.c` are needed; they take a C compiler and Python's headers. `_tls.c` also takes OpenSSL's headers
+(Debian: libssl-dev); without them the build prints a line and goes on, and the engine uses Python's `ssl`, which is
+slower. `_check.c` takes POSIX threads; without it the store checks its files from Python.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ except ImportError:  # run by hand in an environment without it
 
 
 class Native(NamedTuple):  # no dataclass: hatchling loads this file without making it a module, and that needs one
-    """A module of one C file, `stem`.c, made to `stem`.abi3.so; `without` says what its lack costs, empty: it cannot lack."""
+    """A module of one C file: `stem`.c is built to `stem`.abi3.so. without: cost of its lack; empty if it is needed."""
 
     stem: str
     libraries: tuple[str, ...] = ()

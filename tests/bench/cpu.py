@@ -1,4 +1,4 @@
-"""CPU seconds of the stack's processes, from /proc: what a release costs, and whom; and whether others worked meanwhile."""
+"""CPU seconds of the stack's processes and of the rest of the machine during a bench, from /proc."""
 
 from __future__ import annotations
 

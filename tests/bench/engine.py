@@ -1,8 +1,9 @@
 """`make bench-engine`: the transfer engine against the fastest clients there are, on one machine, in one run.
 
-Clients and server share the cores, so a figure in GB/s says as much about the machine as about the client: compare columns
-of one run, and CPU seconds per GB (10^9 bytes), which travel. Rounds are interleaved, each file is compared with its source,
-and what is printed is the median with the least and the most. Prints a table and writes build/bench/engine.json.
+Clients and server share the cores, so a figure in GB/s says as much about the machine as about the client: compare
+columns of one run, and CPU seconds per GB (10^9 bytes), which travel. Rounds are interleaved, each file is compared
+with its source, and what is printed is the median with the least and the most. Prints a table and writes
+build/bench/engine.json.
 
 BENCH_SCALE=0.1 shrinks every workload, BENCH_ROUNDS sets the rounds (5), BENCH_ONLY="disk-2gib,tls" and
 BENCH_CLIENTS="ours,awscrt" choose, BENCH_DIR is where the files go (build/bench/data).
@@ -123,8 +124,10 @@ class Bench:
         cell.rss.append(result["rss_mib"])
 
     def _clear(self) -> None:
-        """A new folder. What the last round left is emptied but stays until the end: for a minute ext4 passes over the inodes
-        of deleted files one by one, with the folder locked, and thousands of them would be half of what is measured here.
+        """Create a new folder. The last round's files are truncated, and deleted at the end only.
+
+        For a minute ext4 passes over the inodes of deleted files one by one, with the folder locked; with thousands of
+        files that would be half of the measured time.
         """
         for path in self.work.glob("*"):
             os.truncate(path, 0)

@@ -1,8 +1,9 @@
 """One client, one workload, one run, in a process of its own: `python -m tests.bench.engine_clients JOB`.
 
 JOB is JSON: client, endpoint, objects {key: size}, folder (empty: throw the bytes away), connections, ca. Prints JSON:
-`seconds` of the transfer, `sync_s` until it was durable as well, `cpu_s` of this process over both, `rss_mib` at its peak.
-Importing and connecting clients is not timed. Each client runs as its own users run it when they know what they do.
+`seconds` of the transfer, `sync_s` until it was durable as well, `cpu_s` of this process over both, `rss_mib` at its
+peak. Importing and connecting clients is not timed. Each client runs as its own users run it when they know what they
+do.
 """
 
 from __future__ import annotations

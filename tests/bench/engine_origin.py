@@ -1,8 +1,8 @@
 """The bench's object store: nginx with sendfile from memory, the fastest thing that speaks ranged GETs on one machine.
 
-Four ports over the same files. `plain` and `tls` answer as S3 does, with a checksum on a whole GET and on HEAD; `peers` and
-`peers_tls` without one and with an ETag of 32 digits, because nginx's own (hex-hex) makes the CRT's parser stand still;
-`capped` sends each connection at most 20 MiB/s, as S3 does more or less.
+Four ports over the same files. `plain` and `tls` answer as S3 does, with a checksum on a whole GET and on HEAD; `peers`
+and `peers_tls` without one and with an ETag of 32 digits, because nginx's own (hex-hex) makes the CRT's parser stand
+still; `capped` sends each connection at most 20 MiB/s, as S3 does more or less.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`make bench-release`: how long a cache hit takes from Pod creation to bound, one by one and 200 at once, and on what.
 
-A program, not a test: it measures and never fails on wall time. Everything runs on this machine (control plane, Temporal,
-S3, operator, one agent a node), so the figures are of the whole stack on these cores. Prints tables and writes
-build/bench/release.json.
+A program, not a test: it measures and never fails on wall time. Everything runs on this machine (control plane,
+Temporal, S3, operator, one agent a node), so the figures are of the whole stack on these cores. Prints tables and
+writes build/bench/release.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """When things happened to Pods and seats, as a watcher in the bench's own process saw them.
 
-Two watches over raw lines, a thread each. Only first times are kept: of a Pod that it appeared, lost our gate, was bound, went
-away; of a seat that it appeared, was bound, went away.
+Two watches over raw lines, a thread each. Only first times are kept: of a Pod that it appeared, lost our gate, was
+bound, went away; of a seat that it appeared, was bound, went away.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where the time of a release goes: the history of each Pod's workflow, laid over what the watch saw.
 
-All clocks are one machine's. A stage is the time between two milestones that follow each other, so the stages of a Pod add up
-to its whole; a stage may be negative where two sides see one thing (a seat is bound before its creator has the answer).
+All clocks are one machine's. A stage is the time between two milestones that follow each other, so the stages of a Pod
+add up to its whole; a stage may be negative where two sides see one thing (a seat is bound before its creator has the
+answer).
 """
 
 from __future__ import annotations

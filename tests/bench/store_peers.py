@@ -1,4 +1,4 @@
-"""What a shell would do to see whether 100,000 files are as they were: yardsticks beside the store's check, in the same run."""
+"""Yardsticks for the store's check: what a shell would do to see whether 100,000 files are unchanged."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class DiskNode:
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """To whoever opens it by path; the kernel refuses to do more by hand while a process has a file open for writing."""
+        """Read-only for opens by path (bind mount): the kernel refuses a remount while a file is open for writing."""
         root = str(self.root)
         subprocess.run(["mount", "--bind", root, root], check=True)
         try:

@@ -1,4 +1,4 @@
-"""`DatasetOnNode` is continued as new in the middle of a download, end to end: nobody is forgotten, no whole object comes twice."""
+"""`DatasetOnNode` continues as new in the middle of a download: every Pod is answered, no object is fetched twice."""
 
 from __future__ import annotations
 

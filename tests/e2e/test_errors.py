@@ -1,4 +1,4 @@
-"""You can see why: each thing that can go wrong is named on the Pod, the gate stays, and `retry` goes on when it is mended."""
+"""You can see why: each error is named on the Pod, the gate stays, and `retry` goes on when the cause is mended."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def test_an_annotation_that_is_no_dataset_then_corrected(
 
 def test_a_key_that_would_leave_the_directory(stack: Stack, pods: Pods, bucket: Bucket) -> None:
     bucket.fill("gpt", {"ok": 5})
-    # `..` and empty segments never get past this server's own door; a control character does, and is of the same family.
+    # `..` and empty segments never get past this server's own door; a control character does, and is of the same
+    # family.
     bucket.put("gpt/a\tb", b"x")
     pods.create_gated("one", bucket.uri("gpt"))
     assert r"a\tb" in held_by(pods, "one", "UnsafeKey")
@@ -76,9 +77,10 @@ def test_wrong_bytes_are_named_and_never_released(stack: Stack, pods: Pods, buck
 
 
 def test_an_object_replaced_during_the_download_is_resolved_afresh(stack: Stack, pods: Pods, bucket: Bucket) -> None:
-    """More parts than connections: a range that is asked for after the change meets the new ETag. Were all under way by
-    then, the old version would arrive whole, and rightly be released; so no request passes while the new one is uploaded,
-    however long that takes and however many connections the engine has grown to meanwhile.
+    """A range that is requested after the change meets the new ETag: the object has more parts than connections.
+
+    If all ranges were under way by then, the old version would arrive whole, and rightly be released. So no request
+    passes while the new version is uploaded, however long that takes and however many connections the engine has.
     """
     bucket.fill("gpt", {"w": 120 * MIB})
     with stack.s3_proxy.limited(2 * MIB):

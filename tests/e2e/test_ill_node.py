@@ -1,4 +1,4 @@
-"""What no kernel here does on request, by a preloaded shim: a disk that answers EIO, and a wall clock that jumps back."""
+"""A disk that answers EIO and a wall clock that jumps back, by a preloaded shim: no kernel does these on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is lost: the operator, an agent or a whole node dies, and each Pod is still released once, to the right node."""
+"""Nothing is lost: operator, agent or node dies, and each Pod is still released once, to the right node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The background scrub: a bit that flips under a running Pod is found, quarantined, and that object alone is fetched again."""
+"""The background scrub finds a bit that flips under a running Pod; that object alone is fetched again."""
 
 from __future__ import annotations
 

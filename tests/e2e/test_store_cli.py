@@ -1,4 +1,4 @@
-"""`kube-cache store --node` from anywhere: the same tables, the same exit codes, and a clear word when nobody answers."""
+"""`kube-cache store --node` from anywhere: the same tables and exit codes, and a clear message without an answer."""
 
 from __future__ import annotations
 

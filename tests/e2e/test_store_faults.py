@@ -1,4 +1,4 @@
-"""A disk that fails has a name on the Pod, and the Pod goes on when the cause is gone: nobody restarts or signals anything.
+"""A failing disk is named on the Pod, and the Pod goes on without a restart or a signal when the cause is gone.
 
 EIO comes from no kernel on request: test_ill_node.py has a shim for it. Quotas are in tests/store/test_faults.py.
 """
@@ -48,7 +48,7 @@ def test_a_disk_that_others_fill_during_a_download(stack: Stack, pods: Pods, buc
         pods.create_gated("one", bucket.uri("gpt"), spec=disk.spec)
         true(lambda: stack.s3_proxy.bytes_served(bucket.name) > 6 * MIB, "the download runs")
         with disk.filled(leave=4 * MIB):
-            # Who meets the full disk first decides on the words: the index, the reservation, or the download's own watch.
+            # The message depends on the part that meets the full disk first: index, reservation or download.
             says(pods, "one", "ENOSPC", "can be used", "takes the room")
             still_gated(pods, "one")
     assert released(stack, pods, "one", bucket.uri("gpt"), content) == disk.name

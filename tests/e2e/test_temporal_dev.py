@@ -87,7 +87,7 @@ def test_the_api_server_would_refuse_a_mistake(kube: Stack, home: str) -> None:
 
 
 def test_its_pod_passes_the_restricted_security_standard(kube: Stack, home: str) -> None:
-    """The namespace enforces `restricted`. A Deployment whose Pods break it is accepted and then has none: ask with a Pod."""
+    """A Deployment whose Pods break the enforced standard is accepted and gets no Pods, so the test asks with a Pod."""
     spec = documents()["Deployment"]["spec"]["template"]["spec"]
     probe = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe", "namespace": home}, "spec": spec}
     kube.api.apply(probe, dry_run=True)

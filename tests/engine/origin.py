@@ -1,7 +1,8 @@
 """An object store that misbehaves on demand, over plain sockets so that every byte can go wrong.
 
-It speaks the little that the engine and botocore need: HEAD, GET, ranges, If-Match. A test gives it objects and a `script`:
-a function that sees each request and may return a fault, which then writes to the socket instead of the ordinary answer.
+It speaks the little that the engine and botocore need: HEAD, GET, ranges, If-Match. A test gives it objects and a
+`script`: a function that sees each request and may return a fault, which then writes to the socket instead of the
+ordinary answer.
 """
 
 from __future__ import annotations

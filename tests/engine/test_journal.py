@@ -10,43 +10,43 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kube_cache.engine.journal import Journal, Part
+from kube_cache.engine.journal import DoneRange, Journal
 
 IDENTITY: dict[str, str | int | None] = {"uri": "s3://b/k", "etag": '"e"', "size": 100}
-PARTS = [Part(number, 10 + number, number * 7919, number) for number in range(9)]
+RANGES = [DoneRange(number, 10 + number, number * 7919, number) for number in range(9)]
 
 
-def written(path: Path, parts: list[Part]) -> None:
+def written(path: Path, ranges: list[DoneRange]) -> None:
     journal = Journal(path, IDENTITY)
     with path.with_suffix(".data").open("wb") as data:
-        for part in parts:
-            journal.add(part)
+        for done in ranges:
+            journal.add(done)
         journal.flush(data.fileno())
     journal.close()
 
 
-def read(path: Path, identity: dict[str, str | int | None] = IDENTITY) -> dict[int, Part]:
+def read(path: Path, identity: dict[str, str | int | None] = IDENTITY) -> dict[int, DoneRange]:
     journal = Journal(path, identity)
     journal.close()
-    return journal.parts
+    return journal.ranges
 
 
 def test_what_was_flushed_is_there_again(tmp_path: Path) -> None:
-    written(tmp_path / "j", PARTS)
-    written(tmp_path / "j", [Part(20, 5, 6, 7)])
-    assert list(read(tmp_path / "j").values()) == [*PARTS, Part(20, 5, 6, 7)]
+    written(tmp_path / "j", RANGES)
+    written(tmp_path / "j", [DoneRange(20, 5, 6, 7)])
+    assert list(read(tmp_path / "j").values()) == [*RANGES, DoneRange(20, 5, 6, 7)]
 
 
 def test_a_record_is_24_bytes(tmp_path: Path) -> None:
     written(tmp_path / "j", [])
     before = (tmp_path / "j").stat().st_size
-    written(tmp_path / "j", PARTS)
-    assert (tmp_path / "j").stat().st_size - before == 24 * len(PARTS)
+    written(tmp_path / "j", RANGES)
+    assert (tmp_path / "j").stat().st_size - before == 24 * len(RANGES)
 
 
 def test_what_was_not_flushed_is_not_promised(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j", IDENTITY)
-    journal.add(PARTS[0])
+    journal.add(RANGES[0])
     journal.close()
     assert read(tmp_path / "j") == {}
 
@@ -60,7 +60,7 @@ def test_the_data_is_synced_before_the_record_is_written(tmp_path: Path, monkeyp
             os, "fdatasync", lambda fd: (order.append("data" if fd == data.fileno() else "journal"), real_sync(fd))[1]
         )
         monkeypatch.setattr(os, "pwrite", lambda *args: (order.append("record"), real_write(*args))[1])
-        journal.add(PARTS[0])
+        journal.add(RANGES[0])
         journal.flush(data.fileno())
     journal.close()
     assert order == ["data", "record", "journal"]
@@ -69,24 +69,24 @@ def test_the_data_is_synced_before_the_record_is_written(tmp_path: Path, monkeyp
 def test_a_failed_sync_keeps_the_records_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path / "j", IDENTITY)
     with (tmp_path / "data").open("wb") as data:
-        journal.add(PARTS[0])
+        journal.add(RANGES[0])
         with monkeypatch.context() as patched:
             patched.setattr(os, "fdatasync", lambda _fd: (_ for _ in ()).throw(OSError(5, "EIO")))
             with pytest.raises(OSError, match="EIO"):
                 journal.flush(data.fileno())
         journal.flush(data.fileno())
     journal.close()
-    assert list(read(tmp_path / "j").values()) == PARTS[:1]
+    assert list(read(tmp_path / "j").values()) == RANGES[:1]
 
 
 @pytest.mark.parametrize("change", [{"etag": '"f"'}, {"size": 101}, {"uri": "s3://b/l"}], ids=str)
 def test_another_object_starts_anew(tmp_path: Path, change: dict[str, str | int | None]) -> None:
-    written(tmp_path / "j", PARTS)
+    written(tmp_path / "j", RANGES)
     assert read(tmp_path / "j", {**IDENTITY, **change}) == {}
 
 
-def test_forgotten_parts_stay_forgotten(tmp_path: Path) -> None:
-    written(tmp_path / "j", PARTS)
+def test_forgotten_ranges_stay_forgotten(tmp_path: Path) -> None:
+    written(tmp_path / "j", RANGES)
     journal = Journal(tmp_path / "j", IDENTITY)
     journal.forget({2, 3})
     with (tmp_path / "data").open("wb") as data:
@@ -100,10 +100,10 @@ def test_forgotten_parts_stay_forgotten(tmp_path: Path) -> None:
 def test_a_torn_journal_never_promises_what_was_not_written(cut: int, noise: bytes, at: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "j"
-        written(path, PARTS)
+        written(path, RANGES)
         data = bytearray(path.read_bytes())[: max(0, len(path.read_bytes()) - cut)]
         data[at : at + len(noise)] = noise
         path.write_bytes(data)
-        assert set(read(path).values()) <= set(PARTS)
-        written(path, PARTS[:1])  # and it goes on
-        assert read(path)[0] == PARTS[0]
+        assert set(read(path).values()) <= set(RANGES)
+        written(path, RANGES[:1])  # and it goes on
+        assert read(path)[0] == RANGES[0]

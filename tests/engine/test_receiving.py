@@ -1,4 +1,4 @@
-"""One call brings a whole buffer and its checksums; what comes late, never, or not to the end is told from each other."""
+"""One call receives a whole buffer and its checksums, and tells late, silent and closed connections apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit log's account of a release, where the client was killed before the answer: the log alone cannot tell then."""
+"""Releases in the audit log, also of a client that was killed before the answer, where the log alone is not enough."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The demo: the main path on real servers, watched live, that checks every promise itself and fails if one is broken."""
+"""The demo: plays the main path on real servers, shows it live, checks every promise and fails if one is broken."""

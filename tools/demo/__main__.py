@@ -1,4 +1,4 @@
-"""`python -m tools.demo`; `make demo` calls it. Sizes come from the environment, so that `make demo DEMO_MIB=64` works."""
+"""`python -m tools.demo`, for `make demo`. Sizes come from the environment: `make demo DEMO_MIB=64`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What Temporal knows beyond the Pods: each Pod's phase and node, each download's heartbeat, each workflow's result.
 
-The Pods alone tell the story (that is promise 4); this makes the live view smoother than a condition that is written every
-few seconds, and the end more exact. One background thread polls; readers take the latest picture and never wait.
+The Pods alone tell the story (that is promise 4); this makes the live view smoother than a condition that is written
+every few seconds, and the end more exact. One background thread polls; readers take the latest picture and never wait.
 """
 
 from __future__ import annotations

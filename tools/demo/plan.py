@@ -49,7 +49,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Role:
-    """One Pod. `dataset` is what it must find on its node; None when `error`, a class of kube_cache.errors, must hold it."""
+    """One Pod. dataset: what it must find on its node; None if `error` (a class of kube_cache.errors) must hold it."""
 
     document: dict[str, Any] = field(repr=False)
     about: str
@@ -114,8 +114,8 @@ def _readme_role(large: Dataset) -> Role:
 
 def _roles(large: Dataset, small: Dataset, nodes: int, more: int) -> list[Role]:
     """As many as asked for, the most telling first; what is beyond them wants the large dataset too."""
-    # The README's Pod fills one node. Of each other the small Pods share one half at most, so that the trainer's half is
-    # free on some node whatever the scheduler does. Who gets no GPU runs without: waiting for room is another demo.
+    # The README's Pod fills one node. Of each other the small Pods share one half at most, so that the trainer's half
+    # is free on some node whatever the scheduler does. Who gets no GPU runs without: waiting for room is another demo.
     half = GPUS // 2
     room = iter([1] * half * (nodes - 1))
 

@@ -1,4 +1,4 @@
-"""The play itself: stack up, data in, Pods applied, watched until nothing more happens, and then every promise checked."""
+"""Plays the demo: starts the stack, uploads data, applies Pods, watches them to the end, and checks every promise."""
 
 from __future__ import annotations
 

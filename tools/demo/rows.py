@@ -1,7 +1,7 @@
 """One row per Pod: what it waits for, how far it is and when it will be done. Pure: documents in, rows out.
 
-Everything is read from the Pod itself, as a user would; Temporal only sharpens it, where the condition is older than the
-latest heartbeat or not written yet.
+Everything is read from the Pod itself, as a user would; Temporal only sharpens it, where the condition is older than
+the latest heartbeat or not written yet.
 """
 
 from __future__ import annotations

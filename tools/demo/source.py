@@ -1,6 +1,7 @@
 """Putting the datasets into S3, and remembering what each object must read like afterwards.
 
-The SHA-256 is taken of the bytes on their way out: it owes nothing to S3, to the engine or to the checksums they exchange.
+The SHA-256 is taken of the bytes on their way out: it owes nothing to S3, to the engine or to the checksums they
+exchange.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def upload(server: S3Server, dataset: Dataset, *, seed: int = 1) -> dict[str, st
 
 
 class _Random:
-    """So many random bytes as a file that can only be read onwards: a gigabyte is never in memory or on a second disk."""
+    """Random bytes as a file that is read once, front to back: a gigabyte is never in memory or on a second disk."""
 
     def __init__(self, seed: str, size: int) -> None:
         self._random = random.Random(seed)

@@ -53,7 +53,7 @@ def cached(pin: Pin) -> Path | None:
 
 
 def fits(reported: str, wanted: str) -> bool:
-    """Same minor release and not older: what a server's own compatibility promise covers. A `-suffix` is another program."""
+    """Same minor release and not older, as servers promise compatibility. A `-suffix` is another program."""
     match = _VERSION.search(reported)
     if match is None or match[4]:
         return False

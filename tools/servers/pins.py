@@ -1,7 +1,7 @@
 """Which servers, in which version, built how: the one place to edit for an upgrade.
 
-A server that Go can install straight from its module has no folder here. One that needs `replace` lines or a main package
-of its own has a wrapper module beside this file, whose go.mod and go.sum pin it.
+A server that Go can install straight from its module has no folder here. One that needs `replace` lines or a main
+package of its own has a wrapper module beside this file, whose go.mod and go.sum pin it.
 """
 
 from __future__ import annotations

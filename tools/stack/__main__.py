@@ -1,7 +1,7 @@
 """`python -m tools.stack`: the stack for people, up until Ctrl-C; `make stack` calls it.
 
-The folder (default `.stack`) is emptied at the start and stays behind at the end, for its logs. `.stack/env` exists exactly
-while everything is up, so a script may wait for it.
+The folder (default `.stack`) is emptied at the start and stays behind at the end, for its logs. `.stack/env` exists
+exactly while everything is up, so a script may wait for it.
 """
 
 from __future__ import annotations

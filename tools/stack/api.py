@@ -1,8 +1,8 @@
 """A small Kubernetes API client for tools and tests: plain JSON in, plain JSON out.
 
-Why not the official one: it costs a second to import and turns documents into objects that tests would turn back. Why not
-kubectl: a process per request. This one keeps connections, is thread-safe, and knows nothing of kinds but what the server's
-own discovery says. The product does not use it.
+Why not the official one: it costs a second to import and turns documents into objects that tests would turn back. Why
+not kubectl: a process per request. This one keeps connections, is thread-safe, and knows nothing of kinds but what the
+server's own discovery says. The product does not use it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The API server's own account of who changed which Pod.
 
-"Released exactly once" is a claim about requests, and the object afterwards cannot prove it. The audit log can: it holds
-each write to a Pod with its user, body and answer. Only writes of Pods are recorded; reads would be most of the log.
+"Released exactly once" is a claim about requests, and the object afterwards cannot prove it. The audit log can: it
+holds each write to a Pod with its user, body and answer. Only writes of Pods are recorded; reads would be most of the
+log.
 """
 
 from __future__ import annotations

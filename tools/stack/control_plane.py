@@ -1,7 +1,8 @@
 """A Kubernetes control plane on loopback: etcd, API server, controller manager, scheduler.
 
-RBAC and all default admission are on, because half of what can go wrong with an operator goes wrong there. The operator's
-kubeconfig carries the very user name that its ServiceAccount has in a cluster, so the shipped bindings are the ones tested.
+RBAC and all default admission are on, because half of what can go wrong with an operator goes wrong there. The
+operator's kubeconfig carries the very user name that its ServiceAccount has in a cluster, so the shipped bindings are
+the ones tested.
 """
 
 from __future__ import annotations

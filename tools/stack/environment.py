@@ -1,7 +1,7 @@
 """The environment that the stack gives its processes: small, and free of whatever the developer's shell holds.
 
-A stray AWS_PROFILE, KUBECONFIG or TEMPORAL_API_KEY of the developer must neither break a test nor point it at a real system;
-neither must a configuration file in their home.
+A stray AWS_PROFILE, KUBECONFIG or TEMPORAL_API_KEY of the developer must neither break a test nor point it at a real
+system; neither must a configuration file in their home.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fake GPU nodes, played by kwok.
 
-A node is a document and kwok its kubelet: Pods bound to it become Running at once and nothing runs. Sizes are those of a
-large GPU machine; Pods per node are many more than a kubelet takes, so that a bench needs no hundred nodes.
+A node is a document and kwok its kubelet: Pods bound to it become Running at once and nothing runs. Sizes are those of
+a large GPU machine; Pods per node are many more than a kubelet takes, so that a bench needs no hundred nodes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Free loopback ports.
 
 Picked below the range that the kernel gives to outgoing connections: a server that is stopped and started again on its
-port must find it free, and a client's connection to somewhere else would take it now and then. Another program can still
-take a port between the pick and the server's bind: `binding` starts again with fresh ones when a server says so.
+port must find it free, and a client's connection to somewhere else would take it now and then. Another program can
+still take a port between the pick and the server's bind: `binding` starts again with fresh ones when a server says so.
 """
 
 from __future__ import annotations

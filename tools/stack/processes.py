@@ -1,7 +1,7 @@
 """Starting, watching and ending the stack's processes, through the supervisor that outlives us by a moment.
 
-`Processes` is the owner's end. A `Process` is one server with its log; when it dies before it is ready, the error carries
-the end of that log, because the reason is almost always there. Nothing here knows what a process is for.
+`Processes` is the owner's end. A `Process` is one server with its log; when it dies before it is ready, the error
+carries the end of that log, because the reason is almost always there. Nothing here knows what a process is for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The product's own processes as the stack runs them: the operator, and one agent per fake node.
 
-Configured by environment only, as in a cluster. Ready is what the process says in its log; a process that ends before that
-is an error with the end of its log.
+Configured by environment only, as in a cluster. Ready is what the process says in its log; a process that ends before
+that is an error with the end of its log.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """An S3 server on loopback: versitygw over a folder.
 
-Two identities. The owner creates buckets and uploads. The reader is what the product gets: it sees a bucket only by grant
-(`create_bucket(readable=True)` writes the bucket policy), so "access denied" is tested against the server's own answer.
+Two identities. The owner creates buckets and uploads. The reader is what the product gets: it sees a bucket only by
+grant (`create_bucket(readable=True)` writes the bucket policy), so "access denied" is tested against the server's own
+answer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A proxy in front of the S3 server that counts what the product really receives, and can slow, hold or refuse it.
 
 versitygw's access log has no byte counts for objects and knows nothing of ranges, and "each byte once" must be counted
-where the bytes pass. Bodies go through the kernel (splice), so the proxy costs little even at a gigabyte a second and its
-counts are of bytes handed to the client's socket. It serves readers only: a request with a body is answered 501.
+where the bytes pass. Bodies go through the kernel (splice), so the proxy costs little even at a gigabyte a second and
+its counts are of bytes handed to the client's socket. It serves readers only: a request with a body is answered 501.
 """
 
 from __future__ import annotations

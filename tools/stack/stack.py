@@ -1,8 +1,8 @@
 """The whole of Kube-Cache on one machine: the real servers, the operator and an agent a node.
 
 Tests, demo, benches and `make stack` all use this one class, so that what people try by hand is what is tested. It owns
-order and lifetime; each server's particulars are in the module of its name. Leaving the context ends every process, and so
-does any death of the process that entered it.
+order and lifetime; each server's particulars are in the module of its name. Leaving the context ends every process, and
+so does any death of the process that entered it.
 """
 
 from __future__ import annotations

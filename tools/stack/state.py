@@ -1,7 +1,7 @@
 """A stack's folder: claimed by a lock, and swept up after a stack that was killed.
 
-A stack of a test run may hold gigabytes; a run that was killed cannot delete them, so the next one does. The lock is held by
-the process that uses the stack, and the kernel drops it whatever way that process ends.
+A stack of a test run may hold gigabytes; a run that was killed cannot delete them, so the next one does. The lock is
+held by the process that uses the stack, and the kernel drops it whatever way that process ends.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """The parent of every process that a stack starts, and the guarantee that none outlives it.
 
-A program of its own (standard library only, one thread), because a guarantee inside the process that uses the stack dies
-with it. Its owner talks to it over a socket. When that closes, whether the owner finished, crashed or was killed with
-SIGKILL, everything here is killed: each child leads a session of its own, and this process is a subreaper, so that
-children's children come back to it and are killed too. Should this process itself be killed, the kernel kills its children
-(PDEATHSIG, reliable here because the only thread that forks is the one that lives as long as the process).
+A program of its own (standard library only, one thread), because a guarantee inside the process that uses the stack
+dies with it. Its owner talks to it over a socket. When that closes, whether the owner finished, crashed or was killed
+with SIGKILL, everything here is killed: each child leads a session of its own, and this process is a subreaper, so that
+children's children come back to it and are killed too. Should this process itself be killed, the kernel kills its
+children (PDEATHSIG, reliable here because the only thread that forks is the one that lives as long as the process).
 
-Protocol, one JSON object a line. In: {"number": n, "spawn": {argv, env, cwd, log}} and {"number": n, "signal": {pid, signal}}.
-Out: {"number": n, "pid": p} or {"number": n, "error": text}, and {"exited": pid, "code": c} (negative: killed by a signal).
+Protocol, one JSON object a line. In: {"number": n, "spawn": {argv, env, cwd, log}} and
+{"number": n, "signal": {pid, signal}}. Out: {"number": n, "pid": p} or {"number": n, "error": text}, and
+{"exited": pid, "code": c} (negative: killed by a signal).
 """
 
 from __future__ import annotations

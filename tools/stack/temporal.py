@@ -1,8 +1,8 @@
 """Temporal's development server, set up as Kube-Cache needs it.
 
-The settings live here once; `temporal-dev.yaml` carries the same for a cluster, and a test compares the two. Measured on
-two cores, five activities one after another: 550 ms as the server comes, 82 ms with these. The 550 ms are polling: a queue
-processor asks 20 times a second a shard, and this server has one shard.
+The settings live here once; `temporal-dev.yaml` carries the same for a cluster, and a test compares the two. Measured
+on two cores, five activities one after another: 550 ms as the server comes, 82 ms with these. The 550 ms are polling: a
+queue processor asks 20 times a second a shard, and this server has one shard.
 """
 
 from __future__ import annotations
