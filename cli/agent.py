@@ -74,7 +74,7 @@ async def _run(settings: Settings) -> int:
     )
     async with worker:
         _log.info("agent ready", node=settings.agent.node, root=str(settings.store.root), cache_id=store.cache_id)
-        if store.found.rebuilt:
+        if store.recovery.rebuilt:
             await _reconcile(client, "the index was lost or the disk is new, and with it the pins of what Pods run on")
         with _scrub(store, client):
             await stop.wait()

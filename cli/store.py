@@ -23,7 +23,7 @@ import structlog
 from kube_cache.contracts.node import ExitCode, StoreRequest, StoreResponse
 from kube_cache.errors import Cancelled, KubeCacheError
 from kube_cache.settings import Settings
-from kube_cache.store.commands import answer
+from kube_cache.store.commands import handle
 from kube_cache.store.node_store import NodeStore
 from kube_cache.units import format_bytes, format_seconds
 
@@ -121,9 +121,9 @@ def _near(ask: StoreRequest, settings: Settings) -> StoreResponse:
         raise KubeCacheError(
             f"{settings.store.root} is no cache; set KUBE_CACHE_STORE__ROOT to the agent's root, or name a node (--node)"
         )
-    store = NodeStore.open(settings.store, tidy=False)
+    store = NodeStore.open(settings.store, recover=False)
     try:
-        return answer(store, ask)
+        return handle(store, ask)
     finally:
         store.close()
 

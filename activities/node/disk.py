@@ -55,8 +55,8 @@ class DiskActivities:
         """
         self._store.probe()
         try:
-            self._store.ensure_could(
-                arg.needed_bytes, inodes=arg.needed_inodes, what=f"{arg.what} " if arg.what else ""
+            self._store.check_fits(
+                arg.needed_bytes, inodes=arg.needed_inodes, subject=f"{arg.what} " if arg.what else ""
             )
         except InsufficientDisk as error:
             raise NoRoomYet(error.message, **error.details) from error

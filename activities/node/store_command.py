@@ -7,7 +7,7 @@ from temporalio import activity
 from activities.failures import as_application_errors
 from kube_cache import names
 from kube_cache.contracts.node import StoreRequest, StoreResponse
-from kube_cache.store.commands import Watcher, answer, bounded
+from kube_cache.store.commands import Callbacks, handle, truncate
 from kube_cache.store.node_store import NodeStore
 
 
@@ -19,5 +19,5 @@ class RunStoreCommand:
     @as_application_errors
     def run_store_command(self, arg: StoreRequest) -> StoreResponse:
         """Each verb can be done twice. Raises DiskFault, StoreConflict."""
-        watcher = Watcher(activity.heartbeat, lambda: activity.is_cancelled() or activity.is_worker_shutdown())
-        return bounded(arg.verb, answer(self._store, arg, watcher))
+        callbacks = Callbacks(activity.heartbeat, lambda: activity.is_cancelled() or activity.is_worker_shutdown())
+        return truncate(arg.verb, handle(self._store, arg, callbacks))

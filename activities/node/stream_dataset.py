@@ -66,7 +66,7 @@ class StreamDataset:
             if manifest.digest != arg.snapshot.digest:
                 raise SourceChanged(f"{arg.snapshot.uri} changed since it was resolved", uri=arg.snapshot.uri)
             beats.state = "fetching"
-            warmed = self._store.warm(
+            warmed = self._store.download(
                 manifest, self._engine, progress=beats.fetched, cancelled=_should_stop, priority=arg.priority
             )
         _log.info(

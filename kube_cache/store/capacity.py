@@ -1,8 +1,9 @@
-"""Room on the disk: what may be used, what is promised to downloads under way, and what goes when more is needed.
+"""Capacity of the disk: how much may be used, how much downloads have reserved, and what is evicted for more.
 
-Free space is asked of the file system each time, so other writers are noticed; a reservation is what a download has yet to
-write, so that no byte is counted twice. What cannot fit sacrifices nothing. Order of sacrifice: quarantined objects, what was given up long ago, the least recently
-used snapshots that nobody holds, then objects and parts that no snapshot links.
+Free space is asked of the file system each time, so that other writers are noticed. A reservation is what a download
+has yet to write, so that no byte is counted twice. A request that cannot be met evicts nothing. Order of eviction:
+quarantined objects, downloads that were abandoned long ago, the least recently used snapshots that nobody holds, then
+the rest of the objects and parts that no snapshot links.
 """
 
 from __future__ import annotations
@@ -11,88 +12,68 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-
-import structlog
+from dataclasses import dataclass
+from pathlib import Path
 
 from kube_cache.errors import InsufficientDisk, SnapshotInUse
-from kube_cache.store import eviction as removal
-from kube_cache.store import manifests, mounts
-from kube_cache.store import reclaimable as reclaim
-from kube_cache.store.context import Core
-from kube_cache.store.index import Pin
-from kube_cache.store.reclaimable import Freed
+from kube_cache.store import eviction, manifests, mounts, reclaimable
+from kube_cache.store.context import StoreContext
+from kube_cache.store.index_rows import Pin
+from kube_cache.store.reclaimable import Space
 from kube_cache.units import format_bytes
 
-_log = structlog.get_logger("kube_cache.store")
-# XFS gives blocks back in the background; this long is waited for them before the next snapshot is sacrificed.
-_SETTLE_S = 2.0
+# XFS gives blocks back in the background: wait this long for them before the next snapshot is evicted.
+_MAX_SETTLE_S = 2.0
 # A pin may be given back between the last eviction and the refusal; a mounted snapshot never goes.
 _ROUNDS = 3
+_UNCOUNTED_INODES = 1 << 62
+_DELETE_BATCH = 64
+_MAX_NAMED_OWNERS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Capacity:
     capacity_bytes: int
-    """What the cache may hold: the file system, or less by setting."""
+    """Maximum size of the cache: the file system, or less by setting."""
     free_bytes: int
-    """What may be used now: less what is kept free and what is reserved. Negative when others took too much."""
+    """What may be used now, less what is kept free and what is reserved. Negative when others took too much."""
     reserved_bytes: int
     kept_bytes: int = 0
     """Kept free on the file system."""
     used_bytes: int = 0
-    """By the cache: objects and parts."""
+    """Used by the cache: objects, parts and quarantine."""
     disk_free_bytes: int = 0
     free_inodes: int = 0
-    """What may be used; where a file system does not count inodes, a large number."""
+    """What may be used; a large number where the file system does not count inodes."""
+
+    @property
+    def space(self) -> Space:
+        """What may be used now."""
+        return Space(self.free_bytes, self.free_inodes)
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotUsage:
-    digest: str
-    uri: str
-    files: int
-    bytes: int
-    unique_bytes: int
-    """What its eviction would free."""
-    shared_bytes: int
-    last_used: float
-    pinned_by: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    room: Room
-    objects: int
-    object_bytes: int
-    incoming_bytes: int
-    quarantine_bytes: int
-    unlinked_bytes: int
-    snapshots: list[SnapshotUsage]
-
-
-def room(core: Core) -> Room:
-    found = os.statvfs(core.layout.root)
-    size = found.f_blocks * found.f_frsize
-    kept = int(size * core.settings.min_free)
-    reserved = sum(warm.reserved for warm in core.index.warms())
-    disk_free = found.f_bavail * found.f_frsize
-    _, objects = core.index.totals()
-    used = objects + folder_bytes(core, "incoming") + folder_bytes(core, "quarantine")
-    capacity = int(size * core.settings.capacity_share)
-    if core.settings.capacity_bytes:
-        capacity = min(capacity, core.settings.capacity_bytes)
+def measure(context: StoreContext) -> Capacity:
+    filesystem = os.statvfs(context.layout.root)
+    size = filesystem.f_blocks * filesystem.f_frsize
+    kept = int(size * context.settings.min_free)
+    reserved = sum(download.reserved_bytes for download in context.index.downloads())
+    disk_free = filesystem.f_bavail * filesystem.f_frsize
+    beside = allocated_bytes(context.layout.incoming) + allocated_bytes(context.layout.quarantine)
+    used = context.index.totals().bytes + beside
+    capacity = int(size * context.settings.capacity_share)
+    if context.settings.capacity_bytes:
+        capacity = min(capacity, context.settings.capacity_bytes)
     free = min(disk_free - kept, capacity - used) - reserved
-    inodes = 1 << 62
-    if found.f_files:
-        inodes = found.f_favail - int(found.f_files * core.settings.min_free_inodes)
-    return Room(capacity, free, reserved, kept, used, disk_free, inodes)
+    inodes = _UNCOUNTED_INODES
+    if filesystem.f_files:
+        inodes = filesystem.f_favail - int(filesystem.f_files * context.settings.min_free_inodes)
+    return Capacity(capacity, free, reserved, kept, used, disk_free, inodes)
 
 
-def folder_bytes(core: Core, name: str) -> int:
-    """Allocated, not apparent: parts are sparse until they are filled."""
+def allocated_bytes(folder: Path) -> int:
+    """Add up the blocks of the files in a folder, in bytes. Not their sizes: parts are sparse until they are filled."""
     total = 0
-    with suppress(FileNotFoundError), os.scandir(core.layout.root / name) as entries:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
                 total += entry.stat(follow_symlinks=False).st_blocks * 512
@@ -100,194 +81,155 @@ def folder_bytes(core: Core, name: str) -> int:
 
 
 @contextmanager
-def reservation(core: Core, token: str, needed: int, inodes: int, what: str) -> Iterator[None]:
-    """Room for `needed` bytes, made if it must be. Raises InsufficientDisk."""
-    with core.mutation():
-        make_room(core, needed, inodes=inodes, what=what)
-        core.index.set_reserved(token, needed)
+def reservation(context: StoreContext, token: str, needed: int, inodes: int, subject: str) -> Iterator[None]:
+    """Reserve `needed` bytes for a download, evicting where that is necessary. Raises InsufficientDisk.
+
+    token: of the download. subject: first words of the error, with a space at the end.
+    """
+    with context.exclusive():
+        free_space(context, needed, inodes=inodes, subject=subject)
+        context.index.set_reserved(token, needed)
     try:
         yield
     finally:
-        core.index.set_reserved(token, 0)
+        context.index.set_reserved(token, 0)
 
 
-def make_room(core: Core, needed: int, *, inodes: int = 0, what: str = "") -> int:
-    """Evict until so much is free; what became free. Raises InsufficientDisk. Only within `core.mutation`.
+def free_space(context: StoreContext, needed: int, *, inodes: int = 0, subject: str = "") -> int:
+    """Evict until `needed` bytes and inodes may be used. Call within `context.exclusive`. Raises InsufficientDisk.
 
-    What cannot be had evicts nothing, unless others eat into what is kept free: that is made good in any case.
+    Evicts nothing if the request cannot be met, except what restores min_free. Returns the bytes that became free.
     """
-    before = room(core)
-    wanted = Freed(needed, inodes)
-    if _usable(before).covers(wanted):
+    before = measure(context)
+    wanted = Space(needed, inodes)
+    if before.space.covers(wanted):
         return 0
-    removal.finish_cut_short(core)
+    eviction.complete_interrupted(context)
     for _ in range(_ROUNDS):
-        # What is told in the refusal is what decided it: pins are read before what they hold is counted.
-        pins = core.index.pins()
-        could = _could(core, wanted)
-        if _evict_until(core, wanted if could else Freed(min(0, needed), 0)) and could:
-            return max(0, room(core).disk_free_bytes - before.disk_free_bytes)
-        if not could:
+        # The refusal must tell what decided it: read the pins before counting what they hold.
+        pins = context.index.pins()
+        possible = _can_free(context, wanted)
+        if _evict_until(context, wanted if possible else Space(min(0, needed), 0)) and possible:
+            return max(0, measure(context).disk_free_bytes - before.disk_free_bytes)
+        if not possible:
             break
-    raise _refusal(core, wanted, what, pins)
+    raise _insufficient_disk(context, wanted, subject, pins)
 
 
-def ensure_could(core: Core, needed: int, *, inodes: int = 0, what: str = "") -> None:
-    """Whether `make_room` would find so much; evicts nothing. Raises InsufficientDisk."""
-    wanted = Freed(needed, inodes)
-    pins = core.index.pins()
-    if not _usable(room(core)).covers(wanted) and not _could(core, wanted):
-        raise _refusal(core, wanted, what, pins)
+def check_fits(context: StoreContext, needed: int, *, inodes: int = 0, subject: str = "") -> None:
+    """Check whether `free_space` could meet the request; evicts nothing. Raises InsufficientDisk."""
+    wanted = Space(needed, inodes)
+    pins = context.index.pins()
+    if not measure(context).space.covers(wanted) and not _can_free(context, wanted):
+        raise _insufficient_disk(context, wanted, subject, pins)
 
 
-def _usable(now: Room) -> Freed:
-    return Freed(now.free_bytes, now.free_inodes)
+def _can_free(context: StoreContext, wanted: Space) -> bool:
+    now = measure(context)
+    shortage = Space(max(0, wanted.bytes - now.free_bytes), max(0, wanted.inodes - now.free_inodes))
+    return reclaimable.estimate(context, context.digests(), shortage).covers(shortage)
 
 
-def _could(core: Core, wanted: Freed) -> bool:
-    now = room(core)
-    lacking = Freed(max(0, wanted.bytes - now.free_bytes), max(0, wanted.inodes - now.free_inodes))
-    return reclaim.reclaimable(core, core.digests(), lacking).covers(lacking)
-
-
-def _evict_until(core: Core, wanted: Freed) -> bool:
-    if _usable(room(core)).covers(wanted):
+def _evict_until(context: StoreContext, wanted: Space) -> bool:
+    """Delete in the order of eviction until the space may be used. False if everything that may go was not enough."""
+    if measure(context).space.covers(wanted):
         return True
     for step in (_drop_quarantine, _drop_expired, _evict_snapshots, _drop_unlinked):
-        for _step in step(core):
-            if _usable(room(core)).covers(wanted):
+        for _ in step(context):
+            if measure(context).space.covers(wanted):
                 return True
     return False
 
 
-def _refusal(core: Core, wanted: Freed, what: str, pins: list[Pin]) -> InsufficientDisk:
-    now = room(core)
+# The steps of an eviction; each yields after a deletion, so that its caller can measure.
+
+
+def _drop_quarantine(context: StoreContext) -> Iterator[None]:
+    for name in os.listdir(context.layout.quarantine):
+        context.disk.unlink_if_there(context.layout.quarantine / name)
+        yield
+
+
+def _drop_expired(context: StoreContext) -> Iterator[None]:
+    return _drop_leftovers(context, older_than_s=context.settings.keep_partial_s)
+
+
+def _evict_snapshots(context: StoreContext) -> Iterator[None]:
+    in_mounts = mounts.mounted()
+    held = reclaimable.held_digests(context)
+    for digest in context.digests():
+        if digest in held:
+            continue
+        before = os.statvfs(context.layout.root)
+        with suppress(SnapshotInUse):
+            freed = eviction.evict(context, digest, in_mounts=in_mounts) or 0
+            _await_free_blocks(context, before.f_bavail + freed * 9 // (10 * before.f_frsize))
+            yield
+
+
+def _drop_unlinked(context: StoreContext) -> Iterator[None]:
+    return _drop_leftovers(context, older_than_s=0)
+
+
+def _drop_leftovers(context: StoreContext, *, older_than_s: float) -> Iterator[None]:
+    """Delete what downloads left: landed objects that no snapshot links, and parts that nobody fetches."""
+    limit = time.time() - older_than_s
+    ids = [row.id for row in context.index.unlinked(reclaimable.MAX_UNLINKED) if (row.landed or 0) <= limit]
+    for first in range(0, len(ids), _DELETE_BATCH):
+        eviction.delete_unlinked(context, ids[first : first + _DELETE_BATCH])
+        yield
+    for name in os.listdir(context.layout.incoming):
+        id_, dot, kind = name.rpartition(".")
+        if not dot or kind != "part" or context.claims.is_protected(id_):
+            continue
+        path = context.layout.incoming / name
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime <= limit:
+                context.disk.unlink_if_there(path)
+                context.disk.unlink_if_there(context.layout.journal(id_))
+                yield
+
+
+def _await_free_blocks(context: StoreContext, blocks: int) -> None:
+    """Wait until so many blocks are free, at most _MAX_SETTLE_S: a removed file may still be held open."""
+    deadline = time.monotonic() + _MAX_SETTLE_S
+    while os.statvfs(context.layout.root).f_bavail < blocks and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _insufficient_disk(context: StoreContext, wanted: Space, subject: str, pins: list[Pin]) -> InsufficientDisk:
+    now = measure(context)
     if now.free_bytes >= wanted.bytes:
         text = (
-            f"{what}needs {wanted.inodes} files, but the file system has inodes for {max(0, now.free_inodes)} more"
-            f" (it keeps {core.settings.min_free_inodes:.0%} free); remove small files, or make it anew with more inodes"
+            f"{subject}needs {wanted.inodes} files, but the file system has inodes for {max(0, now.free_inodes)} more"
+            f" (it keeps {context.settings.min_free_inodes:.0%} free); remove small files,"
+            " or make it anew with more inodes"
         )
     else:
-        text = _arithmetic(core, now, wanted.bytes, what, pins)
+        text = _explain_shortage(context, now, wanted.bytes, subject, pins)
     return InsufficientDisk(
         text, needed=wanted.bytes, inodes=wanted.inodes, free=now.free_bytes, free_inodes=now.free_inodes
     )
 
 
-def _evict_snapshots(core: Core) -> Iterator[None]:
-    in_mounts = mounts.mounted()
-    held = reclaim.held(core)
-    for digest in core.digests():
-        if digest in held:
-            continue
-        before = os.statvfs(core.layout.root)
-        with suppress(SnapshotInUse):
-            freed = removal.evict(core, digest, in_mounts=in_mounts) or 0
-            _settle(core, before.f_bavail + freed * 9 // (10 * before.f_frsize))
-            yield
-
-
-def _settle(core: Core, blocks: int) -> None:
-    """Wait until so many blocks are free, shortly: somebody may still hold a removed file open."""
-    deadline = time.monotonic() + _SETTLE_S
-    while os.statvfs(core.layout.root).f_bavail < blocks and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def _drop_quarantine(core: Core) -> Iterator[None]:
-    for name in os.listdir(core.layout.quarantine):
-        core.disk.unlink_if_there(core.layout.quarantine / name)
-        yield
-
-
-def _drop_expired(core: Core) -> Iterator[None]:
-    return _drop_parts(core, older_than=core.settings.keep_partial_s)
-
-
-def _drop_unlinked(core: Core) -> Iterator[None]:
-    return _drop_parts(core, older_than=0)
-
-
-def _drop_parts(core: Core, *, older_than: float) -> Iterator[None]:
-    """What is left of downloads: landed objects without a snapshot, and parts that nobody fetches."""
-    limit = time.time() - older_than
-    names = [row.id for row in core.index.unlinked(10_000) if (row.landed or 0) <= limit]
-    for first in range(0, len(names), 64):
-        removal.drop_unlinked(core, names[first : first + 64])
-        yield
-    for name in os.listdir(core.layout.incoming):
-        stem, dot, kind = name.rpartition(".")
-        if not dot or kind != "part" or core.claims.is_needed(stem):
-            continue
-        path = core.layout.incoming / name
-        with suppress(FileNotFoundError):
-            if path.stat().st_mtime <= limit:
-                core.disk.unlink_if_there(path)
-                core.disk.unlink_if_there(core.layout.journal(stem))
-                yield
-
-
-def _arithmetic(core: Core, now: Room, needed: int, what: str, found: list[Pin]) -> str:
-    pins: dict[str, list[str]] = {}
-    for pin in found:
-        pins.setdefault(pin.digest, []).append(pin.owner)
-    held = [
-        (header, owners)
-        for digest, owners in pins.items()
-        if (header := manifests.read_header(core.layout.manifest(digest))) is not None
-    ]
-    # Persons first: theirs are the pins that can be undone at once.
-    owners = sorted({owner for _, some in held for owner in some}, key=lambda owner: (owner.startswith("pod/"), owner))
-    names = ", ".join(owners[:5]) + (f" and {len(owners) - 5} more" if len(owners) > 5 else "")
-    pinned = (
-        f"{format_bytes(sum(header.bytes for header, _ in held))} pinned by {names}" if owners else "nothing pinned"
-    )
+def _explain_shortage(context: StoreContext, now: Capacity, needed: int, subject: str, pins: list[Pin]) -> str:
+    """Write out the arithmetic of a refusal: what is needed, and what takes the space."""
+    present = {
+        digest: header
+        for digest in {pin.digest for pin in pins}
+        if (header := manifests.read_header(context.layout.manifest(digest))) is not None
+    }
+    # Persons first: their pins can be undone at once.
+    owners = {pin.owner for pin in pins if pin.digest in present}
+    ordered = sorted(owners, key=lambda owner: (owner.startswith("pod/"), owner))
+    unnamed = len(ordered) - _MAX_NAMED_OWNERS
+    names = ", ".join(ordered[:_MAX_NAMED_OWNERS]) + (f" and {unnamed} more" if unnamed > 0 else "")
+    pinned_bytes = sum(header.bytes for header in present.values())
+    pinned = f"{format_bytes(pinned_bytes)} pinned by {names}" if ordered else "nothing pinned"
     return (
-        f"{what}needs {format_bytes(needed)}, but {format_bytes(max(0, now.free_bytes))} can be used:"
+        f"{subject}needs {format_bytes(needed)}, but {format_bytes(max(0, now.free_bytes))} can be used:"
         f" of {format_bytes(now.capacity_bytes)} the cache holds {format_bytes(now.used_bytes)} ({pinned}),"
         f" {format_bytes(now.reserved_bytes)} are reserved by other downloads, and of"
         f" {format_bytes(now.disk_free_bytes)} free on the disk {format_bytes(now.kept_bytes)} are kept free"
-        f" (min_free {core.settings.min_free:.0%}); end what holds the space, or use a larger disk"
-    )
-
-
-def usage(core: Core) -> Usage:
-    """With the share of each snapshot: reads the manifests and looks at each file."""
-    pins: dict[str, list[str]] = {}
-    for pin in core.index.pins():
-        pins.setdefault(pin.digest, []).append(pin.owner)
-    last = core.index.uses()
-    found = []
-    for digest in core.digests():
-        header = manifests.read_header(core.layout.manifest(digest))
-        if header is None:
-            continue
-        unique = shared = 0
-        with suppress(FileNotFoundError, manifests.TornManifest):
-            for chunk in manifests.read_chunks(core.layout.manifest(digest)):
-                for place, size in enumerate(chunk.sizes):
-                    with suppress(OSError):
-                        links = core.disk.links(os.stat(core.layout.files(digest) / chunk.paths[place]))
-                        unique, shared = (unique + size, shared) if links <= 2 else (unique, shared + size)
-        found.append(
-            SnapshotUsage(
-                digest,
-                str(header.uri),
-                header.files,
-                header.bytes,
-                unique,
-                shared,
-                last.get(digest, 0.0),
-                pins.get(digest, []),
-            )
-        )
-    count, size = core.index.totals()
-    return Usage(
-        room(core),
-        count,
-        size,
-        folder_bytes(core, "incoming"),
-        folder_bytes(core, "quarantine"),
-        core.index.unlinked_bytes(),
-        found,
+        f" (min_free {context.settings.min_free:.0%}); end what holds the space, or use a larger disk"
     )

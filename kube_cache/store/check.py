@@ -1,41 +1,36 @@
-"""A look at a snapshot: what `stat` says of each file against what the manifest says; no byte is read.
+"""Checks a snapshot: compares what `stat` says of each file with its manifest. Does not read a byte of the files.
 
-A changed inode time alone may come of our own links (objects are shared): the index knows those; what it does not know is
-read again before it is trusted. A silently flipped bit no look can find; the scrub and `check_full` do.
+A ctime that alone differs may come of our own links, because objects are shared: the index knows the ctimes that those
+left. Any other change of a ctime is a problem until the object is read again. No check can find a silently flipped bit:
+the scrub and `check_full` do.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from kube_cache.store import manifests
+from kube_cache.store.damage import read_damaged
 from kube_cache.store.disk import Disk
 from kube_cache.store.layout import Layout
 from kube_cache.store.manifests import Chunk, Header
 
 try:
-    from kube_cache.store import _check as _built  # type: ignore[attr-defined, unused-ignore]
-except ImportError:  # no compiler where the package was built; the answers are the same, later
-    _built = None  # type: ignore[assignment, unused-ignore]
+    from kube_cache.store import _check as _native  # type: ignore[attr-defined, unused-ignore]
+except ImportError:  # the package was built without a compiler: the answers are the same, but later
+    _native = None  # type: ignore[assignment, unused-ignore]
 
-Times = Callable[[Sequence[bytes]], dict[bytes, tuple[int, int]]]
-"""`Memory.times`."""
-_Moved = tuple[bytes, int, int, int, bytes]
-"""A file whose inode time alone differs: id, inode, inode time now, size, path."""
-_MOST_PROBLEMS = 100
-# Some 50,000 files: few enough to be of no weight in memory, enough to keep several threads busy.
-_PIECE = 4 << 20
-_SIGN = (1 << 64) - 1
-# So many questions to the index cost less than a second look.
-_FEW = 1000
-_MOST_THREADS = 4
-# Fewer are done before a second thread has begun.
-_ALONE = 4 * manifests.CHUNK
+_MAX_PROBLEMS = 100
+_PIECE_BYTES = 4 << 20  # some 50,000 files: little memory, and enough work for several threads
+_FINGERPRINT_MASK = (1 << 64) - 1
+_MAX_LISTED = 1000  # looking up so many ctimes in the index costs less than a second pass over the files
+_MAX_THREADS = 4
+_MAX_SINGLE_THREAD_FILES = 4 * manifests.CHUNK_FILES  # done before a second thread has begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,54 +38,83 @@ class SnapshotState:
     complete: bool
     present_bytes: int
     problems: list[str] = field(default_factory=list)
-    """At most a hundred, then their number."""
+    """At most a hundred, then the number of the others."""
+
+
+class CtimeIndex(Protocol):
+    """The part of the index that a check asks; see `Index`."""
+
+    def ctimes(self, ids: Sequence[bytes]) -> dict[bytes, tuple[int, int]]: ...
+
+    def ctime_fingerprint(self, digest: str) -> int | None: ...
+
+    def set_ctime_fingerprint(self, digest: str, fingerprint: int) -> None: ...
+
+
+_CtimeLookup = Callable[[Sequence[bytes]], dict[bytes, tuple[int, int]]]
+"""`CtimeIndex.ctimes`."""
+
+
+class CtimeChanged(NamedTuple):
+    """A file whose ctime alone differs from the manifest."""
+
+    id: bytes
+    inode: int
+    ctime: int
+    """As it is now, in nanoseconds."""
+    size: int
+    path: bytes
+
+
+class _PieceReport(NamedTuple):
+    """What `_check.check_piece` returns; the fields are explained there."""
+
+    used_bytes: int
+    files: int
+    good_bytes: int
+    bad_files: int
+    problems: list[tuple[bytes, int]]
+    """(path, whether missing)."""
+    ctime_changed_files: int
+    ctime_changed_bytes: int
+    fingerprint: int
+    ctime_changed: list[tuple[bytes, int, int, int, bytes]]
+    """The fields of `CtimeChanged`."""
 
 
 class _Tally:
-    def __init__(self, damage: Sequence[str]) -> None:
-        self.seen = 0
-        """Files that were looked at in C."""
-        self.good = 0
-        self.count = 0
-        self.problems: list[str] = []
-        self.moved_bytes = 0
-        """Of files whose inode time alone differs, when they were not listed; `sign` tells their times from others."""
-        self.sign = 0
-        self.harm(damage, len(damage))
+    """What a check has found so far."""
 
-    def harm(self, problems: Sequence[str], count: int) -> None:
-        self.count += count
-        self.problems += problems[: _MOST_PROBLEMS - len(self.problems)]
+    def __init__(self, damage: Sequence[str]) -> None:
+        self.files = 0
+        """Files that were checked in C."""
+        self.good_bytes = 0
+        self.problem_count = 0
+        self.problems: list[str] = []
+        self.ctime_changed_bytes = 0
+        """Of the files that were checked in C; not part of good_bytes until their ctimes are explained."""
+        self.fingerprint = 0
+        """Of their ctimes; 0 if no ctime differs."""
+        self.add_problems(damage, len(damage))
+
+    def add_problems(self, problems: Sequence[str], count: int) -> None:
+        """Add `count` problems, of which `problems` are the first."""
+        self.problem_count += count
+        self.problems += problems[: _MAX_PROBLEMS - len(self.problems)]
 
     def state(self) -> SnapshotState:
-        unsaid = self.count - len(self.problems)
-        more = [f"and {unsaid} more"] if unsaid else []
-        return SnapshotState(self.count == 0, self.good, self.problems + more)
+        unlisted = self.problem_count - len(self.problems)
+        more = [f"and {unlisted} more"] if unlisted else []
+        return SnapshotState(self.problem_count == 0, self.good_bytes, self.problems + more)
 
 
-class Memory(Protocol):
-    """The index: what it knows of objects, and what it was told by an earlier look."""
-
-    def times(self, ids: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
-        """Raw id -> inode, and the inode time that we caused last."""
-        ...
-
-    def sign_of(self, digest: str) -> int | None:
-        """Of the inode times that differ from the manifest and were all explained when it was last looked at."""
-        ...
-
-    def set_sign(self, digest: str, sign: int) -> None: ...
-
-
-def look(layout: Layout, disk: Disk, digest: str, memory: Memory) -> SnapshotState:
-    """Raises OSError when the manifest cannot be read, though it is there."""
-    damage: list[str] = []
-    with suppress(FileNotFoundError):
-        damage = [line.replace(" | ", " ") for line in layout.damaged(digest).read_text().splitlines()]
+def check_snapshot(layout: Layout, disk: Disk, digest: str, index: CtimeIndex) -> SnapshotState:
+    """Compare the files of the snapshot with its manifest. Raises OSError if the manifest exists but cannot be read."""
+    damage = [f"{file.path} {file.reason}" for file in read_damaged(layout, digest)]
     try:
-        with layout.manifest(digest).open("rb") as file, _folder(layout.files(digest)) as data:
-            header, _ = manifests.begin(file)
-            tally = _look_at(file, header, data, damage, memory if disk.trusts_ctime else None)
+        with layout.manifest(digest).open("rb") as file, _open_folder(layout.files(digest)) as data:
+            header, _ = manifests.read_start(file)
+            tally = _check_files(file, header, data, damage, index if disk.trusts_ctime else None)
     except FileNotFoundError:
         return SnapshotState(complete=False, present_bytes=0)
     except manifests.TornManifest as error:
@@ -98,37 +122,40 @@ def look(layout: Layout, disk: Disk, digest: str, memory: Memory) -> SnapshotSta
     return tally.state()
 
 
-def _look_at(file: BinaryIO, header: Header, data: int, damage: list[str], memory: Memory | None) -> _Tally:
-    """memory: None where inode times mean nothing."""
-    times = memory.times if memory else None
+def _check_files(file: BinaryIO, header: Header, data: int, damage: list[str], index: CtimeIndex | None) -> _Tally:
+    """Check the files that follow in the manifest. index: None where ctimes mean nothing."""
+    lookup = index.ctimes if index else None
     start = file.tell()
     tally = _Tally(damage)
-    if _built is not None:
-        few: list[_Moved] | None = []
-        for number, moved in _by_threads(file, header, data, tally, _FEW):
-            few = None if few is None or len(few) + number > _FEW else [*few, *moved]
-        if memory is None or tally.sign in {0, memory.sign_of(header.digest)}:
-            tally.good += tally.moved_bytes
-        elif few is not None:
-            _explain(few, tally, times)
+    if _native is not None:
+        listed: list[CtimeChanged] | None = []
+        for report in _check_natively(file, header, data, tally, _MAX_LISTED):
+            if listed is not None and len(listed) + report.ctime_changed_files <= _MAX_LISTED:
+                listed += map(CtimeChanged._make, report.ctime_changed)
+            else:
+                listed = None
+        if index is None or tally.fingerprint in {0, index.ctime_fingerprint(header.digest)}:
+            tally.good_bytes += tally.ctime_changed_bytes
+        elif listed is not None:
+            _accept_own_ctimes(listed, tally, lookup)
         else:
-            # Something was linked or unlinked since they were explained: once more, and each one is asked for.
+            # Objects were linked or unlinked since the last check: check again, and look up each changed ctime.
             file.seek(start)
             tally = _Tally(damage)
-            for _, moved in _by_threads(file, header, data, tally, header.files):
-                _explain(moved, tally, times)
-            if tally.count == 0:
-                memory.set_sign(header.digest, tally.sign)
-    for chunk in manifests.rest(file, header, tally.seen):
-        _by_hand(chunk, data, tally, times)
+            for report in _check_natively(file, header, data, tally, header.files):
+                _accept_own_ctimes(map(CtimeChanged._make, report.ctime_changed), tally, lookup)
+            if tally.problem_count == 0:
+                index.set_ctime_fingerprint(header.digest, tally.fingerprint)
+    for chunk in manifests.read_files(file, header, tally.files):
+        _check_chunk(chunk, data, tally, lookup)
     return tally
 
 
-def folders(layout: Layout, digest: str) -> Iterator[Path] | None:
-    """Those whose entries make the snapshot; None when they are too many to watch, or not known."""
+def watchable_folders(layout: Layout, digest: str) -> Iterator[Path] | None:
+    """Folders to watch for changes of the snapshot; None when they are too many to watch, or not known."""
     try:
         with layout.manifest(digest).open("rb") as file:
-            _, names = manifests.begin(file)
+            _, names = manifests.read_start(file)
     except (OSError, manifests.TornManifest):
         return None
     if names is None:
@@ -138,8 +165,8 @@ def folders(layout: Layout, digest: str) -> Iterator[Path] | None:
 
 
 @contextmanager
-def _folder(path: Path) -> Iterator[int]:
-    """A descriptor of it; one of nothing when it is not there, so that nothing is found in it."""
+def _open_folder(path: Path) -> Iterator[int]:
+    """Open an O_PATH descriptor of the folder, or yield -1 if it cannot be opened: every lookup then fails."""
     try:
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -151,38 +178,38 @@ def _folder(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _by_threads(
-    file: BinaryIO, header: Header, data: int, tally: _Tally, most: int
-) -> Iterator[tuple[int, list[_Moved]]]:
-    """How many files of each piece are to be explained, and at most so many of them.
+def _check_natively(
+    file: BinaryIO, header: Header, data: int, tally: _Tally, max_listed: int
+) -> Iterator[_PieceReport]:
+    """Check the files in C, a piece of the manifest at a time, and yield a report for each piece.
 
-    `file` is in the end at what does not hold files any more.
+    A report lists up to `max_listed` files whose ctime alone differs. Leaves `file` at the first frame after the files.
     """
-    threads = min(_MOST_THREADS, os.cpu_count() or 1) if header.files > _ALONE else 1
+    threads = min(_MAX_THREADS, os.cpu_count() or 1) if header.files > _MAX_SINGLE_THREAD_FILES else 1
     left = b""
     while True:
-        piece = left + file.read(_PIECE)
+        piece = left + file.read(_PIECE_BYTES)
         try:
-            found = _built.look(piece, data, threads, tally.seen, most)
+            report = _PieceReport._make(_native.check_piece(piece, data, threads, tally.files, max_listed))
         except ValueError as error:
             raise manifests.TornManifest(str(error)) from error
-        used, files, good, count, harmed, number, moved_bytes, sign, moved = found
-        tally.seen += files
-        tally.good += good
-        tally.moved_bytes += moved_bytes
-        tally.sign = (tally.sign + sign) & _SIGN
-        tally.harm([_harm(os.fsdecode(path), missing=bool(missing)) for path, missing in harmed], count)
-        yield number, moved
-        left = piece[used:]
-        if not used:
+        tally.files += report.files
+        tally.good_bytes += report.good_bytes
+        tally.ctime_changed_bytes += report.ctime_changed_bytes
+        tally.fingerprint = (tally.fingerprint + report.fingerprint) & _FINGERPRINT_MASK
+        problems = [_problem(os.fsdecode(path), missing=bool(missing)) for path, missing in report.problems]
+        tally.add_problems(problems, report.bad_files)
+        yield report
+        left = piece[report.used_bytes :]
+        if not report.used_bytes:
             file.seek(-len(left), os.SEEK_CUR)
             return
 
 
-def _by_hand(chunk: Chunk, data: int, tally: _Tally, times: Times | None) -> None:
-    """The same in Python."""
+def _check_chunk(chunk: Chunk, data: int, tally: _Tally, lookup: _CtimeLookup | None) -> None:
+    """Check the files of one chunk in Python, as `_check.c` does."""
     problems: list[str] = []
-    moved: list[_Moved] = []
+    ctime_changed: list[CtimeChanged] = []
     stat = os.stat
     for place, (path, size, mtime, ctime, inode) in enumerate(
         zip(chunk.paths, chunk.sizes, chunk.mtimes, chunk.ctimes, chunk.inodes, strict=True)
@@ -190,29 +217,31 @@ def _by_hand(chunk: Chunk, data: int, tally: _Tally, times: Times | None) -> Non
         try:
             now = stat(path, dir_fd=data, follow_symlinks=False)
         except OSError:
-            problems.append(_harm(path, missing=True))
+            problems.append(_problem(path, missing=True))
             continue
         if now.st_size != size or now.st_mtime_ns != mtime or now.st_ino != inode:
-            problems.append(_harm(path, missing=False))
+            problems.append(_problem(path, missing=False))
         elif now.st_ctime_ns != ctime:
-            moved.append((bytes.fromhex(chunk.ids[place]), inode, now.st_ctime_ns, size, os.fsencode(path)))
+            id_ = bytes.fromhex(chunk.ids[place])
+            ctime_changed.append(CtimeChanged(id_, inode, now.st_ctime_ns, size, os.fsencode(path)))
         else:
-            tally.good += size
-    tally.harm(problems, len(problems))
-    _explain(moved, tally, times)
+            tally.good_bytes += size
+    tally.add_problems(problems, len(problems))
+    _accept_own_ctimes(ctime_changed, tally, lookup)
 
 
-def _harm(path: str, *, missing: bool) -> str:
+def _problem(path: str, *, missing: bool) -> str:
     return f"{path} is missing" if missing else f"{path} was changed"
 
 
-def _explain(moved: Sequence[_Moved], tally: _Tally, times: Times | None) -> None:
-    """Those that our own links explain are sound."""
-    known = times([name for name, *_ in moved]) if moved and times else {}
+def _accept_own_ctimes(files: Iterable[CtimeChanged], tally: _Tally, lookup: _CtimeLookup | None) -> None:
+    """Count the files whose ctimes our own links left as good, and all others as problems. lookup: None accepts all."""
+    files = list(files)
+    known = lookup([file.id for file in files]) if files and lookup else {}
     problems = []
-    for name, inode, ctime, size, path in moved:
-        if times is None or known.get(name) == (inode, ctime):
-            tally.good += size
+    for file in files:
+        if lookup is None or known.get(file.id) == (file.inode, file.ctime):
+            tally.good_bytes += file.size
         else:
-            problems.append(f"{os.fsdecode(path)} was touched (its inode changed)")
-    tally.harm(problems, len(problems))
+            problems.append(f"{os.fsdecode(file.path)} was touched (its inode changed)")
+    tally.add_problems(problems, len(problems))

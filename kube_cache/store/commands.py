@@ -1,6 +1,6 @@
-"""What `kube-cache store VERB` does to a store and what it answers, as JSON: the same at a shell on the node and off it.
+"""The verbs of `kube-cache store` on a `NodeStore`, each answered as JSON: the same at a shell on the node and off it.
 
-Asked on the node, the command line calls this; asked off it, the agent does (`store_command`). It prints nothing.
+On the node the command line calls `handle`; off the node the agent does (`store_command`). Prints nothing.
 """
 
 from __future__ import annotations
@@ -17,56 +17,58 @@ from kube_cache.store.damage import BadObject
 from kube_cache.store.node_store import NodeStore
 from kube_cache.units import parse_duration
 
-# Half of what Temporal takes as one payload (2 MiB).
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
+"""Maximum size of an answer that goes through Temporal: half of its limit for one payload (2 MiB)."""
+_MAX_NAMED_DIGESTS = 4
 _Rows = list[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Watcher:
-    """Of what may take hours."""
+class Callbacks:
+    """Heartbeat and cancellation of a verb that may take hours."""
 
     beat: Callable[[], object] = lambda: None
     cancelled: Callable[[], bool] = lambda: False
 
-    def should_stop(self) -> bool:
+    def beat_and_ask(self) -> bool:
+        """Send a heartbeat. Returns True if the verb is to stop."""
         self.beat()
         return self.cancelled()
 
 
-class _Absent(KubeCacheError):
+class _NoSuchSnapshot(KubeCacheError):
     retryable = False
 
 
-def answer(store: NodeStore, ask: StoreRequest, watcher: Watcher | None = None) -> StoreResponse:
-    """Errors are answers: a code and a message. Raises Cancelled."""
+def handle(store: NodeStore, request: StoreRequest, callbacks: Callbacks | None = None) -> StoreResponse:
+    """Carry out the verb. Refusals and wrong usage are responses with a code and a message. Raises Cancelled."""
     try:
-        code, data = _VERBS[ask.verb](store, ask, watcher or Watcher())
+        code, data = _VERBS[request.verb](store, request, callbacks or Callbacks())
     except SnapshotInUse as error:
         return StoreResponse(ExitCode.REFUSED, message=error.message)
-    except _Absent as error:
+    except _NoSuchSnapshot as error:
         return StoreResponse(ExitCode.ABSENT, message=error.message)
     except InvalidRequest as error:
         return StoreResponse(ExitCode.USAGE, message=error.message)
     return StoreResponse(code, json.dumps(data))
 
 
-def bounded(verb: str, found: StoreResponse, most_bytes: int = MOST_BYTES) -> StoreResponse:
-    """Rows at the end are left out until it fits, and counted."""
-    size = len(found.data)
-    if size <= most_bytes:
-        return found
-    data = json.loads(found.data)
+def truncate(verb: str, response: StoreResponse, max_bytes: int = MAX_BYTES) -> StoreResponse:
+    """Leave out rows at the end until the response fits, and count them in `truncated_rows`."""
+    size = len(response.data)
+    if size <= max_bytes:
+        return response
+    data = json.loads(response.data)
     rows = _rows(verb, data)
-    whole = len(rows)
-    while size > most_bytes and rows:
-        del rows[min(len(rows) - 1, len(rows) * most_bytes // size) :]
+    total = len(rows)
+    while size > max_bytes and rows:
+        del rows[min(len(rows) - 1, len(rows) * max_bytes // size) :]
         size = len(json.dumps(data))
-    return replace(found, data=json.dumps(data), truncated_rows=whole - len(rows))
+    return replace(response, data=json.dumps(data), truncated_rows=total - len(rows))
 
 
 def _rows(verb: str, data: Any) -> _Rows:
-    """The part that may be long."""
+    """Return the part of the answer that may be long."""
     rows: _Rows = {
         "du": lambda: data["snapshots"],
         "scrub": lambda: data["bad"],
@@ -75,97 +77,100 @@ def _rows(verb: str, data: Any) -> _Rows:
     return rows
 
 
-def _ls(store: NodeStore, _ask: StoreRequest, _watcher: Watcher) -> tuple[int, Any]:
+def _ls(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
     pins = store.pins()
     return ExitCode.DONE, [
         {
-            "digest": one.digest,
-            "uri": one.uri,
-            "files": one.files,
-            "bytes": one.bytes,
-            "verified": str(one.verified),
-            "pinned_by": [pin.owner for pin in pins if pin.digest == one.digest],
+            "digest": header.digest,
+            "uri": str(header.uri),
+            "files": header.files,
+            "bytes": header.bytes,
+            "verified": str(header.verified),
+            "pinned_by": [pin.owner for pin in pins if pin.digest == header.digest],
         }
-        for one in store.snapshots()
+        for header in store.snapshots()
     ]
 
 
-def _du(store: NodeStore, _ask: StoreRequest, _watcher: Watcher) -> tuple[int, Any]:
+def _du(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
     usage = store.usage()
-    room = usage.room
+    capacity = usage.capacity
     return ExitCode.DONE, {
-        "capacity": room.capacity_bytes,
-        "used": room.used_bytes,
-        "usable": room.free_bytes,
-        "reserved": room.reserved_bytes,
-        "kept_free": room.kept_bytes,
-        "free_on_the_disk": room.disk_free_bytes,
+        "capacity": capacity.capacity_bytes,
+        "used": capacity.used_bytes,
+        "usable": capacity.free_bytes,
+        "reserved": capacity.reserved_bytes,
+        "kept_free": capacity.kept_bytes,
+        "free_on_the_disk": capacity.disk_free_bytes,
         "incoming": usage.incoming_bytes,
         "quarantine": usage.quarantine_bytes,
         "unlinked": usage.unlinked_bytes,
         "snapshots": [
             {
-                "digest": one.digest,
-                "uri": one.uri,
-                "bytes": one.bytes,
-                "unique": one.unique_bytes,
-                "shared": one.shared_bytes,
-                "last_used": one.last_used,
-                "pinned_by": one.pinned_by,
+                "digest": snapshot.digest,
+                "uri": snapshot.uri,
+                "bytes": snapshot.bytes,
+                "unique": snapshot.unique_bytes,
+                "shared": snapshot.shared_bytes,
+                "last_used": snapshot.last_used,
+                "pinned_by": snapshot.pinned_by,
             }
-            for one in usage.snapshots
+            for snapshot in usage.snapshots
         ],
     }
 
 
-def _find(store: NodeStore, ask: StoreRequest, _watcher: Watcher) -> tuple[int, Any]:
-    return ExitCode.DONE, [{"digest": _whole(store, ask.digest), "cache_id": store.cache_id}]
+def _find(store: NodeStore, request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
+    return ExitCode.DONE, [{"digest": _full_digest(store, request.digest), "cache_id": store.cache_id}]
 
 
-def _verify(store: NodeStore, ask: StoreRequest, watcher: Watcher) -> tuple[int, Any]:
-    digest = _whole(store, ask.digest)
-    if ask.full:
-        state = store.check_full(digest, beat=watcher.beat, cancelled=watcher.cancelled)
+def _verify(store: NodeStore, request: StoreRequest, callbacks: Callbacks) -> tuple[int, Any]:
+    digest = _full_digest(store, request.digest)
+    if request.full:
+        state = store.check_full(digest, beat=callbacks.beat, cancelled=callbacks.cancelled)
     else:
         state = store.check(digest)
     row = {"digest": digest, "complete": state.complete, "present": state.present_bytes, "problems": state.problems}
     return ExitCode.DONE if state.complete else ExitCode.DAMAGED, [row]
 
 
-def _pin(store: NodeStore, ask: StoreRequest, _watcher: Watcher) -> tuple[int, Any]:
-    digest = _whole(store, ask.digest)
-    until = time.time() + parse_duration(ask.duration, name="--for") if ask.duration else None
-    store.pin(digest, ask.owner, until=until)
-    return ExitCode.DONE, [{"digest": digest, "owner": ask.owner, "until": until}]
+def _pin(store: NodeStore, request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
+    digest = _full_digest(store, request.digest)
+    until = time.time() + parse_duration(request.duration, name="--for") if request.duration else None
+    store.pin(digest, request.owner, until=until)
+    return ExitCode.DONE, [{"digest": digest, "owner": request.owner, "until": until}]
 
 
-def _unpin(store: NodeStore, ask: StoreRequest, _watcher: Watcher) -> tuple[int, Any]:
-    digests = {pin.digest for pin in store.pins()} | {one.digest for one in store.snapshots()}
-    digest = _only(digests, ask.digest)
-    removed = store.unpin(digest, ask.owner)
-    return ExitCode.DONE, [{"digest": digest, "owner": ask.owner, "removed": removed}]
+def _unpin(store: NodeStore, request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
+    digests = {pin.digest for pin in store.pins()} | {header.digest for header in store.snapshots()}
+    digest = _unique_match(digests, request.digest)
+    removed = store.unpin(digest, request.owner)
+    return ExitCode.DONE, [{"digest": digest, "owner": request.owner, "removed": removed}]
 
 
-def _evict(store: NodeStore, ask: StoreRequest, _watcher: Watcher) -> tuple[int, Any]:
-    digest = _whole(store, ask.digest)
+def _evict(store: NodeStore, request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
+    digest = _full_digest(store, request.digest)
     return ExitCode.DONE, [{"digest": digest, "size": store.evict(digest)}]
 
 
-def _scrub(store: NodeStore, ask: StoreRequest, watcher: Watcher) -> tuple[int, Any]:
+def _scrub(store: NodeStore, request: StoreRequest, callbacks: Callbacks) -> tuple[int, Any]:
     bad: list[BadObject] = []
-    result = store.scrub(ask.rate, cancelled=watcher.should_stop, on_bad=bad.append)
+    result = store.scrub(request.rate, cancelled=callbacks.beat_and_ask, on_bad=bad.append)
     return ExitCode.DAMAGED if bad else ExitCode.DONE, {
         "objects": result.objects,
         "bytes": result.bytes,
         "seconds": round(result.seconds, 3),
-        "bad": [{"digest": one.digest, "path": one.path, "object": one.object, "reason": one.reason} for one in bad],
+        "bad": [
+            {"digest": object_.digest, "path": object_.path, "object": object_.object, "reason": object_.reason}
+            for object_ in bad
+        ],
     }
 
 
-_VERBS: dict[str, Callable[[NodeStore, StoreRequest, Watcher], tuple[int, Any]]] = {
+_VERBS: dict[str, Callable[[NodeStore, StoreRequest, Callbacks], tuple[int, Any]]] = {
     "ls": _ls,
     "du": _du,
-    "find": _find,  # for the command line off the node: what an entity is called
+    "find": _find,  # for the command line off the node, which composes an entity's id of the answer
     "verify": _verify,
     "pin": _pin,
     "unpin": _unpin,
@@ -174,16 +179,16 @@ _VERBS: dict[str, Callable[[NodeStore, StoreRequest, Watcher], tuple[int, Any]]]
 }
 
 
-def _whole(store: NodeStore, beginning: str) -> str:
-    return _only({one.digest for one in store.snapshots()}, beginning)
+def _full_digest(store: NodeStore, beginning: str) -> str:
+    """Find the visible snapshot whose digest begins so. Raises _NoSuchSnapshot, InvalidRequest."""
+    return _unique_match({header.digest for header in store.snapshots()}, beginning)
 
 
-def _only(digests: set[str], beginning: str) -> str:
-    found = sorted(digest for digest in digests if digest.startswith(beginning))
-    if not found:
-        raise _Absent(f"no snapshot begins with {beginning!r}; see `kube-cache store ls`")
-    if len(found) > 1:
-        raise InvalidRequest(
-            f"{beginning!r} begins {len(found)} digests ({', '.join(one[:16] for one in found[:4])}); write more of it"
-        )
-    return found[0]
+def _unique_match(digests: set[str], beginning: str) -> str:
+    matches = sorted(digest for digest in digests if digest.startswith(beginning))
+    if not matches:
+        raise _NoSuchSnapshot(f"no snapshot begins with {beginning!r}; see `kube-cache store ls`")
+    if len(matches) > 1:
+        named = ", ".join(digest[:16] for digest in matches[:_MAX_NAMED_DIGESTS])
+        raise InvalidRequest(f"{beginning!r} begins {len(matches)} digests ({named}); write more of it")
+    return matches[0]

@@ -1,7 +1,7 @@
-"""What the parts of the store share: where things are, the locks, the index, and what is being fetched right now.
+"""What the modules of the store share: settings, paths, the index, locks, claims, and the list of visible snapshots.
 
-Lock order, outermost first: the snapshots' lock (`mutation`), the claims, the index. The index's lock may be taken under
-any other; nothing is fetched or read through while one of them is held.
+Lock order, outermost first: `exclusive` (the snapshots), the claims, the index. The index's lock may be taken under any
+other. Nothing is fetched or read through while one of them is held.
 """
 
 from __future__ import annotations
@@ -23,100 +23,99 @@ from kube_cache.store.layout import BUILDING, REMOVING, Layout
 from kube_cache.store.settings import StoreSettings
 
 _POLL_S = 0.05
-_TRIES = 3
-_LOCK_S = 60.0
+_LOCK_TRIES = 3
+_LOCK_TIMEOUT_S = 60.0
 
 
-class Core:
+class StoreContext:
     def __init__(self, settings: StoreSettings, layout: Layout, disk: Disk, index: Index) -> None:
         self.settings = settings
         self.layout = layout
         self.disk = disk
         self.index = index
-        self.watch = Watch(shards(layout), trust_s=settings.watch_trust_s)
+        self.watch = Watch(shard_folders(layout), trust_s=settings.watch_trust_s)
         self.claims = Claims()
-        self._lock = threading.RLock()
-        self._depth = 0
+        self._exclusive_lock = threading.RLock()
+        self._exclusive_depth = 0
         self._writers = 0
-        self._writer_fd = -1
-        self._writer_lock = threading.Lock()
+        """Downloads of this process that are under way; they share one lock on the writer's file."""
+        self._writers_fd = -1
+        self._writers_lock = threading.Lock()
 
     @contextlib.contextmanager
-    def mutation(self) -> Iterator[None]:
-        """Nobody else publishes or removes snapshots inside: neither a thread nor the CLI. Raises StoreConflict."""
-        with self._lock:
-            if self._depth:
+    def exclusive(self) -> Iterator[None]:
+        """Keep other threads and processes from publishing or removing snapshots. Reentrant. Raises StoreConflict."""
+        with self._exclusive_lock:
+            if self._exclusive_depth:
                 yield
                 return
             fd = _open_lock(self.layout.lock)
             try:
-                deadline = time.monotonic() + _LOCK_S
+                deadline = time.monotonic() + _LOCK_TIMEOUT_S
                 while not _try_lock(fd):
                     if time.monotonic() > deadline:
                         raise StoreConflict(
-                            f"another process has held {self.layout.lock} for {_LOCK_S:.0f} s; it is tried again"
+                            f"another process has held {self.layout.lock} for {_LOCK_TIMEOUT_S:.0f} s; it is tried again"
                         )
                     time.sleep(_POLL_S)
-                self._depth += 1
+                self._exclusive_depth += 1
                 try:
                     yield
                 finally:
-                    self._depth -= 1
+                    self._exclusive_depth -= 1
             finally:
                 os.close(fd)
 
     @contextlib.contextmanager
-    def writing(self, cancelled: Callable[[], bool]) -> Iterator[None]:
-        """Be the one process that fetches; another (an agent that drains while its successor starts) is waited for."""
-        while not self._writer_lock.acquire(timeout=_POLL_S):  # whoever has it may wait long for another process
-            _stop_waiting_if(cancelled())
+    def writer_lock(self, cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Be the one process that downloads; threads share the lock. Raises Cancelled.
+
+        Waits for another process: an agent drains while its successor starts.
+        """
+        while not self._writers_lock.acquire(timeout=_POLL_S):  # its holder may wait long for another process
+            _raise_if_cancelled(cancelled())
         try:
             if self._writers == 0:
                 fd = _open_lock(self.layout.writer_lock)
                 try:
                     while not _try_lock(fd):
-                        _stop_waiting_if(cancelled())
+                        _raise_if_cancelled(cancelled())
                         time.sleep(_POLL_S)
-                    # Whoever held it before is gone, and with it what it had reserved.
-                    self.index.end_warms_but(os.getpid())
+                    # The process that held the lock is gone, and its reservations with it.
+                    self.index.end_downloads_except(os.getpid())
                 except BaseException:
                     os.close(fd)
                     raise
-                self._writer_fd = fd
+                self._writers_fd = fd
             self._writers += 1
         finally:
-            self._writer_lock.release()
+            self._writers_lock.release()
         try:
             yield
         finally:
-            with self._writer_lock:
+            with self._writers_lock:
                 self._writers -= 1
                 if self._writers == 0:
-                    os.close(self._writer_fd)
-                    self._writer_fd = -1
+                    os.close(self._writers_fd)
+                    self._writers_fd = -1
 
-    @property
-    def busy(self) -> bool:
-        """Whether this process is fetching."""
-        return self._writers > 0
-
-    def is_fetching(self) -> bool:
-        """Whether this process or another one is."""
-        if self.busy:
+    def is_downloading(self) -> bool:
+        """Check whether this process or another one downloads."""
+        if self._writers > 0:
             return True
         fd = _open_lock(self.layout.writer_lock)
         try:
-            # Shared, and for an instant: who begins to fetch meanwhile tries again soon.
+            # Shared, and for an instant: a download that begins meanwhile tries again soon.
             return not _try_lock(fd, fcntl.LOCK_SH)
         finally:
             os.close(fd)
 
-    def try_alone(self) -> int | None:
-        """The writer's lock if nobody fetches, as a descriptor to close; for tidying what a fetch might be using."""
-        if self.busy:
+    def try_writer_lock(self) -> int | None:
+        """Take the writer's lock, as a descriptor to close; None while this process or another one downloads."""
+        if self._writers > 0:
             return None
         fd = _open_lock(self.layout.writer_lock)
-        for _ in range(_TRIES):  # a scrub may just be asking whether somebody fetches
+        for _ in range(_LOCK_TRIES):  # `is_downloading` of another process may hold it for an instant
             if _try_lock(fd):
                 return fd
             time.sleep(_POLL_S)
@@ -124,7 +123,7 @@ class Core:
         return None
 
     def digests(self) -> list[str]:
-        """Return the digests of the visible snapshots, least recently used first; one that the index lacks counts as oldest."""
+        """Return the digests of the visible snapshots, least recently used first, after those that the index lacks."""
         order = {digest: place for place, digest in enumerate(self.index.uses())}
         names = [name for name in os.listdir(self.layout.snapshots) if not name.startswith((BUILDING, REMOVING))]
         return sorted(names, key=lambda name: order.get(name, -1))
@@ -135,75 +134,79 @@ class Core:
 
 
 class Claims:
-    """Which objects are being fetched, each by one attempt, and which are needed by one that is under way.
+    """The objects that are being fetched, each claimed by one download, and those that a running download relies on.
 
-    Between processes the writer's lock says the same; so an object needs no lock file, nor a descriptor, of its own.
+    Within one process: between processes the writer's lock decides. So an object needs neither a lock file nor a
+    descriptor of its own. token: of a download.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._claimed: dict[str, str] = {}
-        self._needed: Counter[str] = Counter()
+        """Id -> token."""
+        self._protected: Counter[str] = Counter()
 
-    def take(self, names: Iterable[str], token: str) -> tuple[list[str], list[str]]:
-        """(now ours, somebody else's)."""
+    def take(self, ids: Iterable[str], token: str) -> tuple[list[str], list[str]]:
+        """Claim the objects. Returns the ids that are claimed by us, and those that are claimed by others."""
         ours: list[str] = []
         theirs: list[str] = []
         with self._changed:
-            for name in names:
-                holder = self._claimed.setdefault(name, token)
-                (ours if holder == token else theirs).append(name)
+            for id_ in ids:
+                holder = self._claimed.setdefault(id_, token)
+                (ours if holder == token else theirs).append(id_)
         return ours, theirs
 
-    def give_back(self, names: Iterable[str], token: str) -> None:
+    def release(self, ids: Iterable[str], token: str) -> None:
         with self._changed:
-            for name in names:
-                if self._claimed.get(name) == token:
-                    del self._claimed[name]
+            for id_ in ids:
+                if self._claimed.get(id_) == token:
+                    del self._claimed[id_]
             self._changed.notify_all()
 
-    def holds(self, name: str, token: str) -> bool:
+    def holds(self, id_: str, token: str) -> bool:
         with self._changed:
-            return self._claimed.get(name) == token
+            return self._claimed.get(id_) == token
 
     def wait(self, seconds: float) -> None:
-        """Until somebody gives something back."""
+        """Wait until claims are released, or the time is over."""
         with self._changed:
             self._changed.wait(seconds)
 
     @contextlib.contextmanager
-    def needing(self, names: Iterable[str]) -> Iterator[None]:
-        """These are not removed as no longer linked while a download counts on them."""
-        names = list(names)
+    def protecting(self, ids: Iterable[str]) -> Iterator[None]:
+        """Within the context the objects are not deleted as unlinked, though no snapshot links them yet."""
+        ids = list(ids)
         with self._changed:
-            self._needed.update(names)
+            self._protected.update(ids)
         try:
             yield
         finally:
             with self._changed:
-                for name in names:
-                    if self._needed[name] <= 1:
-                        del self._needed[name]
+                for id_ in ids:
+                    if self._protected[id_] <= 1:
+                        del self._protected[id_]
                     else:
-                        self._needed[name] -= 1
+                        self._protected[id_] -= 1
 
-    def is_needed(self, name: str) -> bool:
+    def is_protected(self, id_: str) -> bool:
+        """Check whether a download has claimed the object or relies on it."""
         with self._changed:
-            return name in self._needed or name in self._claimed
+            return id_ in self._protected or id_ in self._claimed
 
 
-def _stop_waiting_if(cancelled: bool) -> None:
+def _raise_if_cancelled(cancelled: bool) -> None:
     if cancelled:
         raise Cancelled("cancelled while another agent process on this disk was still fetching")
 
 
-def shards(layout: Layout) -> list[Path]:
+def shard_folders(layout: Layout) -> list[Path]:
+    """Folders that hold objects: `objects/` and its 256 shards."""
     return [layout.objects, *(layout.objects / f"{number:02x}" for number in range(256))]
 
 
 def make_folders(layout: Layout, disk: Disk) -> None:
-    """Those that are missing, durably."""
-    missing = [folder for folder in (*layout.folders, *shards(layout)) if not folder.is_dir()]
+    """Create the missing folders of the cache, durably."""
+    missing = [folder for folder in (*layout.folders, *shard_folders(layout)) if not folder.is_dir()]
     for folder in missing:
         disk.make_folder(folder)
     if missing:
@@ -215,9 +218,9 @@ def _open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _try_lock(fd: int, how: int = fcntl.LOCK_EX) -> bool:
+def _try_lock(fd: int, operation: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

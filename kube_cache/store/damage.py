@@ -8,66 +8,79 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
 from kube_cache.store import manifests
-from kube_cache.store.context import Core
-from kube_cache.store.manifests import Chunk
+from kube_cache.store.context import StoreContext
+from kube_cache.store.layout import Layout
 
 _log = structlog.get_logger("kube_cache.store")
+_SEPARATOR = " | "
+
+
+class DamagedFile(NamedTuple):
+    path: str
+    """Relative to the snapshot's data folder."""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class BadObject:
+    """An object with wrong bytes, under the name by which it was read."""
+
     digest: str
     path: str
     object: str
     reason: str
 
 
-def quarantine(core: Core, digest: str, chunk: Chunk, place: int, reason: str) -> bool:
-    """To quarantine, and every snapshot that links it is damaged. False when it was replaced meanwhile."""
-    name, inode = chunk.ids[place], chunk.inodes[place]
-    with core.mutation():
+def quarantine_object(context: StoreContext, bad: BadObject, inode: int) -> bool:
+    """Move the object to quarantine and mark every snapshot that links it as damaged.
+
+    inode: of the file that was read. Returns False if another file took its place meanwhile; then nothing is done.
+    """
+    layout = context.layout
+    with context.exclusive():
         try:
-            if os.stat(core.layout.files(digest) / chunk.paths[place]).st_ino != inode:
+            if os.stat(layout.files(bad.digest) / bad.path).st_ino != inode:
                 return False
         except FileNotFoundError:
             return False
-        # The snapshots are marked first: a crash in between leaves a mark too many, never one too few.
-        for other in core.digests():
+        # Mark the snapshots first: a crash in between leaves a mark too many, never one too few.
+        for digest in context.digests():
             with suppress(FileNotFoundError, manifests.TornManifest):
-                for theirs in manifests.read_chunks(core.layout.manifest(other)):
-                    paths = [
-                        theirs.paths[here]
-                        for here, each in enumerate(theirs.inodes)
-                        if each == inode and theirs.ids[here] == name
+                for chunk in manifests.read_chunks(layout.manifest(digest)):
+                    rows = zip(chunk.paths, chunk.ids, chunk.inodes, strict=True)
+                    damaged = [
+                        DamagedFile(path, bad.reason) for path, id_, ino in rows if (id_, ino) == (bad.object, inode)
                     ]
-                    if paths:
-                        mark_damaged(core, other, [f"{path} | {reason}" for path in paths])
+                    if damaged:
+                        mark_damaged(context, digest, damaged)
         with suppress(FileNotFoundError):
-            if os.stat(core.layout.object(name)).st_ino == inode:
+            if os.stat(layout.object(bad.object)).st_ino == inode:
                 # rename(2) does nothing where both are names of one file.
-                core.disk.unlink_if_there(core.layout.quarantine / name)
-                core.disk.rename(core.layout.object(name), core.layout.quarantine / name)
-                core.index.drop_objects([name])
-    _log.error("an object is quarantined", digest=digest, path=chunk.paths[place], reason=reason)
+                context.disk.unlink_if_there(layout.quarantine / bad.object)
+                context.disk.rename(layout.object(bad.object), layout.quarantine / bad.object)
+                context.index.drop_objects([bad.object])
+    _log.error("an object is quarantined", digest=bad.digest, path=bad.path, reason=bad.reason)
     return True
 
 
-def mark_damaged(core: Core, digest: str, problems: list[str]) -> None:
-    """No check finds it whole from now on, until it is mended."""
-    path = core.layout.damaged(digest)
-    known = read_damaged(core, digest)
-    lines = known + [problem for problem in problems if problem not in known]
-    core.watch.disarm(digest)
-    core.disk.write_whole(path, [f"{line}\n".encode() for line in lines])
+def mark_damaged(context: StoreContext, digest: str, damaged: list[DamagedFile]) -> None:
+    """Add files to the snapshot's list of damage. No check finds the snapshot complete until it is repaired."""
+    known = read_damaged(context.layout, digest)
+    files = known + [file for file in damaged if file not in known]
+    context.watch.disarm(digest)
+    lines = [f"{file.path}{_SEPARATOR}{file.reason}\n".encode() for file in files]
+    context.disk.write_whole(context.layout.damaged(digest), lines)
 
 
-def read_damaged(core: Core, digest: str) -> list[str]:
-    """`path | reason` each."""
+def read_damaged(layout: Layout, digest: str) -> list[DamagedFile]:
+    """Read the snapshot's list of damage; empty if there is none."""
     try:
-        return core.layout.damaged(digest).read_text().splitlines()
+        lines = layout.damaged(digest).read_text().splitlines()
     except FileNotFoundError:
         return []
+    return [DamagedFile(path, reason) for path, _, reason in (line.rpartition(_SEPARATOR) for line in lines)]

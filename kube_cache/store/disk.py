@@ -1,7 +1,7 @@
-"""Every change that the store makes to its file system goes through `Disk`, one method a system call.
+"""`Disk`: every change that the store makes to its file system, one method a system call.
 
-This is the seam where the tests cut the power: they put in its place one that counts, kills, fails or forgets what was
-not synced. So nothing here is clever, and nothing else in the package changes a file, the index (SQLite) apart.
+The seam where tests cut the power: they substitute a disk that counts, kills, fails or forgets changes that were not
+synced. So no method decides anything, and no other module of the store changes a file, except SQLite the index.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class Disk:
     """Every method raises OSError."""
 
     trusts_ctime = True
-    """False only where a test rewrites history and thereby inode change times."""
+    """False only in tests that take changes back, which alters inode change times."""
 
     def make_folder(self, path: Path) -> None:
-        """With its parents; those that are there already are fine."""
+        """Create the folder and its parents; existing ones are no error."""
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def write(self, path: Path, chunks: Iterable[bytes]) -> None:
-        """A new file whose bytes are durable; its name is only once the folder is synced."""
+        """Write a new file and sync its bytes. Its name is durable only after `sync_folder`."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         with os.fdopen(fd, "wb") as file:
             for chunk in chunks:
@@ -40,7 +40,7 @@ class Disk:
         path.symlink_to(content)
 
     def rename(self, source: Path | str, target: Path | str) -> None:
-        """Atomic; replaces a file that is there."""
+        """Rename atomically; an existing file is replaced."""
         os.replace(source, target)
 
     def unlink(self, path: Path | str) -> None:
@@ -53,7 +53,7 @@ class Disk:
         os.chmod(path, mode)
 
     def sync_folder(self, path: Path) -> None:
-        """Names made, removed and renamed in it are durable."""
+        """Make the names durable that were created, removed or renamed in the folder."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -61,7 +61,7 @@ class Disk:
             os.close(fd)
 
     def sync_all(self, root: Path) -> None:
-        """Everything on the file system is durable: one syncfs(2), however many files."""
+        """Make everything on the file system durable: one syncfs(2), however many files."""
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if _libc.syncfs(fd) != 0:
@@ -70,20 +70,21 @@ class Disk:
         finally:
             os.close(fd)
 
-    def links(self, found: os.stat_result) -> int:
-        """How many names the file has; here because only here is it known what a test keeps aside."""
-        return found.st_nlink
+    def links(self, stat: os.stat_result) -> int:
+        """Return the number of the file's names. A method, because a test's disk keeps removed files elsewhere."""
+        return stat.st_nlink
 
-    # Put together from those above.
+    # Composed of the methods above.
 
     def write_whole(self, path: Path, chunks: Iterable[bytes]) -> None:
-        """Whole or as before, and durable."""
+        """Replace a file atomically and durably: after a crash it is whole, or as before."""
         aside = path.with_name(f".{path.name}.new")
         self.write(aside, chunks)
         self.rename(aside, path)
         self.sync_folder(path.parent)
 
     def unlink_if_there(self, path: Path | str) -> bool:
+        """Unlink the file. False if there was none."""
         try:
             self.unlink(path)
         except FileNotFoundError:
@@ -91,18 +92,17 @@ class Disk:
         return True
 
     def remove_tree(self, path: Path) -> None:
-        """Read-only folders too; absent is fine."""
+        """Remove a file, or a folder with all below it, read-only ones too; an absent path is no error."""
         if path.is_symlink() or not path.is_dir():
             self.unlink_if_there(path)
             return
-        path_mode = path.stat().st_mode & 0o777
-        if path_mode & 0o700 != 0o700:
-            self.set_mode(path, 0o755)  # ours alone already: only so that its entries can be removed
-        with os.scandir(path) as entries:
-            found = [(entry.path, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for name, is_folder in found:
-            if is_folder:
-                self.remove_tree(Path(name))
+        if path.stat().st_mode & 0o700 != 0o700:
+            self.set_mode(path, 0o755)  # so that its entries can be removed
+        with os.scandir(path) as scan:
+            entries = list(scan)
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                self.remove_tree(Path(entry.path))
             else:
-                self.unlink_if_there(name)
+                self.unlink_if_there(entry.path)
         self.remove_folder(path)

@@ -1,4 +1,7 @@
-"""Translates what the disk or SQLite says to a method of the store; `kube_cache.disk_faults` has the remedies."""
+"""Turns errors of the disk and of SQLite into the project's own, at the public methods of the store.
+
+SQLite's codes are mapped to errnos here; reasons and remedies are those of `kube_cache.disk_faults`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar, cast
 from kube_cache.disk_faults import disk_fault
 from kube_cache.errors import DiskFault, StoreConflict
 
-_SQLITE: Final = {
+_ERRNO_OF_SQLITE: Final = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_READONLY: errno.EROFS,
     sqlite3.SQLITE_IOERR: errno.EIO,
@@ -21,22 +24,23 @@ _SQLITE: Final = {
 }
 
 
-def of_sqlite(error: sqlite3.Error, root: Path) -> DiskFault | StoreConflict:
+def sqlite_fault(error: sqlite3.Error, root: Path) -> DiskFault | StoreConflict:
+    """Build the project's error for one of SQLite: a fault of the disk, a lock held by others, or a broken index."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return StoreConflict(f"{root}/index.sqlite: another process has held it for too long; it is tried again")
-    if code == sqlite3.SQLITE_CANTOPEN and (reason := _why_closed(root)):
-        return disk_fault(OSError(reason, str(error), str(root / "index.sqlite")), root)
-    if code in _SQLITE:
-        return disk_fault(OSError(_SQLITE[code], str(error), str(root / "index.sqlite")), root)
+    if code == sqlite3.SQLITE_CANTOPEN and (errno_ := _errno_of_open(root)):
+        return disk_fault(OSError(errno_, str(error), str(root / "index.sqlite")), root)
+    if code in _ERRNO_OF_SQLITE:
+        return disk_fault(OSError(_ERRNO_OF_SQLITE[code], str(error), str(root / "index.sqlite")), root)
     return DiskFault(
         f"{root}/index.sqlite: {error}; remove it and restart the agent: it is rebuilt from the directories",
         path=str(root / "index.sqlite"),
     )
 
 
-def _why_closed(root: Path) -> int:
-    """SQLite does not tell why it cannot open a file."""
+def _errno_of_open(root: Path) -> int:
+    """Find the errno that SQLite does not give when it cannot open a file; 0 if nothing explains it."""
     try:
         if os.statvfs(root).f_flag & os.ST_RDONLY:
             return errno.EROFS
@@ -45,8 +49,8 @@ def _why_closed(root: Path) -> int:
     return 0 if os.access(root, os.W_OK) else errno.EACCES
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """The file is no database any more; anything else may pass."""
+def is_corrupt(error: sqlite3.Error) -> bool:
+    """Check whether the file is no database any more. Every other error may pass."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -60,10 +64,10 @@ _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
 
-def translated(
+def as_disk_faults(
     method: Callable[Concatenate[_Self, _Args], _Result],
 ) -> Callable[Concatenate[_Self, _Args], _Result]:
-    """For the public methods of what has a `root`."""
+    """Decorate a method of an object with a `root`: OSError and sqlite3.Error become DiskFault or StoreConflict."""
 
     @functools.wraps(method)
     def wrapper(self: _Self, *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
@@ -72,6 +76,6 @@ def translated(
         except OSError as error:
             raise disk_fault(error, self.root) from error
         except sqlite3.Error as error:
-            raise of_sqlite(error, self.root) from error
+            raise sqlite_fault(error, self.root) from error
 
     return cast("Callable[Concatenate[_Self, _Args], _Result]", wrapper)

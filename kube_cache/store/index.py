@@ -1,8 +1,8 @@
-"""The index: last use, pins, reservations and what is known of each object, in SQLite. Never the truth about the disk.
+"""The index of the store, in SQLite: last uses, pins, reservations, and what is known of each object. Never the truth.
 
-When it is lost or older than the disk (a power cut), the start-up scan fills it again from the manifests; pins are made
-again by the Pods that still wait and by the reconcile. Several processes (the agent, the CLI) use it at once. Objects are
-looked up, never held: the agent's memory does not grow with their number.
+The directories are the truth. An index that is lost, or older than the disk after a power cut, is filled again from the
+manifests by the recovery at start-up; pins are made again by the Pods that wait and by the reconcile. Several processes
+(the agent, the CLI) use one index at once. Does not hold objects in memory: the agent does not grow with their number.
 """
 
 from __future__ import annotations
@@ -13,98 +13,45 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS uses (digest TEXT PRIMARY KEY, tick INTEGER NOT NULL, at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS pins (
-    digest TEXT NOT NULL, owner TEXT NOT NULL, created REAL NOT NULL, until REAL, PRIMARY KEY (digest, owner));
-CREATE TABLE IF NOT EXISTS warms (
-    token TEXT PRIMARY KEY, digest TEXT NOT NULL, uri TEXT NOT NULL, reserved INTEGER NOT NULL, pid INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS objects (
-    id BLOB PRIMARY KEY, size INTEGER NOT NULL, crc INTEGER NOT NULL, verified TEXT NOT NULL,
-    inode INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, landed REAL, scrubbed REAL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS linking (id BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS landed ON objects (landed) WHERE landed IS NOT NULL;
-CREATE TABLE IF NOT EXISTS totals (one INTEGER PRIMARY KEY CHECK (one = 1), objects INTEGER, bytes INTEGER);
-INSERT OR IGNORE INTO totals VALUES (1, 0, 0);
-CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON objects
-    BEGIN UPDATE totals SET objects = objects + 1, bytes = bytes + NEW.size; END;
-CREATE TRIGGER IF NOT EXISTS less AFTER DELETE ON objects
-    BEGIN UPDATE totals SET objects = objects - 1, bytes = bytes - OLD.size; END;
-"""
-LOST = "index/lost"
-"""Owner of the pins on all that was there when an index was lost, and with it the pins of what Pods run on: until the reconcile."""
-_BATCH = 500
-_UNSIGNED = (1 << 64) - 1
-_MANY = 50_000
-_COLUMNS = "id, size, crc, verified, inode, mtime, ctime, landed, scrubbed"
+from kube_cache.store.index_rows import (
+    OBJECT_COLUMNS,
+    SCHEMA,
+    ActiveDownload,
+    KnownObject,
+    ObjectCtime,
+    ObjectRow,
+    ObjectTotals,
+    Pin,
+)
 
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    digest: str
-    owner: str
-    """`pod/<uid>`, `user/<name>` for one that a person made, or LOST."""
-    created: float
-    until: float | None = None
-
-
-class ObjectRow(NamedTuple):
-    """A tuple, because a publish makes one for each of 100,000 objects."""
-
-    id: str
-    size: int
-    crc64nvme: int
-    verified: str
-    inode: int
-    mtime: int
-    ctime: int
-    landed: float | None = None
-    """When it came, while no snapshot links it; None once one does."""
-    scrubbed: float | None = None
-    """The last round of the scrub that read it."""
-
-    def row(self) -> tuple[object, ...]:
-        crc = self.crc64nvme - (1 << 64) if self.crc64nvme >> 63 else self.crc64nvme  # SQLite's integers are signed
-        name = bytes.fromhex(self.id)
-        return (name, self.size, crc, self.verified, self.inode, self.mtime, self.ctime, self.landed, self.scrubbed)
-
-
-@dataclass(frozen=True, slots=True)
-class Warm:
-    token: str
-    digest: str
-    uri: str
-    reserved: int
-    pid: int
+_QUERY_IDS = 500  # below SQLite's limit of variables in a statement: 999 before 3.32
+_PUBLISH_ROWS = 50_000  # in one transaction; arbitrary: other threads get the index in between
 
 
 class Index:
-    """Thread-safe. Raises sqlite3.Error where the disk does."""
+    """Thread-safe. Raises sqlite3.Error where the disk fails."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.RLock()
         self._db, self._inode = _connect(path)
         self._ended: set[str] = set()
-        """Warms of this process that are over, also where a full or failing disk did not take that down."""
+        """Tokens of this process's ended downloads, also of those that a full disk did not let us delete."""
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """The connection, to the file that is there now: a removed index is written anew from what is still open."""
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """Lock the connection to the file that is there now. A removed file is written anew from the open one."""
         with self._lock:
             try:
                 inode = os.stat(self._path).st_ino
             except FileNotFoundError:
                 inode = -1
             if inode != self._inode and not self._db.in_transaction:
-                for name in ("-wal", "-shm"):
+                for suffix in ("-wal", "-shm"):
                     with suppress(FileNotFoundError):
-                        os.unlink(f"{self._path}{name}")
+                        os.unlink(f"{self._path}{suffix}")
                 fresh, self._inode = _connect(self._path)
                 self._db.backup(fresh)
                 self._db.close()
@@ -112,9 +59,9 @@ class Index:
             yield self._db
 
     @contextmanager
-    def exclusive(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """No other thread or process changes the index inside. durable: also past a power cut."""
-        with self._open() as db:
+    def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """Keep other threads and processes from changing the index. durable: the commit survives a power cut."""
+        with self._connection() as db:
             if db.in_transaction:
                 yield db
                 return
@@ -132,258 +79,272 @@ class Index:
                 if durable:
                     db.execute("PRAGMA synchronous=NORMAL")
 
-    # A few words that outlive the process.
+    # Key and value.
 
-    def recall(self, key: str) -> str | None:
-        with self._open() as db:
+    def get_meta(self, key: str) -> str | None:
+        with self._connection() as db:
             row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else None
 
-    def remember(self, key: str, value: str | None) -> None:
-        """None: no more."""
-        with self._open() as db:
+    def set_meta(self, key: str, value: str | None) -> None:
+        """Store the value; None deletes the key."""
+        with self._connection() as db:
             if value is None:
                 db.execute("DELETE FROM meta WHERE key = ?", (key,))
             else:
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    def belongs_to(self) -> str | None:
+    def cache_id(self) -> str | None:
         """Identity of the disk whose index this is."""
-        return self.recall("cache-id")
+        return self.get_meta("cache-id")
 
-    def claim_for(self, cache_id: str) -> None:
-        self.remember("cache-id", cache_id)
+    def set_cache_id(self, cache_id: str) -> None:
+        self.set_meta("cache-id", cache_id)
 
     # Uses.
 
     def touch(self, digest: str) -> None:
-        """Most recently used. A counter, not a clock: clocks jump back."""
-        with self._open() as db:
+        """Make the snapshot the most recently used one. A counter orders the uses, because clocks jump back."""
+        with self._connection() as db:
             db.execute(
                 "INSERT INTO uses VALUES (?, (SELECT COALESCE(MAX(tick), 0) + 1 FROM uses), ?)"
                 " ON CONFLICT (digest) DO UPDATE SET tick = (SELECT MAX(tick) + 1 FROM uses), at = excluded.at",
                 (digest, time.time()),
             )
 
-    def forget(self, digest: str) -> None:
-        with self._open() as db:
+    def drop_use(self, digest: str) -> None:
+        """Delete the use of a snapshot that is gone, and its ctime fingerprint."""
+        with self._connection() as db:
             db.execute("DELETE FROM uses WHERE digest = ?", (digest,))
-            self.remember(f"sign/{digest}", None)
+            self.set_meta(_fingerprint_key(digest), None)
 
     def uses(self) -> dict[str, float]:
-        """Digest -> when last used (for people), least recently used first."""
-        with self._open() as db:
+        """Digest -> time of the last use, for people, in seconds since the epoch; least recently used first."""
+        with self._connection() as db:
             return dict(db.execute("SELECT digest, at FROM uses ORDER BY tick").fetchall())
 
     # Pins.
 
     def pin(self, digest: str, owner: str, until: float | None, *, created: float | None = None) -> None:
-        """Durable: a node that comes back from a power cut still has its Pods. created: seconds since the epoch; None = now."""
-        with self.exclusive(durable=True) as db:
+        """Add a pin, or change its end. Durable: after a power cut the node still has its Pods.
+
+        until, created: seconds since the epoch. created: None = now.
+        """
+        with self.transaction(durable=True) as db:
             db.execute(
                 "INSERT INTO pins VALUES (?, ?, ?, ?) ON CONFLICT (digest, owner) DO UPDATE SET until = excluded.until",
                 (digest, owner, time.time() if created is None else created, until),
             )
 
     def unpin(self, digest: str, owner: str) -> bool:
-        with self._open() as db:
+        """Delete a pin. False if there was none."""
+        with self._connection() as db:
             return db.execute("DELETE FROM pins WHERE digest = ? AND owner = ?", (digest, owner)).rowcount > 0
 
     def pins(self) -> list[Pin]:
-        """Those in force."""
-        with self._open() as db:
-            rows = db.execute("SELECT digest, owner, created, until FROM pins ORDER BY digest, owner").fetchall()
+        """Return the pins that have not expired."""
+        with self._connection() as db:
+            pins = [Pin(*row) for row in db.execute("SELECT digest, owner, created, until FROM pins ORDER BY 1, 2")]
         now = time.time()
-        return [Pin(*row) for row in rows if row[3] is None or row[3] > now]
+        return [pin for pin in pins if pin.until is None or pin.until > now]
 
-    # Warms, each with what is reserved for it and not written yet.
+    # Downloads, each with the bytes that are reserved for it.
 
-    def set_warm(self, warm: Warm) -> None:
-        with self._open() as db:
+    def add_download(self, download: ActiveDownload) -> None:
+        with self._connection() as db:
             for token in tuple(self._ended):
-                self._forget_warm(db, token)
+                self._delete_download(db, token)
             db.execute(
-                "INSERT OR REPLACE INTO warms VALUES (?, ?, ?, ?, ?)",
-                (warm.token, warm.digest, warm.uri, warm.reserved, warm.pid),
+                "INSERT OR REPLACE INTO downloads VALUES (?, ?, ?, ?, ?)",
+                (download.token, download.digest, download.uri, download.reserved_bytes, download.pid),
             )
 
-    def set_reserved(self, token: str, reserved: int) -> None:
-        with self._open() as db:
-            db.execute("UPDATE warms SET reserved = ? WHERE token = ?", (reserved, token))
+    def set_reserved(self, token: str, reserved_bytes: int) -> None:
+        with self._connection() as db:
+            db.execute("UPDATE downloads SET reserved = ? WHERE token = ?", (reserved_bytes, token))
 
-    def end_warm(self, token: str) -> None:
+    def end_download(self, token: str) -> None:
+        """End a download of this process. It counts as ended also where the index cannot be written."""
         self._ended.add(token)
-        with self._open() as db:
-            self._forget_warm(db, token)
+        with self._connection() as db:
+            self._delete_download(db, token)
 
-    def _forget_warm(self, db: sqlite3.Connection, token: str) -> None:
-        db.execute("DELETE FROM warms WHERE token = ?", (token,))
+    def _delete_download(self, db: sqlite3.Connection, token: str) -> None:
+        db.execute("DELETE FROM downloads WHERE token = ?", (token,))
         self._ended.discard(token)
 
-    def end_warms_but(self, pid: int) -> None:
-        with self._open() as db:
-            db.execute("DELETE FROM warms WHERE pid != ?", (pid,))
+    def end_downloads_except(self, pid: int) -> None:
+        """End the downloads of all other processes."""
+        with self._connection() as db:
+            db.execute("DELETE FROM downloads WHERE pid != ?", (pid,))
 
-    def warms(self) -> list[Warm]:
-        with self._open() as db:
-            found = [Warm(*row) for row in db.execute("SELECT token, digest, uri, reserved, pid FROM warms")]
-        return [warm for warm in found if warm.token not in self._ended]
+    def downloads(self) -> list[ActiveDownload]:
+        with self._connection() as db:
+            rows = db.execute("SELECT token, digest, uri, reserved, pid FROM downloads").fetchall()
+        return [download for download in (ActiveDownload(*row) for row in rows) if download.token not in self._ended]
 
     # Objects.
 
     def put_objects(self, rows: Iterable[ObjectRow]) -> None:
-        with self.exclusive() as db:
+        with self.transaction() as db:
             db.executemany(
-                f"INSERT INTO objects ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)"  # noqa: S608 - a constant
+                f"INSERT INTO objects ({OBJECT_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)"  # noqa: S608 - a constant
                 " ON CONFLICT (id) DO UPDATE SET crc = excluded.crc, verified = excluded.verified,"
                 " inode = excluded.inode, mtime = excluded.mtime, ctime = excluded.ctime, landed = excluded.landed",
-                (row.row() for row in rows),
+                (row.columns() for row in rows),
             )
 
     def objects(self, ids: Sequence[str]) -> dict[str, ObjectRow]:
-        found: dict[str, ObjectRow] = {}
-        with self._open() as db:
-            for first in range(0, len(ids), _BATCH):
-                some = [bytes.fromhex(name) for name in ids[first : first + _BATCH]]
-                marks = ",".join("?" * len(some))
-                for row in db.execute(f"SELECT {_COLUMNS} FROM objects WHERE id IN ({marks})", some):  # noqa: S608
-                    one = _row(row)
-                    found[one.id] = one
-        return found
+        """Id -> row, of the ids that are known."""
+        objects: dict[str, ObjectRow] = {}
+        with self._connection() as db:
+            for first in range(0, len(ids), _QUERY_IDS):
+                batch = [bytes.fromhex(id_) for id_ in ids[first : first + _QUERY_IDS]]
+                marks = ",".join("?" * len(batch))
+                for row in db.execute(f"SELECT {OBJECT_COLUMNS} FROM objects WHERE id IN ({marks})", batch):  # noqa: S608
+                    known = ObjectRow.of(row)
+                    objects[known.id] = known
+        return objects
 
-    def times(self, ids: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
-        """Raw id -> (inode, inode time), for a look at 100,000 of them."""
-        found: dict[bytes, tuple[int, int]] = {}
-        with self._open() as db:
-            for first in range(0, len(ids), _BATCH):
-                some = ids[first : first + _BATCH]
-                marks = ",".join("?" * len(some))
-                rows = db.execute(f"SELECT id, inode, ctime FROM objects WHERE id IN ({marks})", some)  # noqa: S608
-                found.update((name, (inode, ctime)) for name, inode, ctime in rows)
-        return found
+    def ctimes(self, ids: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Raw id -> (inode, ctime in ns), of the ids that are known; for a check of 100,000 of them."""
+        ctimes: dict[bytes, tuple[int, int]] = {}
+        with self._connection() as db:
+            for first in range(0, len(ids), _QUERY_IDS):
+                batch = ids[first : first + _QUERY_IDS]
+                marks = ",".join("?" * len(batch))
+                rows = db.execute(f"SELECT id, inode, ctime FROM objects WHERE id IN ({marks})", batch)  # noqa: S608
+                ctimes.update((id_, (inode, ctime)) for id_, inode, ctime in rows)
+        return ctimes
 
-    def sign_of(self, digest: str) -> int | None:
-        """What `set_sign` was told."""
-        found = self.recall(f"sign/{digest}")
-        return int(found) if found else None
+    def ctime_fingerprint(self, digest: str) -> int | None:
+        """Return what `set_ctime_fingerprint` stored last."""
+        value = self.get_meta(_fingerprint_key(digest))
+        return int(value) if value else None
 
-    def set_sign(self, digest: str, sign: int) -> None:
-        """So that a look at a snapshot whose inode times our own links changed need not ask for each object again."""
-        self.remember(f"sign/{digest}", str(sign))
+    def set_ctime_fingerprint(self, digest: str, fingerprint: int) -> None:
+        """Store the fingerprint of a snapshot's changed ctimes, all of which our own links explain.
 
-    def objects_under(self, shard: int) -> dict[str, tuple[int, float | None]]:
-        """Id -> (inode, landed), of those whose id begins with this byte."""
-        with self._open() as db:
-            # Both ends are plain, so that the range is looked up: an OR here reads to the end of the table for each shard.
+        A later check that meets the same fingerprint need not look each object up again.
+        """
+        self.set_meta(_fingerprint_key(digest), str(fingerprint))
+
+    def objects_under(self, shard: int) -> dict[str, KnownObject]:
+        """Id -> what is known, of the ids that begin with this byte."""
+        with self._connection() as db:
+            # Two plain bounds, so that SQLite seeks the range: with an OR, each shard reads to the end of the table.
             rows = db.execute(
                 "SELECT id, inode, landed FROM objects WHERE id BETWEEN ? AND ?",
                 (bytes([shard]), bytes([shard]) + b"\xff" * 32),
             ).fetchall()
-        return {row[0].hex(): (row[1], row[2]) for row in rows}
+        return {id_.hex(): KnownObject(inode, landed) for id_, inode, landed in rows}
 
     def drop_objects(self, ids: Iterable[str]) -> None:
-        with self.exclusive() as db:
-            db.executemany("DELETE FROM objects WHERE id = ?", ((bytes.fromhex(name),) for name in ids))
+        with self.transaction() as db:
+            db.executemany("DELETE FROM objects WHERE id = ?", ((bytes.fromhex(id_),) for id_ in ids))
 
-    def set_ctimes(self, found: Iterable[tuple[str, int]]) -> None:
-        with self.exclusive() as db:
+    def set_ctimes(self, ctimes: Iterable[ObjectCtime]) -> None:
+        with self.transaction() as db:
             db.executemany(
-                "UPDATE objects SET ctime = ? WHERE id = ?", ((ctime, bytes.fromhex(name)) for name, ctime in found)
+                "UPDATE objects SET ctime = ? WHERE id = ?", ((ctime, bytes.fromhex(id_)) for id_, ctime in ctimes)
             )
 
     def begin_linking(self, ids: Iterable[str]) -> None:
-        """Their inode times are about to change by our own hand; should we die in between, that explains it."""
-        with self.exclusive() as db:
-            db.executemany("INSERT OR IGNORE INTO linking VALUES (?)", ((bytes.fromhex(name),) for name in ids))
+        """Note the objects whose ctimes our links are about to change; after a crash the note explains the change."""
+        with self.transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO linking VALUES (?)", ((bytes.fromhex(id_),) for id_ in ids))
 
-    def end_linking(self, found: Iterable[tuple[str, int]]) -> None:
-        with self.exclusive() as db:
-            self.set_ctimes(found)
+    def end_linking(self, ctimes: Iterable[ObjectCtime]) -> None:
+        """Store the ctimes that the links left, and clear the note of `begin_linking`."""
+        with self.transaction() as db:
+            self.set_ctimes(ctimes)
             db.execute("DELETE FROM linking")
 
     def linking(self) -> set[str]:
-        with self._open() as db:
+        """Return the ids that `begin_linking` noted and `end_linking` did not clear."""
+        with self._connection() as db:
             return {row[0].hex() for row in db.execute("SELECT id FROM linking")}
 
     def set_landed(self, ids: Iterable[str], at: float | None) -> None:
-        with self.exclusive() as db:
-            db.executemany("UPDATE objects SET landed = ? WHERE id = ?", ((at, bytes.fromhex(name)) for name in ids))
+        """at: seconds since the epoch since when no snapshot links the objects; None: a snapshot links them."""
+        with self.transaction() as db:
+            db.executemany("UPDATE objects SET landed = ? WHERE id = ?", ((at, bytes.fromhex(id_)) for id_ in ids))
 
-    def publish(self, digest: str, ids: Iterable[str], linked: list[tuple[str, int]]) -> list[str]:
-        """The snapshot can be seen: its objects are linked from now on, with the inode times that this made.
+    def record_published(self, digest: str, ids: Iterable[str], linked: Iterable[ObjectCtime]) -> list[str]:
+        """Record a snapshot that is visible now: its objects are linked, with the ctimes that the links left.
 
-        Returns those that no snapshot linked before. The use of the snapshot is noted last: as long as it is not, the
-        start-up scan learns all this from the manifest.
+        Returns the ids that no snapshot linked before. The use of the snapshot is recorded last: a crash before that
+        leaves a snapshot without a use, of which the recovery at start-up learns from the manifest.
         """
-        with self._open() as db:
-            fresh = {row[0] for row in db.execute("SELECT id FROM objects WHERE landed IS NOT NULL")}
-        fresh.intersection_update(map(bytes.fromhex, ids))
-        # In the order of the table: at random each batch would touch, and write, nearly all of its pages.
-        rows = sorted((bytes.fromhex(name), ctime) for name, ctime in linked)
-        for first in range(0, len(rows), _MANY):
-            with self.exclusive() as db:
+        with self._connection() as db:
+            newly_linked = {row[0] for row in db.execute("SELECT id FROM objects WHERE landed IS NOT NULL")}
+        newly_linked.intersection_update(map(bytes.fromhex, ids))
+        # In the order of the table: in random order each batch would touch, and write, nearly all of its pages.
+        rows = sorted((bytes.fromhex(id_), ctime) for id_, ctime in linked)
+        for first in range(0, len(rows), _PUBLISH_ROWS):
+            with self.transaction() as db:
                 db.executemany(
                     "UPDATE objects SET ctime = ?, landed = NULL WHERE id = ?",
-                    ((ctime, name) for name, ctime in rows[first : first + _MANY]),
+                    ((ctime, id_) for id_, ctime in rows[first : first + _PUBLISH_ROWS]),
                 )
-        with self.exclusive() as db:
+        with self.transaction() as db:
             db.executemany(
                 "UPDATE objects SET landed = NULL WHERE id = ? AND landed IS NOT NULL",
-                ((one,) for one in sorted(fresh)),
+                ((id_,) for id_ in sorted(newly_linked)),
             )
             self.touch(digest)
-        return [name.hex() for name in fresh]
+        return [id_.hex() for id_ in newly_linked]
 
-    def next_round(self) -> int:
-        """Greater than any before it, also when the clock has jumped back: what a scrub read says which round it was."""
-        with self.exclusive():
-            number = max(int(self.recall("scrub-round") or 0) + 1, int(time.time()))
-            self.remember("scrub-round", str(number))
+    def next_scrub_round(self) -> int:
+        """Return the number of a new scrub round: greater than any before, also when the clock has jumped back."""
+        with self.transaction():
+            number = max(int(self.get_meta("scrub-round") or 0) + 1, int(time.time()))
+            self.set_meta("scrub-round", str(number))
         return number
 
     def set_scrubbed(self, ids: Iterable[str], number: int) -> None:
-        with self.exclusive() as db:
+        """Record that the scrub round of this number has read the objects."""
+        with self.transaction() as db:
             db.executemany(
                 "UPDATE objects SET scrubbed = MAX(?, COALESCE(scrubbed, 0)) WHERE id = ?",
-                ((number, bytes.fromhex(name)) for name in ids),
+                ((number, bytes.fromhex(id_)) for id_ in ids),
             )
 
     def unlinked(self, limit: int) -> list[ObjectRow]:
-        """Objects that no snapshot links, oldest first."""
-        with self._open() as db:
+        """Return up to `limit` objects that no snapshot links, oldest first."""
+        with self._connection() as db:
             rows = db.execute(
-                f"SELECT {_COLUMNS} FROM objects WHERE landed IS NOT NULL ORDER BY landed LIMIT ?",  # noqa: S608
+                f"SELECT {OBJECT_COLUMNS} FROM objects WHERE landed IS NOT NULL ORDER BY landed LIMIT ?",  # noqa: S608
                 (limit,),
             )
-            return [_row(row) for row in rows]
+            return [ObjectRow.of(row) for row in rows]
 
     def unlinked_bytes(self) -> int:
-        with self._open() as db:
+        with self._connection() as db:
             return int(db.execute("SELECT COALESCE(SUM(size), 0) FROM objects WHERE landed IS NOT NULL").fetchone()[0])
 
-    def totals(self) -> tuple[int, int]:
-        """Objects and their bytes."""
-        with self._open() as db:
-            count, size = db.execute("SELECT objects, bytes FROM totals").fetchone()
-        return int(count), int(size)
+    def totals(self) -> ObjectTotals:
+        with self._connection() as db:
+            return ObjectTotals(*db.execute("SELECT objects, bytes FROM totals").fetchone())
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
 
-def _row(row: tuple[bytes, int, int, str, int, int, int, float | None, float | None]) -> ObjectRow:
-    return ObjectRow(row[0].hex(), row[1], row[2] & _UNSIGNED, *row[3:])
+def _fingerprint_key(digest: str) -> str:
+    return f"ctime-fingerprint/{digest}"
 
 
 def _connect(path: Path) -> tuple[sqlite3.Connection, int]:
+    """Open the database, with its tables. Returns the connection and the inode of the file."""
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
     try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute("PRAGMA cache_size=-8192")  # KiB: bounded, whatever the number of objects
         db.execute("PRAGMA recursive_triggers=ON")
-        db.executescript(_SCHEMA)
+        db.executescript(SCHEMA)
     except BaseException:
         db.close()
         raise

@@ -1,11 +1,14 @@
 """The manifest of a snapshot on the disk: written once, read a piece at a time so that memory does not grow with it.
 
-Frames, each with its kind, its length and the CRC-32 of what it holds. The first (JSON) says what the snapshot is, the second
-(JSON) names its folders, then comes one for each thousand files, in columns: `_check.c` compares them with the disk as they
-lie, without a Python object for each file. The last (JSON) is the number of files, so that a torn manifest is no manifest.
+A manifest is a sequence of frames, each with its kind, its length and the CRC-32 of its payload:
+1. header (JSON): what the snapshot is;
+2. folders (JSON): the folders of the snapshot;
+3. files: one frame for each thousand files, in columns, which `_check.c` compares with the disk without making a Python
+   object for each file;
+4. end (JSON): the number of files, so that a torn manifest is recognised.
 
-Integers have the machine's own byte order: a disk does not move to another architecture, and if one did, nothing of it
-would read as a manifest, and each snapshot would be put together again.
+Integers have the byte order of the machine: a disk does not move to another architecture. If one did, no manifest on it
+would be readable, and each snapshot would be built again.
 """
 
 from __future__ import annotations
@@ -24,56 +27,65 @@ from kube_cache.dataset.transfer import Verified
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import InvalidRequest
 
-CHUNK = 1000
+CHUNK_FILES = 1000
 _VERSION = 3
 _WEAKEST_FIRST = (Verified.TRANSPORT_ONLY, Verified.MD5, Verified.COMPOSITE, Verified.FULL_OBJECT)
 
-# The layout is known to `_check.c`, too.
+# `_check.c` knows this layout, too.
 _FRAME: Final = struct.Struct("=III")  # kind, length of what follows, its CRC-32 (which begins with the kind)
 _HEADER, _FOLDERS, _FILES, _END = 1, 2, 3, 4
-# number of files, bytes of paths; then columns of 8 bytes each, ids of 32, one byte for how it was verified, paths with a NUL each
+# The payload of a files frame: number of files, bytes of paths; then the columns of 8 bytes a file, ids of 32 bytes,
+# one byte for `verified`, and the paths, each with a NUL.
 _COUNTS: Final = struct.Struct("=II")
 _COLUMNS = ("sizes", "mtimes", "ctimes", "inodes", "crcs")
-_ID = 32
-# A chunk is some 100 KB; a length beyond this is not one that we wrote, and is not to be allocated.
-_MOST = 64 << 20
+_ID_BYTES = 32
+# A chunk has some 100 KB. A greater length is not one that we wrote and must not be allocated.
+_MAX_PAYLOAD_BYTES = 64 << 20
 
 
-def weakest(found: Iterable[Verified]) -> Verified:
-    return min(found, key=_WEAKEST_FIRST.index, default=Verified.FULL_OBJECT)
+def weakest(verifications: Iterable[Verified]) -> Verified:
+    return min(verifications, key=_WEAKEST_FIRST.index, default=Verified.FULL_OBJECT)
 
 
 class TornManifest(Exception):
-    """Not whole, or not of a version that is known."""
+    """The manifest is not whole, or of an unknown version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
+    """What a snapshot is."""
+
     digest: str
     uri: DatasetUri
     files: int
     bytes: int
     verified: Verified
-    """The weakest among the files."""
+    """The weakest verification among the files."""
 
 
 @dataclass(slots=True)
 class Chunk:
-    """Files, neighbours where they lie in one folder; the columns are of one length."""
+    """Up to CHUNK_FILES files, one list for each column; the files of one folder are neighbours."""
 
     paths: list[str]
-    """Relative to the data."""
+    """Relative to the snapshot's data folder."""
     ids: list[str]
+    """Ids of the objects."""
     sizes: list[int]
     mtimes: list[int]
+    """Nanoseconds, as `ctimes`."""
     ctimes: list[int]
+    """Inode change times when the snapshot was published."""
     inodes: list[int]
     crcs: list[int]
     verified: list[str]
 
 
 def encode_header(header: Header, folders: Iterable[str] | None) -> bytes:
-    """folders: all that hold files or folders, '' = the top; None when they are too many to be of use."""
+    """Encode the first two frames.
+
+    folders: every folder that holds files or folders, '' = the top one; None when they are too many to be watched.
+    """
     about = {
         "version": _VERSION,
         "digest": header.digest,
@@ -91,7 +103,7 @@ def encode_chunk(chunk: Chunk) -> bytes:
     parts = [_COUNTS.pack(len(chunk.paths), len(paths))]
     parts += [array("Q" if name in {"inodes", "crcs"} else "q", getattr(chunk, name)).tobytes() for name in _COLUMNS]
     parts.append(bytes.fromhex("".join(chunk.ids)))
-    parts.append(bytes(_WEAKEST_FIRST.index(Verified(one)) for one in chunk.verified))
+    parts.append(bytes(_WEAKEST_FIRST.index(Verified(name)) for name in chunk.verified))
     parts.append(paths)
     return _frame(_FILES, b"".join(parts))
 
@@ -109,12 +121,12 @@ def _frame(kind: int, payload: bytes) -> bytes:
 
 
 def _read(file: BinaryIO) -> tuple[int, bytes]:
-    """Kind and payload of the next frame."""
+    """Read the next frame: its kind and its payload. Raises TornManifest."""
     head = file.read(_FRAME.size)
     if len(head) < _FRAME.size:
         raise TornManifest("it ends too early")
     kind, length, crc = _FRAME.unpack(head)
-    if length > _MOST:
+    if length > _MAX_PAYLOAD_BYTES:
         raise TornManifest("not a manifest, or of an older version")
     payload = file.read(length)
     if len(payload) < length or zlib.crc32(payload, kind) != crc:
@@ -123,7 +135,7 @@ def _read(file: BinaryIO) -> tuple[int, bytes]:
 
 
 def read_header(path: Path) -> Header | None:
-    """None when there is no such snapshot, or its manifest is not one: then it is as good as absent."""
+    """Read the header; None when there is no manifest, or a torn one, which counts as absent."""
     try:
         with path.open("rb") as file:
             return _header(file)
@@ -143,8 +155,8 @@ def _header(file: BinaryIO) -> Header:
         raise TornManifest(str(error)) from error
 
 
-def begin(file: BinaryIO) -> tuple[Header, list[str] | None]:
-    """What the snapshot is, and its folders; the files come next. Raises TornManifest, OSError."""
+def read_start(file: BinaryIO) -> tuple[Header, list[str] | None]:
+    """Read the header and the folders; leaves `file` at the first files frame. Raises TornManifest, OSError."""
     header = _header(file)
     kind, payload = _read(file)
     if kind != _FOLDERS:
@@ -153,8 +165,11 @@ def begin(file: BinaryIO) -> tuple[Header, list[str] | None]:
     return header, folders
 
 
-def rest(file: BinaryIO, header: Header, seen: int = 0) -> Iterator[Chunk]:
-    """The files that come next, of which so many were seen before. Raises TornManifest at the latest at its end, OSError."""
+def read_files(file: BinaryIO, header: Header, seen: int = 0) -> Iterator[Chunk]:
+    """Read the remaining files. Raises OSError, and TornManifest, at the latest at the end.
+
+    seen: number of the files before them.
+    """
     while True:
         kind, payload = _read(file)
         if kind == _END:
@@ -170,14 +185,14 @@ def rest(file: BinaryIO, header: Header, seen: int = 0) -> Iterator[Chunk]:
 
 
 def read_chunks(path: Path) -> Iterator[Chunk]:
-    """Raises TornManifest, at the latest after the last chunk, and OSError."""
+    """Read all files. Raises OSError, and TornManifest, at the latest after the last chunk."""
     with path.open("rb") as file:
-        header, _ = begin(file)
-        yield from rest(file, header)
+        header, _ = read_start(file)
+        yield from read_files(file, header)
 
 
 def _chunk(payload: bytes) -> Chunk:
-    """Its checksum was right, so it is as we wrote it."""
+    """Decode the payload of a files frame. Needs no checks: the frame's CRC was right, so it is as we wrote it."""
     count, _ = _COUNTS.unpack_from(payload)
     place = _COUNTS.size
     columns: dict[str, list[int]] = {}
@@ -186,9 +201,9 @@ def _chunk(payload: bytes) -> Chunk:
         column.frombytes(payload[place : place + 8 * count])
         columns[name] = column.tolist()
         place += 8 * count
-    ids = payload[place : place + _ID * count].hex()
-    place += _ID * count
-    verified = [str(_WEAKEST_FIRST[one]) for one in payload[place : place + count]]
+    ids = payload[place : place + _ID_BYTES * count].hex()
+    place += _ID_BYTES * count
+    verified = [str(_WEAKEST_FIRST[rank]) for rank in payload[place : place + count]]
     paths = os.fsdecode(payload[place + count :]).split("\0")[:count]
-    names = [ids[first : first + 2 * _ID] for first in range(0, 2 * _ID * count, 2 * _ID)]
+    names = [ids[first : first + 2 * _ID_BYTES] for first in range(0, 2 * _ID_BYTES * count, 2 * _ID_BYTES)]
     return Chunk(paths, names, verified=verified, **columns)

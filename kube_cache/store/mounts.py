@@ -1,7 +1,7 @@
-"""Which snapshots are mounted somewhere, as far as this process may look: a second opinion before an eviction.
+"""Finds the snapshots that are mounted, as far as this process may see: a second opinion before an eviction.
 
-The pins say what is in use; this catches the Pod that nobody told us about. A container without the host's PID namespace sees
-only its own mounts, so an empty answer proves nothing.
+The pins say which snapshots are in use; the mounts reveal a Pod that nobody pinned for. An empty answer proves nothing:
+a container without the host's PID namespace sees only its own mounts.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ _SNAPSHOT = re.compile(rb"/snapshots/([0-9a-f]{16,64})/data(?:/|\s)")
 
 
 def mounted(proc: Path = Path("/proc")) -> set[str]:
-    """Digests. Each mount namespace is read once."""
-    found: set[str] = set()
-    seen: set[str] = set()
+    """Return the digests of mounted snapshots. Reads each mount namespace once."""
+    digests: set[str] = set()
+    namespaces: set[str] = set()
     try:
         pids = [name for name in os.listdir(proc) if name.isdigit()]
     except OSError:
-        return found
+        return digests
     for pid in pids:
         try:
             namespace = os.readlink(proc / pid / "ns" / "mnt")
-            if namespace in seen:
+            if namespace in namespaces:
                 continue
-            seen.add(namespace)
+            namespaces.add(namespace)
             for line in (proc / pid / "mountinfo").read_bytes().splitlines():
-                # Fields: id, parent, device, root within the file system, mount point, ... The root is what tells.
+                # Fields: id, parent, device, root within the file system, mount point, ... The root names the snapshot.
                 fields = line.split(b" ", 5)
                 if len(fields) > 4 and (match := _SNAPSHOT.search(fields[3] + b" ")):
-                    found.add(match[1].decode())
-        except OSError:  # ended meanwhile, or not ours to read
+                    digests.add(match[1].decode())
+        except OSError:  # the process ended, or is not ours to read
             continue
-    return found
+    return digests

@@ -1,6 +1,7 @@
-"""Snapshots on the disk: built aside from hard links and renamed once, mended in place, and what `@current` names.
+"""Publishes snapshots: builds one aside from hard links and renames it once, repairs one in place, and sets `@current`.
 
-A manifest keeps for each file what `stat` said when it was published; `looking` compares again before every release.
+A manifest keeps for each file what `stat` said when it was published; `check` compares that before every release.
+Does not fetch: all objects must be on the disk.
 """
 
 from __future__ import annotations
@@ -9,84 +10,93 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from kube_cache.dataset.transfer import Manifest, RemoteObject, Verified
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.names import CURRENT_LINK
 from kube_cache.store import manifests
 from kube_cache.store.disk import Disk
-from kube_cache.store.index import ObjectRow
-from kube_cache.store.inotify import MOST_FOLDERS
+from kube_cache.store.index_rows import ObjectCtime, ObjectRow
+from kube_cache.store.inotify import MAX_FOLDERS
 from kube_cache.store.layout import Layout
 from kube_cache.store.manifests import Chunk, Header
 
-Known = Callable[[Sequence[str]], dict[str, ObjectRow]]
-CHUNKS, FRESH, LINK = ".chunks", ".manifest.new", ".link"
-"""Beside the data, while it is built or mended."""
-_MOST_FOLDERS = 64
-_PIECE = 1 << 20
-_Placed = tuple[RemoteObject, str]
-"""An object and its id."""
+ObjectLookup = Callable[[Sequence[str]], dict[str, ObjectRow]]
+"""`Index.objects`."""
+CHUNKS_NAME, FRESH_NAME, LINK_NAME = ".chunks", ".manifest.new", ".link"
+"""Files beside the data while the snapshot is built or repaired. Not in the data: there any name may be a key's."""
+_MAX_FOLDER_SYNCS = 64
+_PIECE_BYTES = 1 << 20
 
 
-def _folder_of(one: _Placed) -> str:
-    return one[0].path.rpartition("/")[0]
+class _PlacedObject(NamedTuple):
+    object: RemoteObject
+    id: str
+
+    @property
+    def folder(self) -> str:
+        """Folder of the file, relative to the data; '' = the top one."""
+        return self.object.path.rpartition("/")[0]
 
 
 class ObjectsMissing(Exception):
-    """Objects went away, or changed, between the look at them and the link to them."""
+    """An object went away, or changed, between its check and its link."""
 
 
 class Publisher:
-    """Builds one snapshot from objects that are there. When it mends, `linking` hears whose inode times will change, and
-    `linked` what they are then; what is built aside explains itself, because its directory is found after a crash.
+    """Publishes one snapshot from objects that are on the disk; used once.
+
+    Links change ctimes. A repair announces them through `on_linking` and reports them through `on_linked`, so that they
+    are explained after a crash in between. A snapshot that is built aside needs no announcement: its folder explains.
+    fence: called last before the rename that makes the snapshot visible; may raise.
     """
 
     def __init__(
         self,
         layout: Layout,
         disk: Disk,
-        known: Known,
-        linking: Callable[[list[str]], None],
-        linked: Callable[[list[tuple[str, int]]], None],
+        lookup: ObjectLookup,
+        on_linking: Callable[[list[str]], None],
+        on_linked: Callable[[list[ObjectCtime]], None],
         fence: Callable[[], None],
     ) -> None:
         self._layout = layout
         self._disk = disk
-        self._known = known
-        self._linking = linking
-        self._linked = linked
+        self._lookup = lookup
+        self._on_linking = on_linking
+        self._on_linked = on_linked
         self._fence = fence
         self._weakest = Verified.FULL_OBJECT
         self._aside = ""
-        self.linked: list[tuple[str, int]] = []
-        """Each object with its inode time after the link."""
+        self.linked: list[ObjectCtime] = []
+        """Each object with its ctime after the link."""
 
     def publish(self, manifest: Manifest, ids: Sequence[str]) -> Header:
-        """Raises ObjectsMissing, OSError, and what `fence` raises: it is asked last thing before the rename."""
+        """Build or repair the snapshot. Raises ObjectsMissing, OSError, and what the fence raises."""
         final = self._layout.snapshot(manifest.digest)
         repairing = final.is_dir()
         base = final if repairing else self._layout.building(manifest.digest)
         if not repairing:
             self._disk.remove_tree(base)
         data = base / "data"
-        # Not in data: there any name may be a key's.
-        self._aside = f"{base}/{LINK}"
+        self._aside = f"{base}/{LINK_NAME}"
         self._disk.make_folder(data)
         if repairing:
             self._disk.set_mode(data, 0o755)
-        order: list[_Placed] = sorted(zip(manifest.objects, ids, strict=True), key=_folder_of)
-        made: set[str] = {""}
-        chunks = base / CHUNKS
-        # Twice through a file, not through memory: the header holds what is known only after the last link.
-        self._disk.write(chunks, self._encoded(order, data, made, repairing=repairing))
-        header = Header(manifest.digest, manifest.uri, len(order), manifest.total_bytes, self._weakest)
-        fresh = base / FRESH
-        self._disk.write(fresh, _joined(header, sorted(made) if len(made) <= MOST_FOLDERS else None, chunks))
+        placed = [_PlacedObject(obj, id_) for obj, id_ in zip(manifest.objects, ids, strict=True)]
+        placed.sort(key=lambda entry: entry.folder)
+        folders: set[str] = {""}
+        chunks = base / CHUNKS_NAME
+        # Through a file, not through memory: the header comes first and is known only after the last link.
+        self._disk.write(chunks, self._encoded_chunks(placed, data, folders, repairing=repairing))
+        header = Header(manifest.digest, manifest.uri, len(placed), manifest.total_bytes, self._weakest)
+        fresh = base / FRESH_NAME
+        self._disk.write(fresh, _joined(header, sorted(folders) if len(folders) <= MAX_FOLDERS else None, chunks))
         self._disk.unlink(chunks)
-        for folder in sorted(made, reverse=True):
+        for folder in sorted(folders, reverse=True):
             self._disk.set_mode(data / folder, 0o555)
-        self._sync(data, made, ids)
+        self._sync(data, folders, ids)
         self._fence()
         self._disk.rename(fresh, base / "manifest")
         self._disk.sync_folder(base)
@@ -98,60 +108,64 @@ class Publisher:
         self._disk.sync_folder(self._layout.snapshots)
         return header
 
-    def _sync(self, data: Path, made: set[str], ids: Sequence[str]) -> None:
-        """Folder by folder while they are few: syncfs(2) also waits for what others on this disk have yet to write."""
-        shards = {self._layout.objects / shard for shard in {name[:2] for name in ids}}
-        if len(shards) + len(made) > _MOST_FOLDERS:
+    def _sync(self, data: Path, folders: set[str], ids: Sequence[str]) -> None:
+        """Sync the folders one by one while they are few: syncfs(2) also writes what others on this disk left dirty."""
+        shards = {self._layout.objects / shard for shard in {id_[:2] for id_ in ids}}
+        if len(shards) + len(folders) > _MAX_FOLDER_SYNCS:
             self._disk.sync_all(self._layout.root)
             return
-        for folder in (self._layout.incoming, *sorted(shards), *(data / one for one in sorted(made)), data.parent):
+        below = (data / folder for folder in sorted(folders))
+        for folder in (self._layout.incoming, *sorted(shards), *below, data.parent):
             self._disk.sync_folder(folder)
 
-    def _encoded(self, order: list[_Placed], data: Path, made: set[str], *, repairing: bool) -> Iterator[bytes]:
-        for first in range(0, len(order), manifests.CHUNK):
-            some = order[first : first + manifests.CHUNK]
-            for folder in dict.fromkeys(map(_folder_of, some)):
-                self._make(data, folder, made, repairing=repairing)
-            yield self._chunk(data, some, repairing=repairing)
+    def _encoded_chunks(
+        self, placed: list[_PlacedObject], data: Path, folders: set[str], *, repairing: bool
+    ) -> Iterator[bytes]:
+        """Link the objects a chunk at a time and encode each chunk; adds the folders that it creates to `folders`."""
+        for first in range(0, len(placed), manifests.CHUNK_FILES):
+            batch = placed[first : first + manifests.CHUNK_FILES]
+            for folder in dict.fromkeys(entry.folder for entry in batch):
+                self._make_folder(data, folder, folders, repairing=repairing)
+            yield self._link_chunk(data, batch, repairing=repairing)
 
-    def _make(self, data: Path, folder: str, made: set[str], *, repairing: bool) -> None:
+    def _make_folder(self, data: Path, folder: str, folders: set[str], *, repairing: bool) -> None:
         missing = []
-        while folder not in made:
+        while folder not in folders:
             missing.append(folder)
-            made.add(folder)
+            folders.add(folder)
             folder = folder.rpartition("/")[0]
-        for one in reversed(missing):
-            path = data / one
+        for name in reversed(missing):
+            path = data / name
             if repairing and (path.is_symlink() or (path.exists() and not path.is_dir())):
                 self._disk.unlink(path)
             self._disk.make_folder(path)
             if repairing:
                 self._disk.set_mode(path, 0o755)
 
-    def _chunk(self, data: Path, some: list[_Placed], *, repairing: bool) -> bytes:
-        ids = [name for _, name in some]
-        rows = self._known(ids)
+    def _link_chunk(self, data: Path, batch: list[_PlacedObject], *, repairing: bool) -> bytes:
+        ids = [entry.id for entry in batch]
+        rows = self._lookup(ids)
         if repairing:
-            self._linking(ids)
+            self._on_linking(ids)
         chunk = Chunk([], ids, [], [], [], [], [], [])
         objects = str(self._layout.objects)
-        linked: list[tuple[str, int]] = []
-        for obj, name in some:
-            row = rows.get(name)
+        linked: list[ObjectCtime] = []
+        for obj, id_ in batch:
+            row = rows.get(id_)
             if row is None:
-                raise ObjectsMissing(name)
-            source, target = f"{objects}/{name[:2]}/{name}", f"{data}/{obj.path}"
+                raise ObjectsMissing(id_)
+            source, target = f"{objects}/{id_[:2]}/{id_}", f"{data}/{obj.path}"
             try:
                 before = os.stat(source, follow_symlinks=False)
-                # Its own link would hide for ever what else has changed the inode's time since it was looked at.
+                # Our link overwrites the ctime, and would hide for ever that something else changed it since the check.
                 if self._disk.trusts_ctime and before.st_ctime_ns != row.ctime:
-                    raise ObjectsMissing(name)
+                    raise ObjectsMissing(id_)
                 self._link(source, target, row.inode, repairing=repairing)
             except FileNotFoundError as error:
-                raise ObjectsMissing(name) from error
+                raise ObjectsMissing(id_) from error
             now = os.stat(target, follow_symlinks=False)
             if (now.st_ino, now.st_size, now.st_mtime_ns) != (row.inode, row.size, row.mtime):
-                raise ObjectsMissing(name)
+                raise ObjectsMissing(id_)
             chunk.paths.append(obj.path)
             chunk.sizes.append(now.st_size)
             chunk.mtimes.append(now.st_mtime_ns)
@@ -159,38 +173,39 @@ class Publisher:
             chunk.inodes.append(now.st_ino)
             chunk.crcs.append(row.crc64nvme)
             chunk.verified.append(row.verified)
-            linked.append((name, now.st_ctime_ns))
-        self._weakest = manifests.weakest((self._weakest, *(Verified(one) for one in set(chunk.verified))))
+            linked.append(ObjectCtime(id_, now.st_ctime_ns))
+        self._weakest = manifests.weakest((self._weakest, *(Verified(name) for name in set(chunk.verified))))
         if repairing:
-            self._linked(linked)
+            self._on_linked(linked)
         self.linked += linked
         return manifests.encode_chunk(chunk)
 
     def _link(self, source: str, target: str, inode: int, *, repairing: bool) -> None:
-        if repairing:
-            with suppress(FileNotFoundError):
-                if os.stat(target, follow_symlinks=False).st_ino == inode:
-                    return
-            aside = self._aside
-            self._disk.unlink_if_there(aside)
-            self._disk.link(source, aside)
-            if os.path.isdir(target) and not os.path.islink(target):
-                self._disk.remove_tree(Path(target))
-            self._disk.rename(aside, target)
+        """Link the object to its path. A repair keeps a right file and replaces a wrong one atomically."""
+        if not repairing:
+            self._disk.link(source, target)
             return
-        self._disk.link(source, target)
+        with suppress(FileNotFoundError):
+            if os.stat(target, follow_symlinks=False).st_ino == inode:
+                return
+        self._disk.unlink_if_there(self._aside)
+        self._disk.link(source, self._aside)
+        if os.path.isdir(target) and not os.path.islink(target):
+            self._disk.remove_tree(Path(target))
+        self._disk.rename(self._aside, target)
 
 
 def _joined(header: Header, folders: list[str] | None, chunks: Path) -> Iterator[bytes]:
+    """Compose the manifest of header, folders, the encoded chunks in the file, and the end."""
     yield manifests.encode_header(header, folders)
     with chunks.open("rb") as file:
-        while piece := file.read(_PIECE):
+        while piece := file.read(_PIECE_BYTES):
             yield piece
     yield manifests.encode_end(header)
 
 
-def point(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
-    """Swap the dataset's `@current`, atomically; running Pods keep what they mounted."""
+def set_current(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
+    """Swap the dataset's `@current` to the snapshot, atomically and durably; running Pods keep what they mounted."""
     folder = layout.dataset(uri)
     disk.make_folder(folder)
     target = os.path.relpath(layout.files(digest), folder)
@@ -206,8 +221,8 @@ def point(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
         folder = folder.parent
 
 
-def points_to(link: Path) -> str | None:
-    """Digest that an `@current` names."""
+def current_digest(link: Path) -> str | None:
+    """Read the digest that an `@current` names; None if it names none."""
     try:
         parts = Path(os.readlink(link)).parts
     except OSError:
@@ -215,10 +230,10 @@ def points_to(link: Path) -> str | None:
     return parts[-2] if len(parts) >= 2 and parts[-1] == "data" else None
 
 
-def unpoint(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
-    """Remove `@current` if it names this snapshot, and the folders that are empty then."""
+def clear_current(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
+    """Remove the dataset's `@current` if it names this snapshot, and the folders that are empty then."""
     folder = layout.dataset(uri)
-    if points_to(folder / CURRENT_LINK) == digest:
+    if current_digest(folder / CURRENT_LINK) == digest:
         disk.unlink_if_there(folder / CURRENT_LINK)
     while folder != layout.datasets:
         try:

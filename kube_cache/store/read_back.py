@@ -1,6 +1,6 @@
-"""Reading an object back from the medium against its checksum, past the page cache where the file system lets us.
+"""Computes the checksum of an object from the medium, past the page cache where the file system allows that.
 
-Past it for two reasons: a cached page would hide what the disk has lost, and a scrub must not push out what Pods read.
+A cached page would hide that the disk has lost its bytes, and a scrub must not evict the pages that Pods read.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ _crc64 = UPDATE[Algorithm.CRC64NVME]
 
 
 def crc_of(path: Path | str, beat: Callable[[int], object]) -> int:
-    """CRC64NVME of the file. `beat` hears of each piece read, and may raise to stop. Raises OSError."""
+    """Compute the CRC64NVME of the file. Raises OSError.
+
+    beat: called with the number of bytes after each piece; may raise, to stop.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECT)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # what tmpfs and some overlay and FUSE file systems say to O_DIRECT
+        if error.errno != errno.EINVAL:  # the answer of tmpfs, and of some overlay and FUSE file systems, to O_DIRECT
             raise
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     crc = 0

@@ -1,7 +1,7 @@
-"""What could be freed, counted and not touched: so that a dataset that cannot fit costs nobody their cache.
+"""Estimates how much space evictions could free, without evicting: a dataset that cannot fit costs nobody their cache.
 
-An estimate from sizes and link counts, rounded up to what a file may really take. Too high, it costs an eviction in vain; it is
-never too low, so nobody waits for room that could be made.
+Counts sizes and links, rounded up to the blocks that a file may really take. An estimate that is too high costs an
+eviction in vain; it is never too low, so nobody waits for space that could be freed.
 """
 
 from __future__ import annotations
@@ -13,71 +13,82 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from kube_cache.store import manifests, mounts
-from kube_cache.store.context import Core
+from kube_cache.store.context import StoreContext
 from kube_cache.store.layout import REMOVING
+
+MAX_UNLINKED = 10_000
+"""Objects that no snapshot links, in one look at the index."""
 
 
 @dataclass(frozen=True, slots=True)
-class Freed:
+class Space:
     bytes: int = 0
     inodes: int = 0
 
-    def __add__(self, other: Freed) -> Freed:
-        return Freed(self.bytes + other.bytes, self.inodes + other.inodes)
+    def __add__(self, other: Space) -> Space:
+        return Space(self.bytes + other.bytes, self.inodes + other.inodes)
 
-    def covers(self, other: Freed) -> bool:
+    def covers(self, other: Space) -> bool:
         return self.bytes >= other.bytes and self.inodes >= other.inodes
 
 
-def reclaimable(core: Core, order: list[str], lacking: Freed) -> Freed:
-    """Of what nobody holds; counts no further than to what is lacking. order: the snapshots, first to go first."""
-    total = Freed()
-    for some in _parts(core, order):
-        total += some
-        if total.covers(lacking):
+def estimate(context: StoreContext, order: list[str], shortage: Space) -> Space:
+    """Add up the space of everything that nobody holds, until it covers the shortage.
+
+    order: digests of the snapshots in the order of their eviction.
+    """
+    total = Space()
+    for space in _evictable(context, order):
+        total += space
+        if total.covers(shortage):
             break
     return total
 
 
-def held(core: Core) -> set[str]:
+def held_digests(context: StoreContext) -> set[str]:
     """Digests that pins or downloads keep."""
-    return {pin.digest for pin in core.index.pins()} | {warm.digest for warm in core.index.warms()}
+    pinned = {pin.digest for pin in context.index.pins()}
+    return pinned | {download.digest for download in context.index.downloads()}
 
 
-def _parts(core: Core, order: list[str]) -> Iterator[Freed]:
-    for folder in (core.layout.quarantine, core.layout.incoming):
+def _evictable(context: StoreContext, order: list[str]) -> Iterator[Space]:
+    """Yield what could be deleted: quarantine, abandoned parts, unlinked objects, snapshots."""
+    for folder in (context.layout.quarantine, context.layout.incoming):
         with suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
-                if not core.claims.is_needed(entry.name.partition(".")[0]):
+                if not context.claims.is_protected(entry.name.partition(".")[0]):
                     with suppress(FileNotFoundError):
-                        yield _of(entry.stat(follow_symlinks=False))
-    unlinked = core.index.unlinked_bytes()
+                        yield _space_of(entry.stat(follow_symlinks=False))
+    unlinked = context.index.unlinked_bytes()
     if unlinked:
-        yield Freed(unlinked, len(core.index.unlinked(10_000)))
-    kept = held(core) | mounts.mounted()
-    seen: Counter[str] = Counter()
-    cut_short = [name for name in os.listdir(core.layout.snapshots) if name.startswith(REMOVING)]
-    for digest in [*cut_short, *order]:
+        yield Space(unlinked, len(context.index.unlinked(MAX_UNLINKED)))
+    kept = held_digests(context) | mounts.mounted()
+    links: Counter[str] = Counter()
+    half_removed = [name for name in os.listdir(context.layout.snapshots) if name.startswith(REMOVING)]
+    for digest in [*half_removed, *order]:
         if digest not in kept:
-            yield from _snapshot(core, digest, seen)
+            yield from _objects_of(context, digest, links)
 
 
-def _snapshot(core: Core, digest: str, seen: Counter[str]) -> Iterator[Freed]:
-    """An object goes with the last of the snapshots that link it."""
+def _objects_of(context: StoreContext, digest: str, links: Counter[str]) -> Iterator[Space]:
+    """Yield the objects that the snapshot's eviction would delete: an object goes with the last snapshot that links it.
+
+    links: id -> links that this snapshot and the ones before it have counted.
+    """
     with suppress(FileNotFoundError, manifests.TornManifest):
-        for chunk in manifests.read_chunks(core.layout.manifest(digest)):
-            for name in chunk.ids:
+        for chunk in manifests.read_chunks(context.layout.manifest(digest)):
+            for id_ in chunk.ids:
                 try:
-                    found = os.stat(core.layout.object(name))
+                    stat = os.stat(context.layout.object(id_))
                 except FileNotFoundError:
                     continue
-                if core.claims.is_needed(name):
+                if context.claims.is_protected(id_):
                     continue
-                seen[name] += 1
-                if seen[name] >= core.disk.links(found) - 1:
-                    del seen[name]
-                    yield _of(found)
+                links[id_] += 1
+                if links[id_] >= context.disk.links(stat) - 1:
+                    del links[id_]
+                    yield _space_of(stat)
 
 
-def _of(found: os.stat_result) -> Freed:
-    return Freed(max(found.st_size, found.st_blocks * 512), 1)
+def _space_of(stat: os.stat_result) -> Space:
+    return Space(max(stat.st_size, stat.st_blocks * 512), 1)

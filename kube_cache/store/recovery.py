@@ -1,7 +1,7 @@
-"""What a start-up finds on the disk and tidies: whatever a crash, a power cut, a wiped disk or a person left behind.
+"""Recovers the store at start-up from whatever a crash, a power cut, a wiped disk or a person left behind.
 
-The directories are the truth; the index is brought in line with them. One shard of `objects/` at a time, so that memory does
-not grow with the number of objects.
+The directories are the truth; the index is brought in line with them. Handles one shard of `objects/` at a time, so
+that memory does not grow with the number of objects. Does not read the bytes of objects.
 """
 
 from __future__ import annotations
@@ -13,27 +13,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from kube_cache.dataset.transfer import Verified
 from kube_cache.names import CURRENT_LINK
-from kube_cache.store import eviction as removal
-from kube_cache.store import manifests
-from kube_cache.store import publish as snapshots
-from kube_cache.store.context import Core
-from kube_cache.store.index import ObjectRow
+from kube_cache.store import eviction, manifests, publish
+from kube_cache.store.context import StoreContext
+from kube_cache.store.index_rows import ObjectCtime, ObjectRow
 from kube_cache.store.layout import BUILDING, REMOVING, is_id
 from kube_cache.store.manifests import Chunk
 
-_log = structlog.get_logger("kube_cache.store")
-# Objects learned at once: a few MB, and neighbours enough in the table.
-_MANY = 20_000
-_LITTER = (snapshots.LINK, snapshots.CHUNKS, snapshots.FRESH, ".damaged.new")
+_INDEX_ROWS = 20_000  # put into the index at once: a few MB, and enough neighbours in the table
+_LITTER = (publish.LINK_NAME, publish.CHUNKS_NAME, publish.FRESH_NAME, ".damaged.new")
 
 
 @dataclass(slots=True)
-class Found:
-    """For the log and the bench."""
+class RecoveryReport:
+    """What a recovery found and did, for the log and the bench."""
 
     snapshots: int = 0
     half_built: int = 0
@@ -41,94 +35,102 @@ class Found:
     recovered: int = 0
     removed: int = 0
     rebuilt: bool = False
+    """The index was lost or older than the disk and was filled from the manifests."""
     seconds: float = 0.0
 
 
-def scan(core: Core, *, rebuild: bool) -> Found:
-    """Only while nobody fetches, and within `core.mutation`. rebuild: the index knows nothing of this disk."""
+def recover(context: StoreContext, *, rebuild: bool) -> RecoveryReport:
+    """Complete what was cut short, then bring the index in line with the disk.
+
+    Call while nobody downloads, within `context.exclusive`. rebuild: the index knows nothing of this disk.
+    """
     started = time.monotonic()
-    found = Found()
-    ours = _finish_what_was_cut_short(core, found)
-    present = {name for name in os.listdir(core.layout.snapshots) if not name.startswith((BUILDING, REMOVING))}
-    found.snapshots = len(present)
-    known = set(core.index.uses())
-    fresh = sorted(present - known, key=lambda name: core.layout.snapshot(name).stat().st_mtime)
+    report = RecoveryReport()
+    linked_by_us = _complete_interrupted(context, report)
+    present = {name for name in os.listdir(context.layout.snapshots) if not name.startswith((BUILDING, REMOVING))}
+    report.snapshots = len(present)
+    known = set(context.index.uses())
+    unrecorded = sorted(present - known, key=lambda name: context.layout.snapshot(name).stat().st_mtime)
     if not rebuild:
-        _rebuild(core, fresh)  # published, and then cut short before the index heard of it
-    for digest in fresh:
-        core.index.touch(digest)
+        _index_manifests(context, unrecorded)  # published, but the crash came before the index recorded it
+    for digest in unrecorded:
+        context.index.touch(digest)
     for digest in known - present:
-        core.index.forget(digest)
+        context.index.drop_use(digest)
     if rebuild:
-        _rebuild(core, present)
-        found.rebuilt = True
-    if _objects(core, found, ours):
+        _index_manifests(context, present)
+        report.rebuilt = True
+    if _reconcile_objects(context, report, linked_by_us):
         # Linked, yet unknown: the index is older than the disk, as after a power cut.
-        _rebuild(core, present)
-        found.rebuilt = True
-        _strangers(core)
-    _incoming(core, found)
-    _quarantine(core)
-    _datasets(core)
-    found.seconds = time.monotonic() - started
-    return found
+        _index_manifests(context, present)
+        report.rebuilt = True
+        _index_unknown(context)
+    _clean_incoming(context, report)
+    _clean_quarantine(context)
+    _clean_datasets(context)
+    report.seconds = time.monotonic() - started
+    return report
 
 
-def _finish_what_was_cut_short(core: Core, found: Found) -> set[int]:
-    """Inodes whose times our own links changed and the index did not hear of."""
-    ours: set[int] = set()
-    for name in os.listdir(core.layout.snapshots):
-        path = core.layout.snapshots / name
+def _complete_interrupted(context: StoreContext, report: RecoveryReport) -> set[int]:
+    """Complete removals, drop half-built snapshots and litter.
+
+    Returns the inodes whose ctimes our own links changed without the index recording it.
+    """
+    linked_by_us: set[int] = set()
+    for name in os.listdir(context.layout.snapshots):
+        path = context.layout.snapshots / name
         if path.is_symlink() or not path.is_dir():
-            core.disk.remove_tree(path)  # somebody's note, perhaps
+            context.disk.remove_tree(path)  # not ours: a person's note, perhaps
             continue
         with suppress(FileNotFoundError):
-            ours.add(os.stat(path / snapshots.LINK).st_ino)
+            linked_by_us.add(os.stat(path / publish.LINK_NAME).st_ino)
         if name.startswith((BUILDING, REMOVING)):
-            ours.update(removal.inodes_under(path / "data"))
-            removal.finish(core, path)
-            found.half_built += 1
+            linked_by_us.update(eviction.file_inodes(path / "data"))
+            eviction.complete_removal(context, path)
+            report.half_built += 1
         else:
             for litter in _LITTER:
-                core.disk.unlink_if_there(path / litter)
-    for folder in (core.layout.root, core.layout.snapshots):
+                context.disk.unlink_if_there(path / litter)
+    for folder in (context.layout.root, context.layout.snapshots):
         for path in folder.glob(".*.new"):
-            core.disk.unlink_if_there(path)
-    return ours
+            context.disk.unlink_if_there(path)
+    return linked_by_us
 
 
-def _rebuild(core: Core, digests: Iterable[str]) -> None:
-    """The objects as the manifests know them; where several do, the newest inode time is the one that we caused."""
+def _index_manifests(context: StoreContext, digests: Iterable[str]) -> None:
+    """Put the objects into the index as the manifests know them."""
     rows: list[ObjectRow] = []
     for digest in digests:
         with suppress(FileNotFoundError, manifests.TornManifest):
-            for chunk in manifests.read_chunks(core.layout.manifest(digest)):
-                rows += _known_by(core, chunk)
-                if len(rows) >= _MANY:
-                    _learn(core, rows)
+            for chunk in manifests.read_chunks(context.layout.manifest(digest)):
+                rows += _rows_of(context, chunk)
+                if len(rows) >= _INDEX_ROWS:
+                    _put_newest(context, rows)
                     rows.clear()
-    _learn(core, rows)
+    _put_newest(context, rows)
 
 
-def _known_by(core: Core, chunk: Chunk) -> Iterator[ObjectRow]:
-    base = str(core.layout.objects)
-    for place, name in enumerate(chunk.ids):
+def _rows_of(context: StoreContext, chunk: Chunk) -> Iterator[ObjectRow]:
+    """Yield a row for each object of the chunk that is on the disk under the inode that the manifest names."""
+    base = str(context.layout.objects)
+    for place, id_ in enumerate(chunk.ids):
         inode = chunk.inodes[place]
         try:
-            if os.stat(f"{base}/{name[:2]}/{name}", follow_symlinks=False).st_ino != inode:
+            if os.stat(f"{base}/{id_[:2]}/{id_}", follow_symlinks=False).st_ino != inode:
                 continue
         except FileNotFoundError:
             continue
         yield ObjectRow(
-            name, chunk.sizes[place], chunk.crcs[place], chunk.verified[place], inode, chunk.mtimes[place],
+            id_, chunk.sizes[place], chunk.crcs[place], chunk.verified[place], inode, chunk.mtimes[place],
             chunk.ctimes[place],
         )  # fmt: skip
 
 
-def _learn(core: Core, rows: list[ObjectRow]) -> None:
-    """In the order of the table: at random, each row would cost the writing of a page."""
-    rows.sort(key=lambda row: (row.id, row.ctime))
-    known = core.index.objects([row.id for row in rows])
+def _put_newest(context: StoreContext, rows: list[ObjectRow]) -> None:
+    """Put the rows into the index. Of several ctimes of one inode the newest is kept: our last link caused it."""
+    rows.sort(key=lambda row: (row.id, row.ctime))  # in the order of the table: in random order, each writes a page
+    known = context.index.objects([row.id for row in rows])
     newest: list[ObjectRow] = []
     for row in rows:
         old = known.get(row.id)
@@ -136,122 +138,115 @@ def _learn(core: Core, rows: list[ObjectRow]) -> None:
             newest.append(row._replace(ctime=old.ctime))
         else:
             newest.append(row)
-    core.index.put_objects(newest)
+    context.index.put_objects(newest)
 
 
-def _objects(core: Core, found: Found, ours: set[int]) -> bool:
-    """True when a snapshot links objects that the index does not know."""
+def _reconcile_objects(context: StoreContext, report: RecoveryReport, linked_by_us: set[int]) -> bool:
+    """Bring the index in line with `objects/`. Returns True if a snapshot links objects that the index lacks."""
     stale = False
-    linking = core.index.linking()
-    explained: list[tuple[str, int]] = []
+    linking = context.index.linking()
+    own_ctimes: list[ObjectCtime] = []
     now = time.time()
-    limit = now - core.settings.keep_partial_s
+    limit = now - context.settings.keep_partial_s
     for shard in range(256):
-        rows = core.index.objects_under(shard)
+        rows = context.index.objects_under(shard)
         unlinked: list[str] = []
         linked: list[str] = []
-        gone: list[str] = []
-        with os.scandir(core.layout.objects / f"{shard:02x}") as entries:
+        expired: list[str] = []
+        with os.scandir(context.layout.objects / f"{shard:02x}") as entries:
             for entry in entries:
-                found.objects += 1
+                report.objects += 1
                 row = rows.pop(entry.name, None)
                 stat = entry.stat(follow_symlinks=False)
-                if entry.name in linking or stat.st_ino in ours:
-                    explained.append((entry.name, stat.st_ctime_ns))
+                if entry.name in linking or stat.st_ino in linked_by_us:
+                    own_ctimes.append(ObjectCtime(entry.name, stat.st_ctime_ns))
                 if not is_id(entry.name) or int(entry.name[:2], 16) != shard:
-                    core.disk.remove_tree(Path(entry.path))
-                elif core.disk.links(stat) > 1:
-                    stale = stale or row is None or row[0] != stat.st_ino
-                    if row is not None and row[1] is not None:
+                    context.disk.remove_tree(Path(entry.path))
+                elif context.disk.links(stat) > 1:
+                    stale = stale or row is None or row.inode != stat.st_ino
+                    if row is not None and row.landed is not None:
                         linked.append(entry.name)
-                elif row is None or row[0] != stat.st_ino:
-                    if recover_object(core, entry.name):
-                        found.recovered += 1
+                elif row is None or row.inode != stat.st_ino:
+                    if eviction.recover_object(context, entry.name):
+                        report.recovered += 1
                     else:
-                        found.removed += 1
-                elif row[1] is None:
+                        report.removed += 1
+                elif row.landed is None:
                     unlinked.append(entry.name)  # its snapshot was removed by hand
-                elif row[1] < limit:
-                    gone.append(entry.name)
-        core.index.set_landed(unlinked, now)
-        core.index.set_landed(linked, None)
-        found.removed += removal.drop_unlinked(core, gone)
-        core.index.drop_objects(rows)
-    core.index.end_linking(explained)
+                elif row.landed < limit:
+                    expired.append(entry.name)
+        context.index.set_landed(unlinked, now)
+        context.index.set_landed(linked, None)
+        report.removed += eviction.delete_unlinked(context, expired)
+        context.index.drop_objects(rows)
+    context.index.end_linking(own_ctimes)
     return stale
 
 
-def recover_object(core: Core, name: str) -> bool:
-    """An object that the index does not know goes back to incoming/ if its journal can prove it; else it is removed."""
-    path = core.layout.object(name)
-    if core.layout.journal(name).exists() and not core.layout.part(name).exists():
-        core.disk.set_mode(path, 0o600)
-        core.disk.rename(path, core.layout.part(name))
-        core.index.drop_objects([name])
-        return True
-    removal.drop_unlinked(core, [name])
-    return False
+def _index_unknown(context: StoreContext) -> None:
+    """Index the objects that no manifest names, because only a half-repaired snapshot links them.
 
-
-def _strangers(core: Core) -> None:
-    """Objects that only a half-mended snapshot links, so that no manifest speaks of them: counted, but never trusted."""
+    Their sizes count. Their mtime of -1 matches no file, so the next download that needs them fetches them again.
+    """
     for shard in range(256):
-        rows = core.index.objects_under(shard)
+        rows = context.index.objects_under(shard)
         unknown = []
-        with os.scandir(core.layout.objects / f"{shard:02x}") as entries:
+        with os.scandir(context.layout.objects / f"{shard:02x}") as entries:
             for entry in entries:
                 stat = entry.stat(follow_symlinks=False)
-                if entry.name in rows and rows[entry.name][0] == stat.st_ino:
+                if entry.name in rows and rows[entry.name].inode == stat.st_ino:
                     continue
                 unknown.append(
                     ObjectRow(entry.name, stat.st_size, 0, str(Verified.TRANSPORT_ONLY), stat.st_ino, -1, -1)
                 )
-        core.index.drop_objects(row.id for row in unknown)
-        core.index.put_objects(unknown)
+        context.index.drop_objects(row.id for row in unknown)
+        context.index.put_objects(unknown)
 
 
-def _incoming(core: Core, found: Found) -> None:
-    limit = time.time() - core.settings.keep_partial_s
-    names = set(os.listdir(core.layout.incoming))
+def _clean_incoming(context: StoreContext, report: RecoveryReport) -> None:
+    """Delete parts without a journal or too old, journals without their object, and names that are not ours."""
+    limit = time.time() - context.settings.keep_partial_s
+    names = set(os.listdir(context.layout.incoming))
     for name in names:
-        stem, _, kind = name.rpartition(".")
-        path = core.layout.incoming / name
+        id_, _, kind = name.rpartition(".")
+        path = context.layout.incoming / name
         if kind == "part":
-            keep = f"{stem}.journal" in names and path.stat().st_mtime >= limit
+            keep = f"{id_}.journal" in names and path.stat().st_mtime >= limit
         elif kind == "journal":
-            keep = f"{stem}.part" in names or _is_landed(core, stem)
+            keep = f"{id_}.part" in names or _has_landed(context, id_)
         else:
             keep = False
         if not keep:
-            core.disk.remove_tree(path)
+            context.disk.remove_tree(path)
             if kind == "part":
-                core.disk.unlink_if_there(core.layout.journal(stem))
-            found.removed += 1
+                context.disk.unlink_if_there(context.layout.journal(id_))
+            report.removed += 1
 
 
-def _is_landed(core: Core, name: str) -> bool:
-    if not is_id(name):
+def _has_landed(context: StoreContext, id_: str) -> bool:
+    """Check whether the object is complete and no snapshot links it yet."""
+    if not is_id(id_):
         return False
-    row = core.index.objects([name]).get(name)
+    row = context.index.objects([id_]).get(id_)
     return row is not None and row.landed is not None
 
 
-def _quarantine(core: Core) -> None:
-    limit = time.time() - core.settings.quarantine_s
-    for name in os.listdir(core.layout.quarantine):
-        path = core.layout.quarantine / name
+def _clean_quarantine(context: StoreContext) -> None:
+    limit = time.time() - context.settings.quarantine_s
+    for name in os.listdir(context.layout.quarantine):
+        path = context.layout.quarantine / name
         with suppress(FileNotFoundError):
             if path.stat().st_ctime < limit:
-                core.disk.unlink(path)
+                context.disk.unlink(path)
 
 
-def _datasets(core: Core) -> None:
-    """Links to what is not there go, with the folders that are empty then."""
-    for folder, folders, files in os.walk(core.layout.datasets, topdown=False):
+def _clean_datasets(context: StoreContext) -> None:
+    """Delete links to snapshots that are not there, and the folders that are empty then."""
+    for folder, folders, files in os.walk(context.layout.datasets, topdown=False):
         for name in files + folders:
             path = Path(folder) / name
             if path.is_symlink() and (name != CURRENT_LINK or not path.exists()):
-                core.disk.unlink(path)
-        if Path(folder) != core.layout.datasets:
+                context.disk.unlink(path)
+        if Path(folder) != context.layout.datasets:
             with suppress(OSError):  # not empty
-                core.disk.remove_folder(folder)
+                context.disk.remove_folder(folder)

@@ -1,7 +1,8 @@
-"""Reads objects again against their checksums, slowly, so that a bit that flipped is found before somebody's program finds it.
+"""Reads objects against their checksums, slowly, so that a flipped bit is found before a user's program finds it.
 
-Yields to downloads: idle I/O priority, a set rate, and nothing is read while one runs. What fails goes to `quarantine/`, and
-each snapshot that holds it is marked damaged, so that the next check misses and the next warm fetches that object alone.
+Yields to downloads: idle I/O priority, a set rate, and no reading while a download runs. A bad object goes to
+`quarantine/`, and each snapshot that links it is marked damaged: the next check misses, and the next download fetches
+that object alone. Does not fetch anything itself.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ import structlog
 
 from kube_cache.errors import Cancelled, KubeCacheError
 from kube_cache.store import manifests
-from kube_cache.store.context import Core
-from kube_cache.store.damage import BadObject, quarantine, read_damaged
+from kube_cache.store.context import StoreContext
+from kube_cache.store.damage import BadObject, quarantine_object, read_damaged
 from kube_cache.store.manifests import Chunk
 from kube_cache.store.read_back import crc_of
 
 _log = structlog.get_logger("kube_cache.store")
-_PAUSE_S = 0.2
-# The background asks this often whether a round is due; so long it waits, too, after a fault of the disk.
 POLL_S = 60.0
-# What this process lacks says nothing of the object.
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-# Of the background's rounds, in the index: the one that is not at its end yet, and when the last one was.
-_OPEN, _ENDED = "scrub-open", "scrub-ended"
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-_IDLE = 3 << 13  # IOPRIO_CLASS_IDLE
+"""Period in which the background asks whether a round is due; also its pause after a fault of the disk."""
+_PAUSE_S = 0.2
+# Errors by which the process lacks something; they say nothing of the object.
+_LACKS_OF_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+# Keys in the index: number of the background's unfinished round, time at which its last round ended.
+_OPEN_ROUND_KEY, _ENDED_KEY = "scrub-open", "scrub-ended"
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call
+_IOPRIO_IDLE = 3 << 13  # IOPRIO_CLASS_IDLE
 
 
 @dataclass(slots=True)
@@ -44,11 +45,16 @@ class ScrubResult:
     bad: int = 0
 
 
-class Pace:
-    """Sleeps so that what was read stays under the rate, and while a download runs; raises Cancelled to stop."""
+class _Pace:
+    """Called with the bytes of each piece read: sleeps to keep the rate, and while a download runs.
 
-    def __init__(self, core: Core, rate: float, cancelled: Callable[[], bool], *, yields: bool = True) -> None:
-        self._core = core
+    rate: bytes per second; 0 = no limit. yields: whether downloads go first. A call raises Cancelled to stop the scrub.
+    """
+
+    def __init__(
+        self, context: StoreContext, rate: float, cancelled: Callable[[], bool], *, yields: bool = True
+    ) -> None:
+        self._context = context
         self._yields = yields
         self._rate = rate
         self._cancelled = cancelled
@@ -56,118 +62,136 @@ class Pace:
 
     def __call__(self, count: int) -> None:
         if self._rate > 0:
-            # Time lost to a pause is not made up for by a burst.
+            # Counted from now after a pause: a burst must not make up for lost time.
             self._due = max(self._due, time.monotonic()) + count / self._rate
-        while (wait := self._due - time.monotonic()) > 0 or (self._yields and self._core.is_fetching()):
-            self._stop_if_cancelled()
+        while (wait := self._due - time.monotonic()) > 0 or (self._yields and self._context.is_downloading()):
+            self._raise_if_cancelled()
             time.sleep(min(_PAUSE_S, wait) if wait > 0 else _PAUSE_S)
-        self._stop_if_cancelled()
+        self._raise_if_cancelled()
 
-    def _stop_if_cancelled(self) -> None:
+    def _raise_if_cancelled(self) -> None:
         if self._cancelled():
             raise Cancelled("the scrub was stopped")
 
 
-def scrub(core: Core, rate: float, cancelled: Callable[[], bool], on_bad: Callable[[BadObject], None]) -> ScrubResult:
-    """Once through all objects that snapshots link, each read once however many share it. Raises Cancelled."""
-    return _round(core, core.index.next_round(), rate, cancelled, on_bad)
+def scrub(
+    context: StoreContext, rate: float, cancelled: Callable[[], bool], on_bad: Callable[[BadObject], None]
+) -> ScrubResult:
+    """Read all objects that snapshots link, each once, however many snapshots share it. Raises Cancelled.
 
-
-def scrub_if_due(core: Core, every_s: float, cancelled: Callable[[], bool]) -> ScrubResult | None:
-    """The background's next round when it is time for one; None when it is not. Raises Cancelled.
-
-    A round that was cut short goes on where it was, so that an agent that is restarted each day still comes to the end.
+    rate: bytes per second; 0 = no limit.
     """
-    index = core.index
-    ended = index.recall(_ENDED)
-    # A clock that jumped back makes an age negative: then nothing is known, and it is time.
+    return _scrub_round(context, context.index.next_scrub_round(), rate, cancelled, on_bad)
+
+
+def scrub_if_due(context: StoreContext, every_s: float, cancelled: Callable[[], bool]) -> ScrubResult | None:
+    """Begin or continue the background's round if one is due; None if none is. Raises Cancelled.
+
+    A round that was cut short continues where it was: an agent that is restarted each day comes to its end, too.
+    """
+    index = context.index
+    ended = index.get_meta(_ENDED_KEY)
+    # A clock that jumped back makes the age negative: then nothing is known, and a round is due.
     if ended is not None and 0 <= time.time() - float(ended) < every_s:
         return None
-    number = int(index.recall(_OPEN) or 0) or index.next_round()
-    index.remember(_OPEN, str(number))
-    result = _round(core, number, core.settings.scrub_bytes_per_s, cancelled, lambda _: None)
-    index.remember(_OPEN, None)
-    index.remember(_ENDED, str(time.time()))
+    number = int(index.get_meta(_OPEN_ROUND_KEY) or 0) or index.next_scrub_round()
+    index.set_meta(_OPEN_ROUND_KEY, str(number))
+    result = _scrub_round(context, number, context.settings.scrub_bytes_per_s, cancelled, lambda _: None)
+    index.set_meta(_OPEN_ROUND_KEY, None)
+    index.set_meta(_ENDED_KEY, str(time.time()))
     return result
 
 
-def _round(
-    core: Core, number: int, rate: float, cancelled: Callable[[], bool], on_bad: Callable[[BadObject], None]
+def scrub_now(context: StoreContext, digest: str, cancelled: Callable[[], bool]) -> ScrubResult:
+    """Read one snapshot at full speed, also while downloads run, because somebody waits for it. Raises Cancelled."""
+    pace = _Pace(context, 0, cancelled, yields=False)
+    return _scrub_snapshots(context, [digest], context.index.next_scrub_round(), pace, lambda _: None)
+
+
+def _scrub_round(
+    context: StoreContext,
+    number: int,
+    rate: float,
+    cancelled: Callable[[], bool],
+    on_bad: Callable[[BadObject], None],
 ) -> ScrubResult:
     with _idle_io():
-        return _through(core, core.digests(), number, Pace(core, rate, cancelled), on_bad)
+        return _scrub_snapshots(context, context.digests(), number, _Pace(context, rate, cancelled), on_bad)
 
 
-def scrub_now(core: Core, digest: str, cancelled: Callable[[], bool]) -> ScrubResult:
-    """One snapshot that somebody waits for: at full speed, beside whatever runs. Raises Cancelled."""
-    pace = Pace(core, 0, cancelled, yields=False)
-    return _through(core, [digest], core.index.next_round(), pace, lambda _: None)
-
-
-def _through(core: Core, which: list[str], number: int, pace: Pace, on_bad: Callable[[BadObject], None]) -> ScrubResult:
+def _scrub_snapshots(
+    context: StoreContext, digests: list[str], number: int, pace: _Pace, on_bad: Callable[[BadObject], None]
+) -> ScrubResult:
+    """Read the objects of the snapshots that the round of this number has not read yet."""
     result = ScrubResult()
-    clock = time.monotonic()
-    for digest in which:
+    started = time.monotonic()
+    for digest in digests:
         with suppress(FileNotFoundError, manifests.TornManifest):
-            for chunk in manifests.read_chunks(core.layout.manifest(digest)):
-                _scrub_chunk(core, digest, chunk, number, pace, result, on_bad)
-    result.seconds = time.monotonic() - clock
+            for chunk in manifests.read_chunks(context.layout.manifest(digest)):
+                _scrub_chunk(context, digest, chunk, number, pace, result, on_bad)
+    result.seconds = time.monotonic() - started
     return result
 
 
 def _scrub_chunk(
-    core: Core,
+    context: StoreContext,
     digest: str,
     chunk: Chunk,
     number: int,
-    pace: Pace,
+    pace: _Pace,
     result: ScrubResult,
     on_bad: Callable[[BadObject], None],
 ) -> None:
-    rows = core.index.objects(chunk.ids)
-    read: list[str] = []
-    known_bad = {line.rpartition(" | ")[0] for line in read_damaged(core, digest)}
+    rows = context.index.objects(chunk.ids)
+    good: list[str] = []
+    known_bad = {file.path for file in read_damaged(context.layout, digest)}
     try:
-        for place, name in enumerate(chunk.ids):
-            row = rows.get(name)
+        for place, id_ in enumerate(chunk.ids):
+            row = rows.get(id_)
             if row is not None and row.scrubbed is not None and row.scrubbed >= number:
                 continue
-            if chunk.paths[place] in known_bad:
+            path = chunk.paths[place]
+            if path in known_bad:
                 continue
-            reason = _reason_against(core, digest, chunk, place, pace)
+            reason = _problem_of(context, digest, path, chunk.crcs[place], pace)
             if reason is None:
                 continue
             result.objects += 1
             result.bytes += chunk.sizes[place]
             if not reason:
-                read.append(name)
-            elif quarantine(core, digest, chunk, place, reason):
+                good.append(id_)
+                continue
+            bad = BadObject(digest, path, id_, reason)
+            if quarantine_object(context, bad, chunk.inodes[place]):
                 result.bad += 1
-                on_bad(BadObject(digest, chunk.paths[place], name, reason))
-    finally:  # stopped in the middle of a thousand large objects, too
-        core.index.set_scrubbed(read, number)
+                on_bad(bad)
+    finally:  # also where the scrub is stopped in the middle of a thousand large objects
+        context.index.set_scrubbed(good, number)
 
 
-def _reason_against(core: Core, digest: str, chunk: Chunk, place: int, pace: Pace) -> str | None:
-    """What is wrong with its bytes, empty when nothing is; None when it is not there. Raises OSError, Cancelled."""
+def _problem_of(context: StoreContext, digest: str, path: str, crc: int, pace: _Pace) -> str | None:
+    """Read the file and say what is wrong with its bytes: '' if nothing, None if it is not there.
+
+    Raises OSError if the process lacks something, and Cancelled.
+    """
     try:
-        crc = crc_of(core.layout.files(digest) / chunk.paths[place], pace)
+        actual = crc_of(context.layout.files(digest) / path, pace)
     except FileNotFoundError:
-        return None  # the check finds that, or it was evicted meanwhile
+        return None  # evicted meanwhile, or the check finds it
     except OSError as error:
-        if error.errno in _OURS:
+        if error.errno in _LACKS_OF_PROCESS:
             raise
         return f"cannot be read ({error.strerror})"
-    return "" if crc == chunk.crcs[place] else "does not have its checksum"
+    return "" if actual == crc else "does not have its checksum"
 
 
 @contextmanager
 def _idle_io() -> Iterator[None]:
-    """Reads of the calling thread go behind everybody's, where the I/O scheduler knows priorities."""
+    """Let the reads of the calling thread go behind all others, where the I/O scheduler knows priorities."""
     number = _IOPRIO_SET.get(os.uname().machine)
     libc = ctypes.CDLL(None, use_errno=True)
     if number is not None:
-        libc.syscall(number, 1, 0, _IDLE)
+        libc.syscall(number, 1, 0, _IOPRIO_IDLE)
     try:
         yield
     finally:

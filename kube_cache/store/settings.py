@@ -1,7 +1,7 @@
-"""What can be set about the node's store: a plain dataclass, whose bounds `kube_cache.settings` checks.
+"""The settings of the node's store: a plain dataclass, whose bounds `kube_cache.settings` checks.
 
-Default, unit and meaning stand beside each field; the environment's names are KUBE_CACHE_STORE__<FIELD>. Nothing here reads the
-environment.
+Default, unit and meaning stand beside each field; its name in the environment is KUBE_CACHE_STORE__<FIELD>. Does not
+read the environment.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class StoreSettings:
     capacity_share: Annotated[float, Gt(0), Le(1)] = 1.0
     """Maximum size of the cache as a share of the filesystem."""
     keep_partial_s: Annotated[float, Ge(0)] = 86400
-    """Seconds that the verified parts of an abandoned download are kept for its resumption."""
+    """Seconds that the verified parts of an abandoned download are kept, so that it can be resumed."""
     quarantine_s: Annotated[float, Ge(0)] = 7 * 86400
     """Seconds that an object with wrong bytes is kept for inspection."""
     scrub_bytes_per_s: Annotated[int, Ge(0)] = 50 * MIB
-    """Rate at which objects are read again against their checksums; 0 = never."""
+    """Rate at which the background scrub reads objects against their checksums; 0 = never."""
     scrub_every_s: Annotated[float, Gt(0)] = 7 * 86400
     """Seconds from the end of one background scrub to the beginning of the next."""
     watch_trust_s: Annotated[float, Ge(0)] = 900

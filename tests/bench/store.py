@@ -27,9 +27,9 @@ import structlog
 
 from kube_cache.dataset.transfer import Manifest, RemoteObject
 from kube_cache.dataset.uri import DatasetUri
-from kube_cache.store import check as looking
+from kube_cache.store import check
 from kube_cache.store.disk import Disk
-from kube_cache.store.index import ObjectRow
+from kube_cache.store.index_rows import ObjectCtime, ObjectRow
 from kube_cache.store.layout import Layout, object_id
 from kube_cache.store.node_store import NodeStore
 from kube_cache.store.publish import Publisher
@@ -67,22 +67,22 @@ def lay_objects(store: NodeStore, made: Manifest) -> list[str]:
         now = Path(path).stat()
         rows.append(ObjectRow(name, 0, 0, "full-object", now.st_ino, now.st_mtime_ns, now.st_ctime_ns, time.time()))
         if len(rows) == 5000:
-            store._core.index.put_objects(rows)
+            store._context.index.put_objects(rows)
             rows.clear()
-    store._core.index.put_objects(rows)
+    store._context.index.put_objects(rows)
     return ids
 
 
 def publish(store: NodeStore, made: Manifest, ids: list[str]) -> float:
     """Links, manifest, sync and rename: what a warm does after the last byte."""
-    index = store._core.index
+    index = store._context.index
     started = time.perf_counter()
-    with store._core.mutation():
+    with store._context.exclusive():
         publisher = Publisher(
             Layout(store.root), Disk(), index.objects, index.begin_linking, index.end_linking, lambda: None
         )
         publisher.publish(made, ids)
-        index.publish(made.digest, ids, publisher.linked)
+        index.record_published(made.digest, ids, publisher.linked)
     return time.perf_counter() - started
 
 
@@ -116,15 +116,15 @@ def checks(root: Path, files: int, figures: dict[str, object]) -> None:
         figures[f"first_check_{files}"] = measured("first", root, made.digest)
         if drop_caches():
             figures[f"first_check_{files}_from_disk"] = measured("first", root, made.digest)
-        store = NodeStore.open(settings(root), tidy=False)
+        store = NodeStore.open(settings(root), recover=False)
         assert store.check(made.digest).complete
         figures[f"check_{files}"] = times(lambda: store.check(made.digest))
-        unwatched = NodeStore.open(settings(root, watch_trust_s=0), tidy=False)
+        unwatched = NodeStore.open(settings(root, watch_trust_s=0), recover=False)
         figures[f"full_check_{files}"] = times(lambda: unwatched.check(made.digest))
-        if looking._built is not None:
-            built, looking._built = looking._built, None
+        if check._native is not None:
+            built, check._native = check._native, None
             figures[f"full_check_{files}_python"] = times(lambda: unwatched.check(made.digest), 5)
-            looking._built = built
+            check._native = built
         figures[f"yardsticks_{files}"] = yardsticks(root / "snapshots" / made.digest / "data")
     figures[f"notice_{files}"] = noticed(store, root, made.digest, ids[0])
     with step(f"{files} files: share them all with a newer snapshot"):
@@ -146,7 +146,7 @@ def noticed(store: NodeStore, root: Path, digest: str, first: str) -> dict[str, 
     harm = times(lambda: store.check(digest), 1)["p50_ms"]
     assert not store.check(digest).complete
     path.chmod(0o444)
-    store._core.index.set_ctimes([(first, path.stat().st_ctime_ns)])  # in order again
+    store._context.index.set_ctimes([ObjectCtime(first, path.stat().st_ctime_ns)])  # in order again
     return {"event_ms": after, "harm_ms": harm}
 
 
@@ -160,7 +160,7 @@ def drop_caches() -> bool:
     return True
 
 
-def scan(root: Path, objects: int, figures: dict[str, object]) -> None:
+def recovery(root: Path, objects: int, figures: dict[str, object]) -> None:
     store = NodeStore.open(settings(root, watch_trust_s=0))
     with step(f"{objects} objects: lay"):
         ids = lay_objects(store, made := dataset(objects, "million"))
@@ -170,14 +170,14 @@ def scan(root: Path, objects: int, figures: dict[str, object]) -> None:
     del made, ids
     store.close()
     # In processes of their own, so that the memory is theirs alone.
-    with step(f"{objects} objects: start-up scan"):
-        figures[f"scan_{objects}"] = measured("scan", root)
+    with step(f"{objects} objects: recovery"):
+        figures[f"recovery_{objects}"] = measured("recovery", root)
     with step(f"{objects} objects: check"):
         figures[f"look_{objects}"] = measured("look", root, digest)
     for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
         (root / name).unlink(missing_ok=True)
-    with step(f"{objects} objects: start-up scan without an index"):
-        figures[f"rebuild_{objects}"] = measured("scan", root)
+    with step(f"{objects} objects: recovery without an index"):
+        figures[f"rebuild_{objects}"] = measured("recovery", root)
 
 
 def measured(what: str, root: Path, digest: str = "") -> dict[str, float]:
@@ -199,21 +199,21 @@ def peak() -> int:
 def measure(what: str, root: Path, digest: str) -> None:
     """In the child: seconds, and how far the peak of memory went above what an idle process has."""
     before = peak()
-    store = NodeStore.open(settings(root, watch_trust_s=900 if what == "first" else 0), tidy=what == "scan")
+    store = NodeStore.open(settings(root, watch_trust_s=900 if what == "first" else 0), recover=what == "recovery")
     started = time.perf_counter()
-    if what != "scan":
+    if what != "recovery":
         assert store.check(digest).complete
-    seconds = store.found.seconds if what == "scan" else time.perf_counter() - started
+    seconds = store.recovery.seconds if what == "recovery" else time.perf_counter() - started
     grew = peak() - before
-    print(json.dumps({"seconds": seconds, "objects": store.found.objects, "memory_grew_bytes": grew}))
+    print(json.dumps({"seconds": seconds, "objects": store.recovery.objects, "memory_grew_bytes": grew}))
     store.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=None, help="a folder on the disk to measure (default: build/)")
-    parser.add_argument("--objects", type=int, default=1_000_000, help="for the start-up scan")
-    parser.add_argument("--measure", choices=("scan", "look", "first"), help=argparse.SUPPRESS)
+    parser.add_argument("--objects", type=int, default=1_000_000, help="for the recovery at start-up")
+    parser.add_argument("--measure", choices=("recovery", "look", "first"), help=argparse.SUPPRESS)
     parser.add_argument("--digest", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
@@ -230,8 +230,8 @@ def main() -> None:
         checks(folder / "small", 2_000, figures)
         checks(folder / "large", 100_000, figures)
         for objects in sorted({1_000, 100_000, args.objects}):
-            scan(folder / f"objects{objects}", objects, figures)
-        with step("warms with and without a scrub"):
+            recovery(folder / f"objects{objects}", objects, figures)
+        with step("downloads with and without a scrub"):
             figures["scrub"] = slowdown(folder / "scrub")
     finally:
         shutil.rmtree(folder)
@@ -271,13 +271,13 @@ def show(figures: dict, objects: int) -> None:  # type: ignore[type-arg]
         row(f"publish, {files} files", f"{figures[f'publish_{files}_s']:.2f} s", "<= 10 s" if files > 2000 else "")
     row("pin (durable)", f"{figures['pin_2000']['p50_ms']:.2f} ms")
     for name, what in (
-        ("scan", "start-up scan"),
-        ("rebuild", "start-up scan, index lost"),
+        ("recovery", "recovery at start-up"),
+        ("rebuild", "recovery, index lost"),
         ("look", "check, each looked at"),
     ):
         for count in sorted({1_000, 100_000, objects}):
             seen = figures[f"{name}_{count}"]
-            row(f"{what}, {count} objects", f"{seen['seconds']:.2f} s", "measured" if name == "scan" else "")
+            row(f"{what}, {count} objects", f"{seen['seconds']:.2f} s", "measured" if name == "recovery" else "")
             row("  memory it took", format_bytes(max(0, seen["memory_grew_bytes"])), "bounded")
     scrub = figures["scrub"]
     row(f"warm of {format_bytes(scrub['warm_bytes'])}, alone (median)", f"{scrub['without_s']:.3f} s")

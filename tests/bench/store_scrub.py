@@ -26,7 +26,7 @@ def slowdown(root: Path) -> dict[str, object]:
     resident = source.dataset("resident", {f"{n}": os.urandom(_BYTES) for n in range(_FILES)})
     wanted = source.dataset("wanted", {f"{n}": os.urandom(_BYTES) for n in range(_FILES)})
     engine = DictEngine(source)
-    store.warm(resident, engine)
+    store.download(resident, engine)
     taken: dict[bool, list[float]] = {False: [], True: []}
     for number in range(2 * ROUNDS + 2):
         scrubbing = bool((number + number // 2) % 2)  # off, on, on, off, ...: a drift of the disk falls on both
@@ -38,7 +38,7 @@ def slowdown(root: Path) -> dict[str, object]:
             scrub.start()
             scrub.reads.wait()  # it is in the middle of an object when the warm begins
         started = time.perf_counter()
-        store.warm(wanted, engine)
+        store.download(wanted, engine)
         seconds = time.perf_counter() - started
         stop.set()
         if scrubbing:

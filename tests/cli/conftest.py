@@ -23,5 +23,5 @@ def store(tmp_path: Path) -> Iterator[NodeStore]:
 def manifest(store: NodeStore) -> Manifest:
     source = Source()
     manifest = source.dataset("gpt", {"a": b"a" * 2048, "b": b"b"})
-    store.warm(manifest, DictEngine(source))
+    store.download(manifest, DictEngine(source))
     return manifest

@@ -15,6 +15,7 @@ from awscrt import checksums
 from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress, Manifest, RemoteObject, Verified
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import Cancelled, DiskFault
+from kube_cache.store import capacity
 from kube_cache.store.node_store import NodeStore
 from kube_cache.store.settings import StoreSettings
 
@@ -147,3 +148,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.005)
+
+
+def free_space(store: NodeStore, needed: int) -> int:
+    """What a download does before it fetches: evict until so many bytes can be used. Returns the bytes that became free."""
+    with store._context.exclusive():
+        return capacity.free_space(store._context, needed)
+
+
+def reserved_bytes(store: NodeStore) -> int:
+    return capacity.measure(store._context).reserved_bytes

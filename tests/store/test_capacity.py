@@ -1,4 +1,4 @@
-"""Room that is asked for and not there: nobody pays for a refusal, and what could be freed is neither missed nor made up."""
+"""Capacity that is asked for and not there: nobody pays for a refusal, and what could be freed is neither missed nor made up."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def dataset(source: Source, name: str, *, own: int, shared: int = 0) -> Manifest
 
 def test_a_dataset_that_cannot_fit_evicts_nothing(tight: NodeStore, source: Source, engine: DictEngine) -> None:
     small, huge = dataset(source, "small", own=100_000), dataset(source, "huge", own=2_000_000)
-    tight.warm(small, engine)
+    tight.download(small, engine)
     with pytest.raises(InsufficientDisk, match="nothing pinned"):
-        tight.warm(huge, engine)
+        tight.download(huge, engine)
     assert tight.check(small.digest).complete
 
 
 def test_what_a_pin_keeps_and_what_its_end_would_free(tight: NodeStore, source: Source, engine: DictEngine) -> None:
     old, new = dataset(source, "old", own=600_000), dataset(source, "new", own=600_000)
-    tight.warm(old, engine)
+    tight.download(old, engine)
     tight.pin(old.digest, "pod/1")
     with pytest.raises(InsufficientDisk, match="pinned by pod/1") as refused:
-        tight.ensure_could(600_000)
+        tight.check_fits(600_000)
     assert refused.value.details["needed"] == 600_000
     tight.unpin(old.digest, "pod/1")
-    tight.ensure_could(600_000)
+    tight.check_fits(600_000)
     assert tight.check(old.digest).complete, "asking evicts nothing"
-    tight.warm(new, engine)
+    tight.download(new, engine)
     assert not tight.check(old.digest).complete
 
 
@@ -58,14 +58,14 @@ def test_shared_objects_are_freed_by_the_last_that_links_them(
 ) -> None:
     one = dataset(source, "one", own=100_000, shared=600_000)
     two = dataset(source, "two", own=100_000, shared=600_000)
-    tight.warm(one, engine)
-    tight.warm(two, engine)
+    tight.download(one, engine)
+    tight.download(two, engine)
     assert engine.total == pytest.approx(800_000, abs=10)
-    tight.ensure_could(900_000)
+    tight.check_fits(900_000)
     tight.pin(two.digest, "pod/2")
-    tight.ensure_could(300_000 - 10)
+    tight.check_fits(300_000 - 10)
     with pytest.raises(InsufficientDisk):
-        tight.ensure_could(400_000)
+        tight.check_fits(400_000)
 
 
 def test_what_a_download_counts_on_is_not_offered_to_another(
@@ -73,21 +73,21 @@ def test_what_a_download_counts_on_is_not_offered_to_another(
 ) -> None:
     one = dataset(source, "one", own=100_000, shared=500_000)
     engine.hold = threading.Event()
-    thread = threading.Thread(target=tight.warm, args=(one, engine), daemon=True)
+    thread = threading.Thread(target=tight.download, args=(one, engine), daemon=True)
     thread.start()
     try:
         wait_for(engine.reached.is_set)
         with pytest.raises(InsufficientDisk, match="reserved by other downloads"):
-            tight.ensure_could(900_000)
+            tight.check_fits(900_000)
     finally:
         engine.hold.set()
         thread.join(10)
-    tight.ensure_could(900_000)
+    tight.check_fits(900_000)
 
 
 def test_parts_of_what_was_given_up_are_room(tight: NodeStore) -> None:
     (tight.root / "incoming" / "gone.part").write_bytes(b"p" * 500_000)
-    tight.ensure_could(900_000)
+    tight.check_fits(900_000)
 
 
 def test_a_probe_leaves_nothing(tight: NodeStore) -> None:

@@ -12,13 +12,12 @@ import pytest
 
 from kube_cache.dataset.transfer import Manifest
 from kube_cache.dataset.uri import DatasetUri
-from kube_cache.store import check as looking
-from kube_cache.store import manifests
+from kube_cache.store import check, manifests
 from kube_cache.store.check import SnapshotState
 from kube_cache.store.node_store import NodeStore
 from tests.store.fakes import DictEngine, Source, open_store
 
-pytestmark = pytest.mark.skipif(looking._built is None, reason="the look in C was not built: there is but one")
+pytestmark = pytest.mark.skipif(check._native is None, reason="the look in C was not built: there is but one")
 
 FILES = {
     "top": b"t",
@@ -40,20 +39,20 @@ def store(root: Path) -> Iterator[NodeStore]:
 @pytest.fixture
 def made(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
     made = source.dataset("gpt", FILES)
-    store.warm(made, engine)
+    store.download(made, engine)
     return made
 
 
 def both(store: NodeStore, digest: str) -> SnapshotState:
     """What both ways see, which must be the same."""
     found = []
-    built = looking._built
+    built = check._native
     for way in (built, None):
-        looking._built = way
+        check._native = way
         try:
-            found.append(store._look(store._core, digest))
+            found.append(store._check_and_watch(store._context, digest))
         finally:
-            looking._built = built
+            check._native = built
     quick, slow = found
     assert (quick.complete, quick.present_bytes) == (slow.complete, slow.present_bytes)
     if len(quick.problems) > 100:  # which hundred of them are told is not the same
@@ -116,15 +115,16 @@ def test_both_ways_follow_a_folder_that_became_a_link_to_the_same_files(store: N
     assert both(store, made.digest).complete
 
 
+@pytest.mark.slow
 def test_both_ways_see_the_same_where_many_things_were_done_at_random(
     store: NodeStore, source: Source, engine: DictEngine
 ) -> None:
     """Enough files for several frames and threads; more problems than are told."""
     chance = random.Random(5)
     made = source.dataset("large", {f"{n % 7}/{n % 3}/{n:05d}": b"x" * (n % 9) for n in range(6500)})
-    store.warm(made, engine)
+    store.download(made, engine)
     # Overlaps: its links change inode times, which the index explains.
-    store.warm(
+    store.download(
         source.dataset("large/1", {f"{n % 3}/{n:05d}": b"x" * (n % 9) for n in range(6500) if n % 7 == 1}), engine
     )
     assert both(store, made.digest) == SnapshotState(complete=True, present_bytes=made.total_bytes)
@@ -143,24 +143,26 @@ def test_inode_times_that_were_explained_once_are_not_asked_for_again_and_others
 ) -> None:
     """Each link and unlink of a shared object changes its inode's time: 100,000 questions to the index, or one."""
     asked: list[int] = []
-    times = store._core.index.times
-    monkeypatch.setattr(store._core.index, "times", lambda ids: asked.append(len(ids)) or times(ids))
-    store.warm(inner := source.dataset("gpt/many", {f"{number:04d}": b"%d" % number for number in range(300)}), engine)
+    ctimes = store._context.index.ctimes
+    monkeypatch.setattr(store._context.index, "ctimes", lambda ids: asked.append(len(ids)) or ctimes(ids))
+    store.download(
+        inner := source.dataset("gpt/many", {f"{number:04d}": b"%d" % number for number in range(300)}), engine
+    )
 
-    monkeypatch.setattr(looking, "_FEW", 10)
+    monkeypatch.setattr(check, "_MAX_LISTED", 10)
 
-    def check() -> tuple[bool, int]:
+    def checked() -> tuple[bool, int]:
         asked.clear()
         return store.check(made.digest).complete, sum(asked)
 
-    assert check() == (True, 300)
-    assert check() == (True, 0)
+    assert checked() == (True, 300)
+    assert checked() == (True, 0)
     store.evict(inner.digest)
-    assert check() == (True, 300)
-    assert check() == (True, 0)
+    assert checked() == (True, 300)
+    assert checked() == (True, 0)
     store.close()
     again = open_store(store.root, watch_trust_s=0)
-    monkeypatch.setattr(again._core.index, "times", None)
+    monkeypatch.setattr(again._context.index, "ctimes", None)
     assert again.check(made.digest).complete, "a restart forgets nothing"
     again.close()
     again = open_store(store.root, watch_trust_s=0)
@@ -174,7 +176,7 @@ def test_no_wrong_byte_of_a_manifest_and_no_torn_one_is_believed(
     store: NodeStore, source: Source, engine: DictEngine
 ) -> None:
     made = source.dataset("small", {"a": b"a", "d/b": b"b"})
-    store.warm(made, engine)
+    store.download(made, engine)
     path = store.root / "snapshots" / made.digest / "manifest"
     whole = path.read_bytes()
     path.chmod(0o644)
@@ -200,7 +202,7 @@ def test_the_native_look_refuses_frames_that_contradict_themselves(tmp_path: Pat
             )
         piece = manifests._frame(manifests._FILES, bytes(payload[: chance.randrange(len(payload) + 1)]))
         try:
-            used, files, *_ = looking._built.look(piece, -1, 2, 0, 10)
+            used, files, *_ = check._native.check_piece(piece, -1, 2, 0, 10)
         except ValueError:
             continue
         assert (used, files <= 2) == (len(piece), True)

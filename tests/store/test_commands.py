@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kube_cache.contracts.node import StoreResponse
-from kube_cache.store.commands import MOST_BYTES, bounded
+from kube_cache.store.commands import MAX_BYTES, truncate
 
 ROW = {"digest": "d" * 64, "uri": "s3://models/some/prefix", "pinned_by": ["pod/" + "u" * 36]}
 
@@ -24,9 +24,9 @@ ROW = {"digest": "d" * 64, "uri": "s3://models/some/prefix", "pinned_by": ["pod/
 def test_rows_that_do_not_fit_are_cut_and_counted(verb: str, wrap: object, unwrap: object) -> None:
     rows = [{**ROW, "number": number} for number in range(20_000)]
     whole = StoreResponse(0, json.dumps(wrap(rows)))
-    assert len(whole.data) > 2 * MOST_BYTES
-    found = bounded(verb, whole)
-    assert MOST_BYTES / 2 < len(found.data) <= MOST_BYTES
+    assert len(whole.data) > 2 * MAX_BYTES
+    found = truncate(verb, whole)
+    assert MAX_BYTES / 2 < len(found.data) <= MAX_BYTES
     left = unwrap(json.loads(found.data))
     assert left == rows[: len(left)]
     assert found.truncated_rows == len(rows) - len(left)
@@ -34,4 +34,4 @@ def test_rows_that_do_not_fit_are_cut_and_counted(verb: str, wrap: object, unwra
 
 def test_what_fits_is_left_alone() -> None:
     found = StoreResponse(0, json.dumps([ROW]))
-    assert bounded("ls", found) is found
+    assert truncate("ls", found) is found

@@ -76,7 +76,7 @@ def act(root: Path, disk: Mortal, source: Source, made: list[Manifest], chance: 
         one = chance.choice(made)
         deed = chance.random()
         if deed < 0.55:
-            store.warm(one, engine)
+            store.download(one, engine)
         elif deed < 0.8:
             with suppress(SnapshotInUse):
                 store.evict(one.digest)
@@ -123,7 +123,7 @@ def account(store: NodeStore) -> None:
             assert known or not store.check(path.relative_to(root / "snapshots").parts[0]).complete, path
     linked = sum(path.stat().st_size for path in root.glob("objects/??/*") if path.stat().st_nlink > 1)
     assert usage.object_bytes - usage.unlinked_bytes == linked
-    assert usage.room.reserved_bytes == 0
+    assert usage.capacity.reserved_bytes == 0
 
 
 def next_warm_fetches_only_what_is_missing(store: NodeStore, source: Source, one: Manifest, *, flips: bool) -> None:
@@ -136,16 +136,17 @@ def next_warm_fetches_only_what_is_missing(store: NodeStore, source: Source, one
         there = (root / "objects" / name[:2] / name).exists() or (part.exists() and journal.exists())
         linked = (root / "snapshots" / one.digest / "data" / obj.path).exists()
         missing += 0 if there or linked else obj.size
-    store.warm(one, engine)
+    store.download(one, engine)
     if not flips:
         assert engine.total <= missing
     else:  # what flipped while no snapshot linked it, the next scrub finds
         store.scrub(0)
-        store.warm(one, engine)
+        store.download(one, engine)
     assert store.check(one.digest).complete
     assert read_all(store, one) == {obj.path: source.bytes_of(obj) for obj in one.objects}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flips", [pytest.param(False, id="sound-disk"), pytest.param(True, id="flipping-bits")])
 @pytest.mark.parametrize("power", [pytest.param(False, id="SIGKILL"), pytest.param(True, id="power-cut")])
 def test_whatever_moment_it_ends_at_what_can_be_seen_is_whole_and_every_byte_is_accounted_for(

@@ -19,9 +19,9 @@ import pytest
 from kube_cache.dataset.transfer import Manifest
 from kube_cache.errors import DiskFault, InsufficientDisk
 from kube_cache.store.disk import Disk
-from kube_cache.store.disk_errors import of_sqlite
+from kube_cache.store.disk_errors import sqlite_fault
 from kube_cache.store.node_store import NodeStore
-from tests.store.fakes import DictEngine, Source, open_store, read_all, settings
+from tests.store.fakes import DictEngine, Source, free_space, open_store, read_all, reserved_bytes, settings
 from tests.store.test_crash import account
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
@@ -82,10 +82,10 @@ def test_what_the_disk_says_is_named_and_the_next_warm_succeeds_when_it_says_it_
     made = source.dataset("gpt", {"a": b"a" * 100, "d/b": b"b" * 200})
     disk.begin()
     with pytest.raises(DiskFault, match=words):
-        store.warm(made, engine)
+        store.download(made, engine)
     assert not store.check(made.digest).complete
     disk.end()
-    store.warm(made, engine)
+    store.download(made, engine)
     assert store.check(made.digest).complete
     account(store)
     assert engine.total <= 300 * 2
@@ -104,9 +104,9 @@ def test_a_disk_filled_by_others_is_named_and_works_again_when_they_are_gone(
         while file.write(b"x" * 4096):
             pass
     with pytest.raises((InsufficientDisk, DiskFault), match=r"can be used|ENOSPC|disk is full"):
-        store.warm(made, DictEngine(source))
+        store.download(made, DictEngine(source))
     hog.unlink()
-    store.warm(made, DictEngine(source))
+    store.download(made, DictEngine(source))
     assert read_all(store, made)["a"] == b"a" * 1_000_000
     store.close()
 
@@ -117,7 +117,7 @@ def test_a_lack_of_inodes_is_told_from_a_lack_of_bytes(small_disk: Callable[[str
     store = open_store(root)
     made = source.dataset("gpt", {f"f{number}": b"x" for number in range(300)})
     with pytest.raises(InsufficientDisk, match="inodes for"):
-        store.warm(made, DictEngine(source))
+        store.download(made, DictEngine(source))
     litter = []
     with pytest.raises(OSError, match="No space"):
         while True:
@@ -126,10 +126,10 @@ def test_a_lack_of_inodes_is_told_from_a_lack_of_bytes(small_disk: Callable[[str
             litter.append(path)
     few = source.dataset("few", {"d/f": b"x"})
     with pytest.raises((InsufficientDisk, DiskFault), match="inodes"):
-        store.warm(few, DictEngine(source))
+        store.download(few, DictEngine(source))
     for path in litter:
         path.unlink()
-    store.warm(few, DictEngine(source))
+    store.download(few, DictEngine(source))
     assert store.check(few.digest).complete
     store.close()
 
@@ -145,11 +145,11 @@ def test_a_disk_that_turns_read_only_is_named_and_works_again_when_it_is_mended(
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     try:
         with pytest.raises(DiskFault, match="EROFS"):
-            open_store(disk / "cache").warm(made, DictEngine(source))
+            open_store(disk / "cache").download(made, DictEngine(source))
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     store = open_store(disk / "cache")
-    store.warm(made, DictEngine(source))
+    store.download(made, DictEngine(source))
     assert store.check(made.digest).complete
     store.close()
 
@@ -162,8 +162,8 @@ def test_an_index_that_fills_up_in_mid_download_leaves_nothing_held_and_nothing_
     made = source.dataset("gpt", {"a": b"a" * 1000, "b": b"b" * 1000})
     engine = DictEngine(source)
     engine.journals = True
-    index = store._core.index
-    opening = index._open
+    index = store._context.index
+    opening = index._connection
 
     def full() -> object:
         if engine.served:
@@ -173,12 +173,12 @@ def test_an_index_that_fills_up_in_mid_download_leaves_nothing_held_and_nothing_
         return opening()
 
     with monkeypatch.context() as patch:
-        patch.setattr(index, "_open", full)
+        patch.setattr(index, "_connection", full)
         with pytest.raises(DiskFault, match="ENOSPC"):
-            store.warm(made, engine)
-    assert index.warms() == []
-    assert store.room().reserved_bytes == 0
-    done = threading.Thread(target=store.warm, args=(made, engine), daemon=True)
+            store.download(made, engine)
+    assert index.downloads() == []
+    assert reserved_bytes(store) == 0
+    done = threading.Thread(target=store.download, args=(made, engine), daemon=True)
     done.start()
     done.join(10)
     assert not done.is_alive(), "it waits for a claim that nobody holds"
@@ -194,9 +194,10 @@ def test_what_sqlite_says_of_the_disk_is_named(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError) as full:
         db.execute("CREATE TABLE t (a)")
     db.close()
-    assert "ENOSPC" in of_sqlite(full.value, tmp_path).message
+    assert "ENOSPC" in sqlite_fault(full.value, tmp_path).message
 
 
+@pytest.mark.slow
 @needs_root
 def test_fifty_pods_and_five_datasets_on_a_disk_for_three(small_disk: Callable[[str], Path], source: Source) -> None:
     """Each byte crosses the network once per residence, everybody has a turn, and min_free is never touched."""
@@ -219,7 +220,7 @@ def test_fifty_pods_and_five_datasets_on_a_disk_for_three(small_disk: Callable[[
             store.pin(one.digest, owner)
             try:
                 if not store.check(one.digest).complete:
-                    result = store.warm(one, engine)
+                    result = store.download(one, engine)
                     with lock:
                         landings.append(result.fetched_bytes)
                 break
@@ -261,15 +262,15 @@ def test_a_removal_that_a_failing_disk_cut_short_is_finished_when_room_is_needed
     disk = Failing("unlink", errno.EIO)
     store = NodeStore.open(settings(root, capacity_bytes=1_000_000), disk=disk)
     old = source.dataset("old", {"a": b"a" * 300_000, "d/b": b"b" * 300_000})
-    store.warm(old, engine)
+    store.download(old, engine)
     disk.begin()
     with pytest.raises(DiskFault, match="EIO"):
         store.evict(old.digest)
     disk.end()
     assert list((root / "snapshots").glob(".removing-*"))
     new = source.dataset("new", {"c": b"c" * 800_000})
-    store.ensure_could(new.total_bytes)
-    store.warm(new, engine)
+    store.check_fits(new.total_bytes)
+    store.download(new, engine)
     assert [path.name for path in (root / "snapshots").iterdir()] == [new.digest]
     assert store.usage().object_bytes == 800_000
     account(store)
@@ -282,8 +283,8 @@ def test_the_objects_of_a_snapshot_without_its_manifest_go_with_it(root: Path, s
     store = open_store(root)
     made = source.dataset("gpt", {"a": b"a" * 1000, "d/own": b"b" * 2000})
     other = source.dataset("gpt/d", {"own": b"b" * 2000})
-    store.warm(made, engine)
-    store.warm(other, engine)
+    store.download(made, engine)
+    store.download(other, engine)
     manifest = root / "snapshots" / made.digest / "manifest"
     manifest.unlink() if harm == "gone" else manifest.write_bytes(manifest.read_bytes()[:-5])
     assert store.evict(made.digest) == 1000
@@ -300,10 +301,11 @@ def three_that_fill(disk: Path, source: Source) -> tuple[Path, NodeStore, list[M
     engine = DictEngine(source, sync=False)
     made = [source.dataset(f"m{number}", {"w": bytes([number]) * 20_000_000}) for number in range(3)]
     for one in made:
-        store.warm(one, engine)
+        store.download(one, engine)
     return root, store, made
 
 
+@pytest.mark.slow
 @needs_root
 def test_what_the_file_system_does_not_give_back_is_not_counted_as_room(
     small_disk: Callable[[str], Path], source: Source
@@ -312,7 +314,7 @@ def test_what_the_file_system_does_not_give_back_is_not_counted_as_room(
     root, store, made = three_that_fill(small_disk("size=64m"), source)
     free = os.statvfs(root)
     with (root / "snapshots" / made[0].digest / "data" / "w").open("rb") as reader:
-        freed = store.make_room(20_000_000)
+        freed = free_space(store, 20_000_000)
         after = os.statvfs(root)
         assert freed == (after.f_bavail - free.f_bavail) * after.f_frsize
         assert after.f_bavail * after.f_frsize >= 20_000_000
@@ -327,7 +329,7 @@ def test_an_eviction_takes_one_snapshot_and_no_more_where_one_gives_the_room(
 ) -> None:
     root, store, made = three_that_fill(small_disk("size=64m"), source)
     before = os.statvfs(root)
-    freed = store.make_room(20_000_000)
+    freed = free_space(store, 20_000_000)
     after = os.statvfs(root)
     assert freed == (after.f_bavail - before.f_bavail) * after.f_frsize
     assert 19_900_000 < freed < 20_000_000  # the index grew meanwhile

@@ -19,7 +19,7 @@ import pytest
 from kube_cache.dataset.transfer import Manifest
 from kube_cache.errors import Cancelled, InsufficientDisk, SnapshotInUse
 from kube_cache.store.node_store import NodeStore
-from tests.store.fakes import DictEngine, Source, read_all, settings
+from tests.store.fakes import DictEngine, Source, free_space, read_all, reserved_bytes, settings
 from tests.store.test_crash import SEED, account
 
 ACTORS = 16
@@ -91,7 +91,7 @@ class Actor(threading.Thread):
         elif deed < 0.97:
             self.make_room()
         else:
-            self.store.room()
+            reserved_bytes(self.store)
         self.model.count("operations")
 
     def use(self, count: int) -> None:
@@ -101,7 +101,7 @@ class Actor(threading.Thread):
         self.store.pin(one.digest, owner)
         if not self.store.check(one.digest).complete:
             try:
-                self.store.warm(one, self.engine)
+                self.store.download(one, self.engine)
                 self.model.count("warmed")
             except InsufficientDisk as error:
                 assert "needs" in error.message
@@ -144,14 +144,14 @@ class Actor(threading.Thread):
             return left < 0
 
         try:
-            self.store.warm(one, self.engine, cancelled=cancelled)
+            self.store.download(one, self.engine, cancelled=cancelled)
         except (Cancelled, InsufficientDisk):
             self.model.count("given up")
 
     def rot(self) -> None:
         """Somebody truncates a file of a dataset that nobody else uses: it must be noticed, and mended."""
         try:
-            self.store.warm(self.rotten, self.engine)
+            self.store.download(self.rotten, self.engine)
             path = self.store.root / "snapshots" / self.rotten.digest / "data" / "r"
             os.truncate(path, 1)
             self.model.count("rotted")
@@ -160,11 +160,12 @@ class Actor(threading.Thread):
 
     def make_room(self) -> None:
         try:
-            self.store.make_room(self.chance.randrange(CAPACITY))
+            free_space(self.store, self.chance.randrange(CAPACITY))
         except InsufficientDisk:
             self.model.count("no room")
 
 
+@pytest.mark.slow
 def test_sixteen_actors_never_lose_what_one_of_them_holds(fast_root: Path) -> None:
     source = Source()
     shared = {f"s{number}": bytes([number]) * 20_000 for number in range(6)}
@@ -192,19 +193,19 @@ def test_sixteen_actors_never_lose_what_one_of_them_holds(fast_root: Path) -> No
     assert all(model.deeds[deed] for deed in ("hits", "warmed", "evicted", "in use", "refused", "given up", "rotted"))
     assert not +model.promised
     assert not store.pins()
-    store.make_room(rotten.total_bytes)
-    store.warm(rotten, engine)  # mended, so that sizes are what the index says
+    free_space(store, rotten.total_bytes)
+    store.download(rotten, engine)  # mended, so that sizes are what the index says
     account(store)
     for one in [*made, rotten]:
-        store.make_room(one.total_bytes)
-        store.warm(one, engine)
+        free_space(store, one.total_bytes)
+        store.download(one, engine)
         assert read_all(store, one) == {obj.path: source.bytes_of(obj) for obj in one.objects}
     store.close()
     again = NodeStore.open(settings(fast_root, capacity_bytes=CAPACITY))
     account(again)
     for one in [*made, rotten]:
         again.evict(one.digest)
-    again.make_room(CAPACITY)
+    free_space(again, CAPACITY)
     assert again.usage().object_bytes == 0
     assert not list(fast_root.glob("objects/??/*"))
     again.close()

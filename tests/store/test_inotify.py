@@ -19,7 +19,7 @@ FILES = {"config.json": b"{}", "shards/0": b"0" * 1000}
 @pytest.fixture
 def made(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
     made = source.dataset("gpt", FILES)
-    store.warm(made, engine)
+    store.download(made, engine)
     return made
 
 
@@ -44,17 +44,17 @@ def test_of_two_looks_at_once_the_one_that_began_before_an_event_makes_nothing_c
     # The first look has passed this file when it is changed; the second one begins, and sees it.
     (folder / "file").touch()
     second = watch.arm("d", [folder])
-    watch.seen("d", first, whole=True)
+    watch.checked("d", first, complete=True)
     assert not watch.is_clean("d")
-    watch.seen("d", second, whole=False)
+    watch.checked("d", second, complete=False)
     assert not watch.is_clean("d")
 
 
 def test_a_look_that_finds_harm_overrules_one_that_did_not(watch: Watch, folder: Path) -> None:
     first = watch.arm("d", [folder])
-    watch.seen("d", first, whole=True)
+    watch.checked("d", first, complete=True)
     assert watch.is_clean("d")
-    watch.seen("d", first + 1, whole=False)
+    watch.checked("d", first + 1, complete=False)
     assert not watch.is_clean("d")
 
 
@@ -70,11 +70,11 @@ def move(shard: Path) -> None:
 def test_where_a_folder_of_objects_goes_away_nothing_is_trusted_any_more(
     watch: Watch, folder: Path, harm: Callable[[Path], None]
 ) -> None:
-    watch.seen("d", watch.arm("d", [folder]), whole=True)
+    watch.checked("d", watch.arm("d", [folder]), complete=True)
     assert watch.is_clean("d")
     harm(folder.parent / "shard")
     assert not watch.is_clean("d")
-    watch.seen("d", watch.arm("d", [folder]), whole=True)
+    watch.checked("d", watch.arm("d", [folder]), complete=True)
     assert not watch.is_clean("d"), "what is made in its place is not watched"
 
 
@@ -83,10 +83,10 @@ def test_folders_of_objects_removed_by_hand_cost_nothing_but_the_watch(
 ) -> None:
     for shard in (store.root / "objects").iterdir():
         shutil.rmtree(shard)
-    assert store.warm(made, engine).fetched_bytes == 0
+    assert store.download(made, engine).fetched_bytes == 0
     assert store.check(made.digest).complete
     other = source.dataset("other", {"a": b"a" * 10})
-    store.warm(other, engine)
+    store.download(other, engine)
     assert read_all(store, other) == {"a": b"a" * 10}
     path = store.root / "snapshots" / other.digest / "data" / "a"
     path.chmod(0o644)

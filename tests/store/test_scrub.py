@@ -23,7 +23,7 @@ FILES = {f"f{number}": bytes([number]) * 1000 for number in range(10)}
 @pytest.fixture
 def made(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
     made = source.dataset("gpt", FILES)
-    store.warm(made, engine)
+    store.download(made, engine)
     return made
 
 
@@ -73,16 +73,16 @@ def test_what_a_person_scrubs_is_read_whole_though_the_background_is_half_throug
 def test_the_background_finds_a_flipped_bit_and_the_next_warm_mends_it(
     store: NodeStore, made: Manifest, engine: DictEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(store._core.disk), "trusts_ctime", False)
+    monkeypatch.setattr(type(store._context.disk), "trusts_ctime", False)
     flip(data(store, made) / "f3")
     with store.background_scrub(poll_s=0.01):
         wait_for(lambda: not store.check(made.digest).complete)
-    assert store.warm(made, engine).fetched_bytes == 1000
+    assert store.download(made, engine).fetched_bytes == 1000
     assert store.check_full(made.digest).complete
 
 
 def test_the_background_is_silent_where_its_rate_is_none(store: NodeStore, made: Manifest, engine: DictEngine) -> None:
-    other = NodeStore.open(settings(store.root, scrub_bytes_per_s=0), tidy=False)
+    other = NodeStore.open(settings(store.root, scrub_bytes_per_s=0), recover=False)
     with other.background_scrub(poll_s=0.01):
         assert not [thread for thread in threading.enumerate() if thread.name == "scrub"]
     other.close()
@@ -104,19 +104,21 @@ def test_a_scrub_waits_for_the_download_of_another_process(
     store: NodeStore, source: Source, engine: DictEngine, made: Manifest
 ) -> None:
     engine.hold = threading.Event()
-    download = threading.Thread(target=store.warm, args=(source.dataset("other", {"f": b"f" * 10, "g": b"g"}), engine))
+    download = threading.Thread(
+        target=store.download, args=(source.dataset("other", {"f": b"f" * 10, "g": b"g"}), engine)
+    )
     download.start()
     assert engine.reached.wait(10)
 
     def person() -> None:
-        other = NodeStore.open(settings(store.root), tidy=False)
+        other = NodeStore.open(settings(store.root), recover=False)
         asked = iter([False] * 5 + [True] * 1000)
         with pytest.raises(Cancelled):
             other.scrub(0, cancelled=lambda: next(asked))
-        assert {row.scrubbed for row in other._core.index.objects(ids).values()} == {None}
+        assert {row.scrubbed for row in other._context.index.objects(ids).values()} == {None}
         os._exit(SURVIVED)
 
-    ids = [name for shard in range(256) for name in store._core.index.objects_under(shard)]
+    ids = [name for shard in range(256) for name in store._context.index.objects_under(shard)]
     assert child(person) == SURVIVED
     engine.hold.set()
     download.join(30)

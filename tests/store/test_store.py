@@ -14,12 +14,12 @@ import pytest
 
 from kube_cache.dataset.transfer import FetchProgress, Manifest
 from kube_cache.errors import Cancelled, InsufficientDisk, NodeUnsuitable, SnapshotInUse
-from kube_cache.store import check as looking
-from kube_cache.store.index import LOST
+from kube_cache.store import check, mounts
+from kube_cache.store.index_rows import LOST_INDEX_OWNER
 from kube_cache.store.layout import object_id
 from kube_cache.store.node_store import NodeStore
 from tests.store.crashing import SURVIVED, child
-from tests.store.fakes import DictEngine, Source, open_store, read_all, settings, wait_for
+from tests.store.fakes import DictEngine, Source, free_space, open_store, read_all, reserved_bytes, settings, wait_for
 
 FILES = {"config.json": b"{}", "shards/0": b"0" * 1000, "shards/1": b"1" * 2000, "empty": b""}
 
@@ -37,7 +37,7 @@ def test_a_warm_snapshot_is_whole_readable_by_anybody_and_writable_by_nobody(
     store: NodeStore, engine: DictEngine, made: Manifest
 ) -> None:
     told: list[FetchProgress] = []
-    result = store.warm(made, engine, progress=told.append)
+    result = store.download(made, engine, progress=told.append)
     assert (result.fetched_bytes, result.verified) == (3002, "full-object")
     assert store.check(made.digest).complete
     assert read_all(store, made) == FILES
@@ -62,7 +62,7 @@ def test_current_leads_to_the_snapshot(
     store: NodeStore, engine: DictEngine, source: Source, prefix: str, files: dict[str, bytes]
 ) -> None:
     made = source.dataset(prefix, files)
-    store.warm(made, engine)
+    store.download(made, engine)
     current = store.root / "datasets" / "s3" / "models" / prefix / "@current"
     assert current.is_symlink()
     assert {path: (current / path).read_bytes() for path in files} == files
@@ -73,8 +73,8 @@ def test_a_prefix_within_a_prefix_keeps_its_own_link_and_shares_the_bytes(
 ) -> None:
     outer = source.dataset("p", {"q/a": b"a" * 500, "b": b"b"})
     inner = source.dataset("p/q", {"a": b"a" * 500})
-    store.warm(outer, engine)
-    assert store.warm(inner, engine).fetched_bytes == 0
+    store.download(outer, engine)
+    assert store.download(inner, engine).fetched_bytes == 0
     base = store.root / "datasets/s3/models/p"
     assert (base / "@current/q/a").stat().st_ino == (base / "q/@current/a").stat().st_ino
     assert store.usage().object_bytes == 501
@@ -87,11 +87,11 @@ def test_a_prefix_within_a_prefix_keeps_its_own_link_and_shares_the_bytes(
 def test_a_new_revision_fetches_what_changed_and_a_running_reader_keeps_the_old(
     store: NodeStore, engine: DictEngine, source: Source, made: Manifest
 ) -> None:
-    store.warm(made, engine)
+    store.download(made, engine)
     current = store.root / "datasets/s3/models/gpt/@current"
     mounted = os.open(current, os.O_RDONLY)  # as a mount does: the link is resolved once
     newer = source.dataset("gpt", FILES | {"config.json": b"{1}"})
-    assert store.warm(newer, engine).fetched_bytes == 3
+    assert store.download(newer, engine).fetched_bytes == 3
     assert (current / "config.json").read_bytes() == b"{1}"
     with open(os.open("config.json", os.O_RDONLY, dir_fd=mounted), "rb") as file:
         assert file.read() == b"{}"
@@ -103,7 +103,7 @@ def test_many_who_want_one_dataset_cost_one_transfer(store: NodeStore, engine: D
     engine.hold = threading.Event()
     results: list[int] = []
     threads = [
-        threading.Thread(target=lambda: results.append(store.warm(made, engine).fetched_bytes)) for _ in range(20)
+        threading.Thread(target=lambda: results.append(store.download(made, engine).fetched_bytes)) for _ in range(20)
     ]
     for thread in threads:
         thread.start()
@@ -121,7 +121,7 @@ def test_an_object_that_two_datasets_share_is_fetched_once_by_two_downloads_at_o
     first = source.dataset("x", {"a/shared": b"s" * 900, "own": b"1"})
     second = source.dataset("x/a", {"shared": b"s" * 900})
     engine.hold = threading.Event()
-    threads = [threading.Thread(target=store.warm, args=(one, engine)) for one in (first, second)]
+    threads = [threading.Thread(target=store.download, args=(one, engine)) for one in (first, second)]
     for thread in threads:
         thread.start()
     assert engine.reached.wait(10)
@@ -137,11 +137,11 @@ def test_who_waits_for_another_download_can_be_cancelled_and_publishes_nothing(
     store: NodeStore, engine: DictEngine, made: Manifest
 ) -> None:
     engine.hold = threading.Event()
-    first = threading.Thread(target=store.warm, args=(made, engine))
+    first = threading.Thread(target=store.download, args=(made, engine))
     first.start()
     assert engine.reached.wait(10)
     with pytest.raises(Cancelled):
-        store.warm(made, engine, cancelled=lambda: True)
+        store.download(made, engine, cancelled=lambda: True)
     engine.hold.set()
     first.join(30)
     assert store.check(made.digest).complete
@@ -152,25 +152,25 @@ def test_a_cancelled_download_keeps_what_it_verified_and_shows_nothing(
 ) -> None:
     asked = iter([False] * 5 + [True] * 100)
     with pytest.raises(Cancelled):
-        store.warm(made, engine, cancelled=lambda: next(asked))
+        store.download(made, engine, cancelled=lambda: next(asked))
     assert not list((store.root / "snapshots").iterdir())
     kept = store.usage().unlinked_bytes
-    assert store.warm(made, engine).fetched_bytes == 3002 - kept
-    assert store.room().reserved_bytes == 0
+    assert store.download(made, engine).fetched_bytes == 3002 - kept
+    assert reserved_bytes(store) == 0
 
 
 def test_another_process_that_fetches_is_waited_for(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
     engine.hold = threading.Event()
-    thread = threading.Thread(target=store.warm, args=(made, engine))
+    thread = threading.Thread(target=store.download, args=(made, engine))
     thread.start()
     assert engine.reached.wait(10)
 
     def successor() -> None:
         other = NodeStore.open(settings(store.root))
-        assert other.found.seconds == 0, "it does not tidy under a download"
+        assert other.recovery.seconds == 0, "it does not recover under a download"
         asked = iter([False] * 3 + [True] * 1000)
         with pytest.raises(Cancelled, match="another agent"):
-            other.warm(made, engine, cancelled=lambda: next(asked))
+            other.download(made, engine, cancelled=lambda: next(asked))
         os._exit(SURVIVED)
 
     assert child(successor) == SURVIVED
@@ -186,7 +186,7 @@ def test_what_is_pinned_is_not_evicted_and_the_refusal_says_by_whom(
     store: NodeStore, engine: DictEngine, made: Manifest
 ) -> None:
     store.pin(made.digest, "pod/before-it-was-there")
-    store.warm(made, engine)
+    store.download(made, engine)
     with pytest.raises(SnapshotInUse, match="pod/before-it-was-there"):
         store.evict(made.digest)
     assert store.unpin(made.digest, "pod/before-it-was-there")
@@ -198,7 +198,7 @@ def test_what_is_pinned_is_not_evicted_and_the_refusal_says_by_whom(
 
 def test_what_is_being_fetched_is_not_evicted(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
     engine.hold = threading.Event()
-    thread = threading.Thread(target=store.warm, args=(made, engine))
+    thread = threading.Thread(target=store.download, args=(made, engine))
     thread.start()
     assert engine.reached.wait(10)
     with pytest.raises(SnapshotInUse, match="a download"):
@@ -243,12 +243,12 @@ def test_reconcile_leaves_a_gated_pod_what_it_pinned_and_takes_from_a_bound_one_
 def test_what_is_mounted_is_not_evicted_though_nobody_pinned_it(
     store: NodeStore, engine: DictEngine, made: Manifest, tmp_path: Path
 ) -> None:
-    store.warm(made, engine)
+    store.download(made, engine)
     point = tmp_path / "in-a-pod"
     point.mkdir()
     assert os.system(f"mount --bind {data(store, made)} {point}") == 0
     try:
-        assert store.in_use_by_mounts(made.digest)
+        assert made.digest in mounts.mounted()
         with pytest.raises(SnapshotInUse, match="mounted"):
             store.evict(made.digest)
     finally:
@@ -262,25 +262,25 @@ def test_the_least_recently_used_goes_first_even_when_the_clock_jumps_back(
 ) -> None:
     store = open_store(root, capacity_bytes=250_000)
     made = [source.dataset(f"d{number}", {"f": bytes([number]) * 100_000}) for number in range(3)]
-    store.warm(made[0], engine)
+    store.download(made[0], engine)
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    store.warm(made[1], engine)
+    store.download(made[1], engine)
     store.check(made[0].digest)
-    store.warm(made[2], engine)
+    store.download(made[2], engine)
     assert [store.check(one.digest).complete for one in made] == [True, False, True]
     store.close()
 
 
-# Room.
+# Capacity.
 
 
 def test_a_refusal_holds_the_arithmetic(root: Path, source: Source, engine: DictEngine) -> None:
     store = open_store(root, capacity_bytes=1_000_000)
     held = source.dataset("held", {"f": b"h" * 700_000})
-    store.warm(held, engine)
+    store.download(held, engine)
     store.pin(held.digest, "pod/11-22")
     with pytest.raises(InsufficientDisk) as refused:
-        store.warm(source.dataset("more", {"f": b"m" * 400_000}), engine)
+        store.download(source.dataset("more", {"f": b"m" * 400_000}), engine)
     for words in (
         "s3://models/more",
         "needs 390.6 KiB",
@@ -292,7 +292,7 @@ def test_a_refusal_holds_the_arithmetic(root: Path, source: Source, engine: Dict
         assert words in refused.value.message
     assert engine.served["more/f"] == 0, "refused before the first byte"
     store.unpin(held.digest, "pod/11-22")
-    store.warm(source.dataset("more", {"f": b"m" * 400_000}), engine)
+    store.download(source.dataset("more", {"f": b"m" * 400_000}), engine)
     assert not store.check(held.digest).complete
     store.close()
 
@@ -307,7 +307,7 @@ def test_reservations_of_downloads_at_once_never_exceed_the_room(
 
     def warm(one: Manifest) -> None:
         try:
-            store.warm(one, engine)
+            store.download(one, engine)
         except InsufficientDisk as error:
             refused.append(error)
 
@@ -315,7 +315,7 @@ def test_reservations_of_downloads_at_once_never_exceed_the_room(
     for thread in threads:
         thread.start()
     wait_for(lambda: len(refused) == 4)
-    assert store.room().reserved_bytes <= 800_000
+    assert reserved_bytes(store) <= 800_000
     engine.hold.set()
     for thread in threads:
         thread.join(30)
@@ -371,16 +371,16 @@ def test_harm_to_a_file_is_noticed_and_mended_by_fetching_that_file_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if how == "looked at in Python":
-        monkeypatch.setattr(looking, "_built", None)
+        monkeypatch.setattr(check, "_native", None)
     store = open_store(root, watch_trust_s=900 if how == "watched" else 0)
-    store.warm(made, engine)
+    store.download(made, engine)
     assert store.check(made.digest).complete
     harm(data(store, made) / "shards" / "1")
     state = store.check(made.digest)
     assert not state.complete
     assert state.present_bytes == 1002
     assert any("shards/1" in problem for problem in state.problems)
-    assert store.warm(made, engine).fetched_bytes <= 2000
+    assert store.download(made, engine).fetched_bytes <= 2000
     assert store.check(made.digest).complete
     assert read_all(store, made) == FILES
     store.close()
@@ -390,11 +390,11 @@ def test_harm_to_a_file_is_noticed_and_mended_by_fetching_that_file_at_most(
 def test_a_changed_mode_is_noticed_and_mended_without_the_network(
     store: NodeStore, engine: DictEngine, made: Manifest, mode: int
 ) -> None:
-    store.warm(made, engine)
+    store.download(made, engine)
     path = data(store, made) / "shards" / "1"
     path.chmod(mode)
     assert not store.check(made.digest).complete
-    assert store.warm(made, engine).fetched_bytes == 0
+    assert store.download(made, engine).fetched_bytes == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
     assert store.check(made.digest).complete
 
@@ -421,11 +421,11 @@ def remove_objects(root: Path, _: str) -> None:
 def test_what_a_person_removed_is_put_together_again_without_the_network(
     store: NodeStore, engine: DictEngine, made: Manifest, harm: Callable[[Path, str], None]
 ) -> None:
-    store.warm(made, engine)
+    store.download(made, engine)
     harm(store.root, made.digest)
     if harm is not remove_objects:
         assert not store.check(made.digest).complete
-    assert store.warm(made, engine).fetched_bytes == 0
+    assert store.download(made, engine).fetched_bytes == 0
     assert store.check(made.digest).complete
 
 
@@ -434,17 +434,17 @@ def test_a_lost_index_is_rebuilt_from_the_directories(
     root: Path, engine: DictEngine, source: Source, made: Manifest, damage: bytes | None
 ) -> None:
     store = open_store(root)
-    store.warm(made, engine)
+    store.download(made, engine)
     store.close()
     for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
         (root / name).unlink(missing_ok=True)
     if damage:
         (root / "index.sqlite").write_bytes(damage)
     store = open_store(root)
-    assert store.found.rebuilt
+    assert store.recovery.rebuilt
     assert store.check(made.digest).complete
     assert store.usage().objects == 4
-    assert store.warm(source.dataset("gpt/shards", {"0": b"0" * 1000}), engine).fetched_bytes == 0
+    assert store.download(source.dataset("gpt/shards", {"0": b"0" * 1000}), engine).fetched_bytes == 0
     store.close()
 
 
@@ -453,18 +453,18 @@ def test_what_a_lost_index_may_have_pinned_stays_until_the_reconcile(
 ) -> None:
     other = source.dataset("gpt/other", {"0": b"0" * 1000})
     store = open_store(root)
-    store.warm(made, engine)
-    store.warm(other, engine)
+    store.download(made, engine)
+    store.download(other, engine)
     store.pin(made.digest, "pod/runs")
     store.close()
     for path in root.glob("index.sqlite*"):
         path.unlink()
     store = open_store(root)
     for digest in (made.digest, other.digest):
-        with pytest.raises(SnapshotInUse, match=LOST):
+        with pytest.raises(SnapshotInUse, match=LOST_INDEX_OWNER):
             store.evict(digest)
-    with pytest.raises(InsufficientDisk, match=f"pinned by {LOST}"):
-        store.make_room(1 << 60)
+    with pytest.raises(InsufficientDisk, match=f"pinned by {LOST_INDEX_OWNER}"):
+        free_space(store, 1 << 60)
     assert store.reconcile([(made.digest, "pod/runs")]).pinned == 1
     with pytest.raises(SnapshotInUse, match="pod/runs"):
         store.evict(made.digest)
@@ -475,7 +475,7 @@ def test_what_a_lost_index_may_have_pinned_stays_until_the_reconcile(
 def test_an_index_removed_under_a_running_agent_loses_no_pin(
     store: NodeStore, engine: DictEngine, made: Manifest
 ) -> None:
-    store.warm(made, engine)
+    store.download(made, engine)
     store.pin(made.digest, "pod/x")
     for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
         (store.root / name).unlink()
@@ -487,13 +487,13 @@ def test_an_index_removed_under_a_running_agent_loses_no_pin(
 def test_a_disk_wiped_under_a_running_agent_is_another_cache(
     store: NodeStore, engine: DictEngine, made: Manifest
 ) -> None:
-    store.warm(made, engine)
+    store.download(made, engine)
     before = store.cache_id
     for path in store.root.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert not store.check(made.digest).complete
     assert store.cache_id != before
-    assert store.warm(made, engine).fetched_bytes == 3002
+    assert store.download(made, engine).fetched_bytes == 3002
     assert store.check(made.digest).complete
 
 
@@ -511,8 +511,8 @@ def flip(path: Path) -> None:
 def test_a_flipped_bit_is_quarantined_and_only_that_object_is_fetched(
     store: NodeStore, engine: DictEngine, made: Manifest, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(store._core.disk), "trusts_ctime", False)
-    store.warm(made, engine)
+    monkeypatch.setattr(type(store._context.disk), "trusts_ctime", False)
+    store.download(made, engine)
     flip(data(store, made) / "shards" / "1")
     assert store.check(made.digest).complete, "no look can find it"
     if by == "scrub":
@@ -523,7 +523,7 @@ def test_a_flipped_bit_is_quarantined_and_only_that_object_is_fetched(
         assert not store.check_full(made.digest).complete
     assert not store.check(made.digest).complete
     assert store.usage().quarantine_bytes > 0
-    assert store.warm(made, engine).fetched_bytes == 2000
+    assert store.download(made, engine).fetched_bytes == 2000
     assert store.check_full(made.digest).complete
     assert store.scrub(0).bad == 0
     assert read_all(store, made) == FILES
@@ -532,9 +532,11 @@ def test_a_flipped_bit_is_quarantined_and_only_that_object_is_fetched(
 def test_a_scrub_reads_nothing_while_a_download_runs_and_goes_on_after_it(
     store: NodeStore, engine: DictEngine, source: Source, made: Manifest
 ) -> None:
-    store.warm(made, engine)
+    store.download(made, engine)
     engine.hold = threading.Event()
-    download = threading.Thread(target=store.warm, args=(source.dataset("other", {"f": b"f" * 10, "g": b"g"}), engine))
+    download = threading.Thread(
+        target=store.download, args=(source.dataset("other", {"f": b"f" * 10, "g": b"g"}), engine)
+    )
     download.start()
     assert engine.reached.wait(10)
     done: list[int] = []
@@ -556,7 +558,7 @@ def test_a_scrub_reads_nothing_while_a_download_runs_and_goes_on_after_it(
 
 
 def test_the_scrub_keeps_to_its_rate_and_can_be_stopped(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
-    store.warm(made, engine)
+    store.download(made, engine)
     result = store.scrub(10_000)
     assert result.seconds >= 3002 / 10_000 * 0.9
     with pytest.raises(Cancelled):
@@ -570,7 +572,7 @@ def test_a_start_up_removes_litter_and_old_parts_and_keeps_what_can_be_resumed(
     root: Path, engine: DictEngine, made: Manifest
 ) -> None:
     store = open_store(root)
-    store.warm(made, engine)
+    store.download(made, engine)
     store.close()
     incoming = root / "incoming"
     (incoming / "aa.part").write_bytes(b"x")
@@ -595,14 +597,14 @@ def test_what_is_not_ours_among_our_names_goes_and_stops_nothing(
 ) -> None:
     """Names that are no ids, an object in another's folder, a linked one, a note among the snapshots."""
     store = open_store(root)
-    store.warm(made, engine)
+    store.download(made, engine)
     strange = [f"objects/aa/{'z' * 64}", f"objects/aa/{'b' * 64}", "objects/aa/x", f"incoming/{'z' * 64}.journal"]
     for name in strange:
         (root / name).write_bytes(b"?")
     os.link(root / strange[0], root / "objects/aa" / ("A" * 64))
     note = root / "snapshots" / "note.txt"
     note.write_text("do not touch")
-    store.make_room(0)
+    free_space(store, 0)
     assert store.evict("note.txt") == 0
     note.write_text("do not touch")
     store.close()
@@ -621,14 +623,14 @@ def test_an_object_that_the_index_forgot_is_resumed_from_its_journal(
     store = open_store(root)
     asked = iter([False] * 6 + [True] * 100)
     with pytest.raises(Cancelled):
-        store.warm(made, engine, cancelled=lambda: next(asked))
+        store.download(made, engine, cancelled=lambda: next(asked))
     landed = store.usage().unlinked_bytes
     assert landed > 0
-    store._core.index.drop_objects([object_id(obj) for obj in made.objects])
+    store._context.index.drop_objects([object_id(obj) for obj in made.objects])
     store.close()
     store = open_store(root)
-    assert store.found.recovered > 0
-    result = store.warm(made, engine)
+    assert store.recovery.recovered > 0
+    result = store.download(made, engine)
     assert result.fetched_bytes == 3002 - landed
     assert result.resumed_bytes == landed
     store.close()
