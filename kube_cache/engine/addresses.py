@@ -1,7 +1,8 @@
-"""Which of a host's addresses a new connection goes to.
+"""Chooses the address of a host that a new connection goes to.
 
-Object stores answer DNS with a few of very many front ends: a fresh answer for each connection, and the address with the
-fewest connections of ours, spread the load over all that we ever hear of. A failed address is avoided for a while.
+An object store answers each DNS query with a few of its very many front ends. A fresh answer for each connection, and
+the address with the fewest of our connections, spread the load over all addresses that were ever returned. An address
+that failed is avoided for a while.
 """
 
 from __future__ import annotations
@@ -11,32 +12,43 @@ import socket
 import threading
 import time
 from collections import Counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from kube_cache.errors import SourceUnavailable
 
-_FRESH_S: Final = 1.0  # 64 connections that open at once ask once
+_FRESH_S: Final = 1.0
+"""Connections that open at the same moment share one DNS query."""
 _AVOID_S: Final = 30.0
+"""Arbitrary: spares most new connections of a download the 3 s of a connect timeout."""
 
 Address = tuple[str, int]
 
 
+class _Resolution(NamedTuple):
+    at: float
+    addresses: list[Address]
+
+
 class Addresses:
+    """Thread-safe."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[Address, tuple[float, list[Address]]] = {}
+        self._resolutions: dict[Address, _Resolution] = {}
         self._open: Counter[Address] = Counter()
-        self._failed: dict[Address, float] = {}
+        self._avoid_until: dict[Address, float] = {}
 
     def acquire(self, host: str, port: int) -> Address:
-        """Counted as open until `release`. Raises SourceUnavailable."""
-        found = self._resolve(host, port)
+        """Choose an address and count it as used until `release`. Raises SourceUnavailable."""
+        addresses = self._resolve(host, port)
         now = time.monotonic()
         with self._lock:
-            # Of equals a random one, or a thousand agents would all begin with the first.
-            chosen = min(found, key=lambda each: (self._failed.get(each, 0.0) > now, self._open[each], random.random()))
-            self._open[chosen] += 1
-            return chosen
+            # A random one among equals, or all agents of a cluster would begin with the first.
+            address = min(
+                addresses, key=lambda a: (self._avoid_until.get(a, 0.0) > now, self._open[a], random.random())
+            )
+            self._open[address] += 1
+            return address
 
     def release(self, address: Address) -> None:
         with self._lock:
@@ -45,22 +57,23 @@ class Addresses:
                 del self._open[address]
 
     def mark_failed(self, address: Address) -> None:
+        """Avoid the address for half a minute, as long as the host has others."""
         with self._lock:
-            self._failed[address] = time.monotonic() + _AVOID_S
+            self._avoid_until[address] = time.monotonic() + _AVOID_S
 
     def _resolve(self, host: str, port: int) -> list[Address]:
-        asked = (host, port)
+        query = (host, port)
         with self._lock:
-            when, found = self._known.get(asked, (0.0, []))
-        if found and time.monotonic() - when < _FRESH_S:
-            return found
+            resolution = self._resolutions.get(query)
+        if resolution is not None and time.monotonic() - resolution.at < _FRESH_S:
+            return resolution.addresses
         try:
             answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            if found:
-                return found  # the name server is ill, the object store may be well
+            if resolution is not None:
+                return resolution.addresses  # only the name server may be down
             raise SourceUnavailable(f"cannot resolve {host}: {error}; check the endpoint and the node's DNS") from error
-        found = list(dict.fromkeys((str(answer[4][0]), int(answer[4][1])) for answer in answers))
+        addresses = list(dict.fromkeys((str(answer[4][0]), int(answer[4][1])) for answer in answers))
         with self._lock:
-            self._known[asked] = (time.monotonic(), found)
-        return found
+            self._resolutions[query] = _Resolution(time.monotonic(), addresses)
+        return addresses

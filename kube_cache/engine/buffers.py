@@ -1,11 +1,11 @@
-"""The engine's memory: one anonymous mapping, one page-aligned slot for each worker, taken for good and used again.
+"""The engine's memory: one anonymous mapping with one page-aligned slot for each worker.
 
-Memory is never given back and asked for anew while fetching, since a page's first touch costs more CPU than receiving into
-it. Untouched slots cost nothing. With more connections each needs less: what matters is some 16 MiB in flight. Measured on two
-cores and ext4, 8 connections: 2 MiB each is within noise of 4 MiB; 1 MiB costs a tenth more CPU on disk, 512 KiB a fifth.
+A worker keeps its slot, because the first touch of a page costs more CPU than receiving into it. Untouched slots cost
+nothing. With more connections each slot is smaller: some 16 MiB in flight are enough. Measured on two cores and ext4,
+8 connections: 2 MiB each are within noise of 4 MiB; 1 MiB costs a tenth more CPU when writing to disk, 512 KiB a fifth.
 
-While there are few, each slot is one huge page where the kernel has some: 3 to 16 % quicker, since a receive walks fewer page
-tables and a direct write pins fewer pages.
+As long as slots are large, each is one huge page where the kernel has some: 3 to 16 % quicker, since a receive walks
+fewer page tables and a direct write pins fewer pages.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from typing import Final
 
 MIB: Final = 1 << 20
 SLOT_BYTES: Final = 2 * MIB
+"""One huge page of x86-64 and of arm64 with pages of 4 KiB."""
 _SMALL_SLOT_BYTES: Final = MIB
 _MANY_CONNECTIONS: Final = 16
+"""From this number of connections on, slots are small."""
 
 
 def buffer_size(connections: int) -> int:
-    """Bytes that each of `connections` workers uses."""
+    """Return the bytes of its slot that each of `connections` workers uses."""
     return SLOT_BYTES if connections < _MANY_CONNECTIONS else _SMALL_SLOT_BYTES
 
 
 class Buffers:
+    """Thread-safe, except `close`."""
+
     def __init__(self, slots: int) -> None:
-        # Reserved, not touched; with room to begin at a huge page's boundary.
+        # Address space only; one slot more, so that the first can begin at the boundary of a huge page.
         self._map = mmap.mmap(-1, (slots + 1) * SLOT_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._begin = -ctypes.addressof(ctypes.c_char.from_buffer(self._map)) % SLOT_BYTES
         with contextlib.suppress(OSError):  # a kernel without huge pages
@@ -39,27 +43,29 @@ class Buffers:
         self._free = list(range(slots - 1, -1, -1))
 
     def acquire(self) -> tuple[int, memoryview]:
-        """(slot, its SLOT_BYTES bytes)."""
+        """Take a slot; return its number and its `SLOT_BYTES` bytes."""
         with self._lock:
             slot = self._free.pop()
         return slot, self._view[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES]
 
     def shrink(self, slot: int) -> None:
-        """The worker uses only the smaller size from now on; the rest's pages go back to the system."""
-        at = self._begin + slot * SLOT_BYTES
+        """Give the pages beyond the smaller size back to the system. The worker must not use them any more."""
+        start = self._begin + slot * SLOT_BYTES
         with contextlib.suppress(OSError):  # a kernel without huge pages
-            self._map.madvise(
-                mmap.MADV_NOHUGEPAGE, at, SLOT_BYTES
-            )  # or the first touch would bring the whole one again
-        self._map.madvise(mmap.MADV_DONTNEED, at + _SMALL_SLOT_BYTES, SLOT_BYTES - _SMALL_SLOT_BYTES)
+            self._map.madvise(mmap.MADV_NOHUGEPAGE, start, SLOT_BYTES)  # else the next touch brings a whole huge page
+        self._map.madvise(mmap.MADV_DONTNEED, start + _SMALL_SLOT_BYTES, SLOT_BYTES - _SMALL_SLOT_BYTES)
 
     def release(self, slot: int) -> None:
+        """Return a slot, and its pages to the system."""
         self._map.madvise(mmap.MADV_DONTNEED, self._begin + slot * SLOT_BYTES, SLOT_BYTES)
         with self._lock:
             self._free.append(slot)
 
     def close(self) -> None:
-        """After the workers' end. An error that somebody keeps may hold a piece; then the memory goes with that."""
+        """Unmap the memory, after all workers have ended.
+
+        The traceback of an error may still hold a view; the memory is then freed together with that error.
+        """
         self._view.release()
         with contextlib.suppress(BufferError):
             self._map.close()

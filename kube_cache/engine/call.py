@@ -1,7 +1,7 @@
-"""One call of `fetch`: makes tasks for workers of its work, and joins the parts that see the work through.
+"""One call of `fetch`: turns its work into tasks for workers, and owns the parts of the call.
 
-The queue holds what is to be fetched, the control says whether the call goes on, the finisher verifies and syncs. Each task
-runs in the thread of the worker that it is given.
+The queue holds the work, the control says whether the call goes on, the finisher verifies and syncs. A task runs in the
+thread of the worker that it is given.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Call:
         *,
         hashes: bool,
     ) -> None:
+        """lock: the engine's one lock. hashes: read files again whose only checksum is a SHA or an MD5."""
         self.priority = priority
         self.since = time.monotonic()
         self.holding: set[Worker] = set()

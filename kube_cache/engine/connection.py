@@ -1,8 +1,8 @@
 """One keep-alive connection to the object store: a request out, a strictly parsed head in, body bytes into a buffer.
 
-The socket stays blocking and its patience is SO_RCVTIMEO: a Python timeout would make it non-blocking, and then
-MSG_WAITALL, which makes one system call of a whole piece, does nothing. The patience counts over the whole call, so a
-server that drips bytes cannot hold a worker either: it gets what came and judges the rate.
+The socket stays blocking, with SO_RCVTIMEO as its timeout. A Python timeout would make it non-blocking, and then
+MSG_WAITALL, which makes one system call of a whole piece, does nothing. One receive lasts half a second or so however
+slowly bytes come: a server that drips bytes cannot hold a worker, and the governor sees the rate.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from kube_cache.engine import _receive  # type: ignore[attr-defined, unused-ignore]
 from kube_cache.engine.http import MAX_HEAD, Head, UnsupportedResponse, parse_head
-from kube_cache.engine.receiving import Received, in_python
+from kube_cache.engine.receiving import Received, receive_in_python
 from kube_cache.engine.tls import CertificateRefused, Channel, Context, NativeChannel
 from kube_cache.errors import SourceUnavailable, TransferStalled
 
 Fill = Callable[[memoryview, int, int, bool, float], Received]
-"""(buffer, CRC64NVME, CRC32C, with CRC32C, patience in seconds)"""
+"""(buffer, CRC64NVME so far, CRC32C so far, with CRC32C, time limit in seconds)"""
 
-_CONNECT_S = 3.0
-_MAX_RECEIVE_S = (
-    0.5  # a receive says what has come after so long, or slow connections would look as if they stood still
-)
-_HEAD_READ_BYTES = 4096  # a head is some 700 bytes; what comes along of the body is copied once
+_CONNECT_S: Final = 3.0
+"""Linux repeats a SYN after 1 s: one lost packet is survived, a dead front end is left soon."""
+_MAX_RECEIVE_S: Final = 0.5
+"""Receives report their bytes this often, or a slow connection would look like a silent one."""
+_HEAD_READ_BYTES: Final = 4096
+"""Heads have some 700 bytes. Body bytes that come along are copied once more, so a larger read would cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a connection leads; it is used again only for an equal target."""
+    """The server that a connection leads to; a kept connection serves equal targets only."""
 
     tls: bool
     host: str
@@ -42,12 +44,12 @@ class Target:
 
 
 class StaleConnection(SourceUnavailable):
-    """A kept connection that the server has closed meanwhile: nobody's fault, tried at once on a new one."""
+    """The server closed a kept connection between two requests. Not a failure: the client opens a new one at once."""
 
 
 class Connection:
     def __init__(self, target: Target, address: tuple[str, int], *, stall_s: float, context: Context | None) -> None:
-        """address: the one of the host's to use. context: None without TLS. Raises SourceUnavailable."""
+        """Connect. address: one of the host's. context: None without TLS. Raises SourceUnavailable."""
         self.target = target
         self.address = address
         self._stall_s = stall_s
@@ -61,21 +63,16 @@ class Connection:
                 if isinstance(self._channel, socket.socket):
                     self._raw = self._channel  # Python's ssl has taken the descriptor over
             self._set_timeout(stall_s)
-            self._fill: Fill = self._filler()
+            self._fill: Fill = self._choose_fill()
         except BaseException:
             self._raw.close()
             raise
 
-    def _set_timeout(self, seconds: float) -> None:
-        if isinstance(self._raw, ssl.SSLSocket):
-            self._raw.settimeout(seconds)  # it takes SO_RCVTIMEO's EAGAIN for a reason to read again, for ever
-            return
-        packed = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
-        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
-
     def request(self, request: bytes) -> Head:
-        """Send, and read the answer's head. Raises StaleConnection, TransferStalled, SourceUnavailable, UnsupportedResponse."""
+        """Send a request and read the head of its response.
+
+        Raises StaleConnection, TransferStalled, SourceUnavailable, UnsupportedResponse.
+        """
         data = b""
         try:
             self._channel.sendall(request)
@@ -95,23 +92,58 @@ class Connection:
         except OSError as error:
             if self._used and not data and not _is_timeout(error):
                 raise StaleConnection(f"{self.target.host} had closed the kept connection") from error
-            raise self._broken(error) from error
+            raise self._as_unavailable(error) from error
         self._used = True
         return parse_head(data, end)
 
     def receive(self, view: memoryview, crc64: int, crc32c: int, *, with_crc32c: bool) -> Received:
-        """Fill `view` as far as bytes come in half a second or so. Raises TransferStalled when none do within the stall
-        timeout, SourceUnavailable.
+        """Receive until `view` is full or half a second has passed.
+
+        Raises TransferStalled when no byte comes within the stall timeout, SourceUnavailable when the connection ends.
         """
         try:
             received = self._fill(view, crc64, crc32c, with_crc32c, _MAX_RECEIVE_S)
         except OSError as error:
-            raise self._broken(error) from error
-        if received[0] == 0:
+            raise self._as_unavailable(error) from error
+        if received[0] == 0:  # C returns a plain tuple
             raise SourceUnavailable(f"{self.target.host} closed the connection in the middle of a body")
         return received
 
-    def _filler(self) -> Fill:
+    def read(self, head: Head, limit: int) -> bytes:
+        """Return up to `limit` bytes of the small body of an error; less if the connection fails or stalls."""
+        data = bytearray(head.leftover[:limit])
+        length = min(limit, head.length)
+        deadline = time.monotonic() + self._stall_s
+        while len(data) < length and time.monotonic() < deadline:
+            try:
+                more = self._channel.recv(min(4096, length - len(data)))
+            except OSError:
+                break
+            if not more:
+                break
+            data += more
+        return bytes(data)
+
+    def abort(self) -> None:
+        """Shut the connection down, which ends a receive under way. For other threads."""
+        with contextlib.suppress(OSError):  # closed already
+            socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._channel = self._raw  # drops a native channel before its descriptor
+        del self._fill
+        with contextlib.suppress(OSError):
+            self._raw.close()
+
+    def _set_timeout(self, seconds: float) -> None:
+        if isinstance(self._raw, ssl.SSLSocket):
+            self._raw.settimeout(seconds)  # after SO_RCVTIMEO's EAGAIN an SSLSocket would read again, for ever
+            return
+        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+    def _choose_fill(self) -> Fill:
         channel = self._channel
         if isinstance(channel, NativeChannel):
             fill: Fill = channel.receive_into
@@ -120,40 +152,14 @@ class Connection:
         else:
 
             def fill(view: memoryview, crc64: int, crc32c: int, with_crc32c: bool, _: float) -> Received:
-                return in_python(channel.recv_into, view, crc64, crc32c, with_crc32c=with_crc32c)
+                return receive_in_python(channel.recv_into, view, crc64, crc32c, with_crc32c=with_crc32c)
 
         return fill
 
-    def read(self, head: Head, limit: int) -> bytes:
-        """The small body of an error, up to `limit` bytes; what cannot be had of it is left out."""
-        data = bytearray(head.leftover[:limit])
-        want = min(limit, head.length)
-        deadline = time.monotonic() + self._stall_s
-        while len(data) < want and time.monotonic() < deadline:
-            try:
-                data_now = self._channel.recv(min(4096, want - len(data)))
-            except OSError:
-                break
-            if not data_now:
-                break
-            data += data_now
-        return bytes(data)
-
-    def _broken(self, error: OSError) -> SourceUnavailable:
+    def _as_unavailable(self, error: OSError) -> SourceUnavailable:
         if _is_timeout(error):
             return TransferStalled(f"{self.target.host} delivered nothing for {self._stall_s:g} s")
         return SourceUnavailable(f"the connection to {self.target.host} broke: {error}")
-
-    def abort(self) -> None:
-        """From another thread: wake whoever waits in a receive."""
-        with contextlib.suppress(OSError):  # closed already
-            socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._channel = self._raw  # lets go of a native channel before its descriptor
-        del self._fill
-        with contextlib.suppress(OSError):
-            self._raw.close()
 
 
 def _is_timeout(error: OSError) -> bool:
@@ -165,7 +171,7 @@ def _connect(target: Target, address: tuple[str, int]) -> socket.socket:
         raw = socket.create_connection(address, timeout=_CONNECT_S)
     except OSError as error:
         raise SourceUnavailable(f"cannot connect to {target.host}:{target.port} ({address[0]}): {error}") from error
-    raw.settimeout(None)  # blocking from here on; SO_RCVTIMEO is the patience
+    raw.settimeout(None)  # blocking from here on; SO_RCVTIMEO is the timeout
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return raw
 

@@ -1,7 +1,7 @@
 """Whether a call of `fetch` goes on, and how far it has come: what the call's queue, workers and finisher share.
 
 The first error ends a call: workers stop at their next check, and threads that wait for time or for bytes are woken. A
-control knows neither objects nor workers and decides nothing, so that everything else of a call may depend on it.
+control knows neither objects nor workers and decides nothing, so that all other parts of a call may depend on it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Control:
         self._stopped.wait(seconds)
 
     def end(self) -> None:
-        """Mark the call as ended: every object is durable, or its files are closed after an error."""
+        """Mark the call as ended: all objects are durable, or its files are closed or abandoned after an error."""
         self._ended.set()
 
     def wait(self, seconds: float) -> bool:
@@ -66,6 +66,6 @@ class Control:
         self.meter.add(count)
 
     def progress(self, preallocated_bytes: int) -> FetchProgress:
-        """The progress so far; `done_bytes` never falls and never exceeds the total."""
+        """Return the progress, whose `done_bytes` never falls and never exceeds the total."""
         self._shown_bytes = max(self._shown_bytes, min(self._total_bytes, self.meter.total))
         return FetchProgress(self._shown_bytes, self._total_bytes, self.meter.rate(), preallocated_bytes)

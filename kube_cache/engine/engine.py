@@ -1,7 +1,7 @@
-"""`Engine`: calls in, tasks dealt to workers. One lock for all bookkeeping, never held during I/O.
+"""`Engine`: takes calls of `fetch`, deals their tasks to workers. One lock for all bookkeeping, never held during I/O.
 
-Who gets the next task: first a call that holds no connection at all (a small pull beside a huge one, or a low priority
-beside a high one, always moves), then the higher priority, then whoever holds the fewest.
+Order of the tasks: first that of a call that holds no worker, so that a small pull beside a huge one, or a low priority
+beside a high one, always moves; then the higher priority; then the call that holds the fewest workers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress
 from kube_cache.engine.buffers import Buffers, buffer_size
@@ -27,11 +27,17 @@ from kube_cache.origin.s3 import Origins
 
 _log = logging.getLogger("kube_cache.engine")
 _POLL_S: Final = 0.1
+"""Interval of `cancelled`; a cancelled call must end within 2 s."""
 _REPORT_S: Final = 1.0
 _MIN_MANY_SMALL: Final = 64
-"""Small objects that are worth more connections from the beginning; fewer are over before that matters."""
+"""From so many small objects on, more connections are worth their start; fewer are fetched before that matters."""
 _IDLE_S: Final = 20.0
-"""After which an idle worker hangs up; stores close kept connections after some 20 s themselves."""
+"""Seconds until an idle worker closes its connection; object stores close kept connections after about as long."""
+
+
+class _RunningWorker(NamedTuple):
+    worker: Worker
+    thread: threading.Thread
 
 
 class Engine:
@@ -43,16 +49,17 @@ class Engine:
         self.lock = threading.Condition()
         self.request_limiter = RequestLimiter()
         self.idle = 0
-        self._received_before = 0
-        """Bytes that workers received that are gone."""
+        self.capped = settings.max_bytes_per_s > 0
+        self._received_by_ended = 0
+        """Bytes that workers received which have ended."""
         self._max_connections = max(settings.connections, settings.max_connections)
         self._lookup = ObjectLookup(origins, self.request_limiter, settings.give_up_s)
         self._bandwidth_limiter = BandwidthLimiter(settings.max_bytes_per_s)
-        self.capped = settings.max_bytes_per_s > 0
         self._buffers = Buffers(self._max_connections)
         self._governor = Governor(self, settings.connections, self._max_connections)
         self._calls: list[Call] = []
-        self._workers: dict[int, tuple[Worker, threading.Thread]] = {}
+        self._workers: dict[int, _RunningWorker] = {}
+        """By number of the buffer's slot."""
         self._closing = False
 
     def fetch(
@@ -79,7 +86,7 @@ class Engine:
             self.lock.notify_all()
         call.start()
         try:
-            self._watch(call, progress, cancelled)
+            self._await_end(call, progress, cancelled)
         except BaseException as error:
             call.control.fail(error)
             raise
@@ -94,23 +101,12 @@ class Engine:
         if progress is not None:
             progress(call.progress())
 
-    @staticmethod
-    def _watch(call: Call, progress: Callable[[FetchProgress], None] | None, cancelled: Callable[[], bool]) -> None:
-        reported = 0.0
-        while not call.control.wait(_POLL_S):
-            if cancelled():
-                call.control.fail(Cancelled("cancelled; what was verified is kept"))
-            now = time.monotonic()
-            if progress is not None and now - reported >= _REPORT_S:
-                reported = now
-                progress(call.progress())
-
     def close(self) -> None:
-        """Ends workers, connections and memory; calls under way end as cancelled."""
+        """End workers, connections and memory. Calls under way fail with Cancelled."""
         with self.lock:
             self._closing = True
             calls = list(self._calls)
-            threads = [thread for _, thread in self._workers.values()]
+            threads = [running.thread for running in self._workers.values()]
             self.lock.notify_all()
         for call in calls:
             call.control.fail(Cancelled("the engine is closing; what was verified is kept"))
@@ -119,26 +115,39 @@ class Engine:
             thread.join()
         self._buffers.close()
 
+    @staticmethod
+    def _await_end(call: Call, progress: Callable[[FetchProgress], None] | None, cancelled: Callable[[], bool]) -> None:
+        """Wait for the end of the call; poll `cancelled` and report progress meanwhile."""
+        reported_at = 0.0
+        while not call.control.wait(_POLL_S):
+            if cancelled():
+                call.control.fail(Cancelled("cancelled; what was verified is kept"))
+            now = time.monotonic()
+            if progress is not None and now - reported_at >= _REPORT_S:
+                reported_at = now
+                progress(call.progress())
+
     # For the governor.
 
     def workers(self) -> list[Worker]:
         with self.lock:
-            return [worker for worker, _ in self._workers.values()]
+            return [running.worker for running in self._workers.values()]
 
     def received_bytes(self) -> int:
-        """Bytes that all workers ever received."""
+        """Return the bytes that all workers received since the start."""
         with self.lock:
-            return self._received_before + sum(worker.received for worker, _ in self._workers.values())
+            return self._received_by_ended + sum(running.worker.received for running in self._workers.values())
 
     def resize(self) -> None:
+        """Start missing workers, and wake idle ones so that those beyond the governor's number end."""
         with self.lock:
             self._start_workers()
             self.lock.notify_all()
 
-    # The workers' threads.
+    # For the workers' threads.
 
     def _start_workers(self) -> None:
-        """As many workers as there should be connections. Under the lock; too many leave by themselves."""
+        """Start workers until there are as many as the governor wants. Call under the lock."""
         while not self._closing and len(self._workers) < self._governor.connections:
             slot, view = self._buffers.acquire()
             worker = Worker(
@@ -151,7 +160,7 @@ class Engine:
                 self.workers,
             )
             thread = threading.Thread(target=self._work, args=(worker,), name=f"engine-{slot}", daemon=True)
-            self._workers[slot] = (worker, thread)
+            self._workers[slot] = _RunningWorker(worker, thread)
             thread.start()
 
     def _work(self, worker: Worker) -> None:
@@ -161,7 +170,7 @@ class Engine:
                 task(worker)
             except KubeCacheError as error:
                 call.control.fail(error)
-            except BaseException as error:  # the thread lives on for other calls; this one ends with what happened
+            except BaseException as error:  # ends this call only; the thread goes on for others
                 _log.exception("engine worker failed")
                 call.control.fail(error)
             finally:
@@ -171,13 +180,14 @@ class Engine:
         self._buffers.release(worker.number)
 
     def _take(self, worker: Worker) -> tuple[Call, Task] | None:
+        """Wait for a task; None when the worker is to end."""
         with self.lock:
             while True:
                 if self._closing or len(self._workers) > self._governor.connections:
-                    del self._workers[worker.number]  # here, or all who see too many would leave
-                    self._received_before += worker.received
+                    del self._workers[worker.number]  # under the same lock, or all workers would end that see too many
+                    self._received_by_ended += worker.received
                     return None
-                for call in sorted(self._calls, key=_turn_key):
+                for call in sorted(self._calls, key=_turn):
                     task = call.next_task(worker)
                     if task is not None:
                         self._fit_buffer(worker)
@@ -191,12 +201,13 @@ class Engine:
                     worker.client.close()
 
     def _fit_buffer(self, worker: Worker) -> None:
-        """The buffer that each worker may use depends on how many there are."""
+        """Set the part of the buffer that the worker may use, which depends on the number of workers."""
         size = buffer_size(len(self._workers))
         if size < worker.buffer_bytes:
             self._buffers.shrink(worker.number)
         worker.buffer_bytes = size
 
 
-def _turn_key(call: Call) -> tuple[bool, int, int, float]:
+def _turn(call: Call) -> tuple[bool, int, int, float]:
+    """Sort key of a call: the first in order is served first."""
     return (bool(call.holding), -call.priority, len(call.holding), call.since)

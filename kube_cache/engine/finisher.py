@@ -1,7 +1,7 @@
-"""The last steps of each object of a call: verdict, durability, `on_object`. And the journals, while ranges still come.
+"""The last steps of each object of a call: verification, durability, `on_object`. Also flushes journals meanwhile.
 
-A thread of its own, because fdatasync takes as long as the disk likes: workers go on receiving, and the thread that called
-`fetch` goes on reporting progress. Small objects are synced by one syncfs for as many as are waiting.
+Runs in a thread of its own, because an fdatasync takes as long as the disk likes: workers go on receiving, and the
+thread that called `fetch` goes on reporting progress. One syncfs makes all small objects durable that are waiting.
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ from kube_cache.engine.work_queue import WorkQueue
 from kube_cache.errors import DiskFault
 
 _TICK_S: Final = 0.25
+"""Journals are looked at this often; a flush is due every 2 s."""
 _MAX_BATCH: Final = 256
+"""Objects that are finished together. `on_object` hears of all of them only after the sync."""
 _MIN_SYNCFS: Final = 8
+"""From so many small objects on, one syncfs is cheaper than an fdatasync for each."""
 _GATHER_S: Final = 0.1
-_MAX_GATHERED: Final = 128
+_MIN_GATHERED: Final = 128
+"""Fewer small objects wait `_GATHER_S` for others, so that one sync serves many."""
 _MAX_LEAVE_S: Final = 1.5
-"""For workers to leave after the end of a call; who has not left by then waits for a disk, and closes the file itself."""
+"""Time for workers to leave a failed call, which must end within 2 s. A worker that waits for the disk takes longer."""
 
 
 class Finisher:
     def __init__(
         self, control: Control, work: WorkQueue, on_object: Callable[[FetchedObject], None], *, hashes: bool
     ) -> None:
+        """hashes: read files again whose only checksum is a SHA or an MD5."""
         self._control = control
         self._work = work
         self._on_object = on_object
@@ -44,6 +49,7 @@ class Finisher:
         self._thread.start()
 
     def put(self, state: ObjectState) -> None:
+        """Queue an object whose ranges are all complete."""
         with self._wake:
             self._queue.append(state)
             if len(self._queue) == 1:
@@ -60,66 +66,70 @@ class Finisher:
         control = self._control
         try:
             while control.error is None:
-                batch = self._next()
-                if batch and self._land(batch):
+                batch = self._next_batch()
+                if batch and self._finish(batch):
                     break
                 for state in self._work.states():
-                    state.flush_due()
-        except Exception as error:  # also what the caller's on_object raised; the call ends with it
+                    state.flush_if_due()
+        except Exception as error:  # errors of the caller's on_object end the call, too
             control.fail(error)
         finally:
             if control.error is not None:
-                self._keep_journals()
+                self._abandon_all()
             control.end()
 
-    def _next(self) -> list[ObjectState]:
+    def _next_batch(self) -> list[ObjectState]:
+        """Wait for objects, at most a tick, and take them; [] if there are none."""
         with self._wake:
             if not self._queue and self._control.error is None:
                 self._wake.wait(_TICK_S)
-            # More small objects are on their way: one sync for many, not many syncs.
-            gather = 0 < len(self._queue) < _MAX_GATHERED and self._work.has_more(len(self._queue))
+            gather = 0 < len(self._queue) < _MIN_GATHERED and self._work.has_more(len(self._queue))
             gather = gather and all(state.small for state in self._queue)
         if gather:
             self._control.sleep(_GATHER_S)
         with self._wake:
             return [self._queue.popleft() for _ in range(min(_MAX_BATCH, len(self._queue)))]
 
-    def _land(self, batch: list[ObjectState]) -> bool:
-        good: list[tuple[ObjectState, FetchedObject]] = []
+    def _finish(self, batch: list[ObjectState]) -> bool:
+        """Verify objects, make them durable and report them; True if the last of the call was among them.
+
+        Puts work back for an object that must be fetched again. Raises ChecksumMismatch, DiskFault.
+        """
+        verified: list[tuple[ObjectState, FetchedObject]] = []
         for state in batch:
-            if state.small and state.full_declared is not None and state.full_declared.parts:
+            if state.small and state.declared is not None and state.declared.parts:
                 self._control.meter.refetch(state.job.object.size)
                 self._work.reopen(state)
                 continue
-            done, again = state.verify(hashes=self._hashes)
-            if done is None:
-                self._control.meter.refetch(sum(byte_range.length for byte_range in again))
-                self._work.put_back(state, again)
+            fetched, refetched = state.verify(hashes=self._hashes)
+            if fetched is None:
+                self._control.meter.refetch(sum(byte_range.length for byte_range in refetched))
+                self._work.put_back(state, refetched)
             else:
-                good.append((state, done))
-        small = [state for state, _ in good if state.small]
+                verified.append((state, fetched))
+        small = [state for state, _ in verified if state.small]
         if len(small) >= _MIN_SYNCFS:
             sync_filesystem(small[0].job.part_path.parent)
-        for state, _ in good:
+        for state, _ in verified:
             if not state.small:
                 state.flush()
             if not state.small or len(small) < _MIN_SYNCFS:
                 state.file.sync()
             state.close()
         last = False
-        for state, done in good:
-            self._on_object(done)
+        for state, fetched in verified:
+            self._on_object(fetched)
             last = self._work.finish(state)
         return last
 
-    def _keep_journals(self) -> None:
-        """What was noted becomes durable if the disk still lets it; files are closed once nobody writes to them."""
-        left = _MAX_LEAVE_S
-        while left > 0 and any(state.active for state in self._work.states()):
+    def _abandon_all(self) -> None:
+        """Close the files of all open objects after an error, with the complete ranges in their journals."""
+        left_s = _MAX_LEAVE_S
+        while left_s > 0 and any(state.active for state in self._work.states()):
             with self._wake:
                 self._wake.wait(_TICK_S / 5)
-            left -= _TICK_S / 5
+            left_s -= _TICK_S / 5
         for state in self._work.states():
-            with contextlib.suppress(DiskFault):  # those ranges are fetched again
+            with contextlib.suppress(DiskFault):  # the ranges that are not in the journal are fetched again
                 state.flush()
             self._work.abandon(state)

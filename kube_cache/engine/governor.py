@@ -1,4 +1,7 @@
-"""Looks at the engine twice a second while it works: how many connections it should have, and which ranges to hedge."""
+"""Looks at the engine twice a second while it works: sets the number of connections and hedges slow ranges.
+
+Takes the figures and carries the decisions out; `concurrency` and `hedge` decide.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,28 @@ from typing import Final, NamedTuple, Protocol
 from kube_cache.engine.concurrency import ConcurrencyController, Window
 from kube_cache.engine.hedge import WATCH_S, SlowDetector
 from kube_cache.engine.throttle import RequestLimiter
+from kube_cache.engine.work_queue import Attempt
 from kube_cache.engine.worker import Worker
 
 _TICK_S: Final = 0.5
 _WINDOW_TICKS: Final = 2
-_FOR_SMALL: Final = 16
-"""Connections for many small objects, which mostly wait for a first byte or for the disk: over loopback a third quicker than 8."""
+"""Ticks of the window that `ConcurrencyController` judges: 1 s."""
+_CONNECTIONS_FOR_SMALL: Final = 16
+"""Many small objects mostly wait for a first byte or the disk: over loopback a third quicker than 8 connections."""
 
 
-class Figures(NamedTuple):
-    """Sums since the start of the process, of which the governor takes differences."""
+class _Sums(NamedTuple):
+    """Sums since the start of the process; differences make a window."""
 
     at_s: float
     cpu_s: float
     received_bytes: int
     write_s: float
+
+
+class _Sample(NamedTuple):
+    received: int
+    attempt: Attempt | None
 
 
 class Governed(Protocol):
@@ -35,7 +45,7 @@ class Governed(Protocol):
     idle: int
     """Workers without work."""
     capped: bool
-    """A bandwidth cap is set."""
+    """A bandwidth limit is set."""
 
     def workers(self) -> list[Worker]: ...
     def received_bytes(self) -> int: ...
@@ -48,7 +58,7 @@ class Governor:
         self._engine = engine
         self._controller = ConcurrencyController(start, max_connections)
         self._slow_detector = SlowDetector()
-        self._samples: deque[dict[Worker, tuple[int, object]]] = deque(maxlen=int(WATCH_S / _TICK_S) + 1)
+        self._samples: deque[dict[Worker, _Sample]] = deque(maxlen=int(WATCH_S / _TICK_S) + 1)
         self._cores = len(os.sched_getaffinity(0))
         self._stop = threading.Event()
         self._busy = threading.Event()
@@ -56,11 +66,12 @@ class Governor:
 
     @property
     def connections(self) -> int:
+        """The number of connections that the engine should have."""
         return self._controller.connections
 
     def work_begins(self, *, many_small: bool) -> None:
         if many_small:
-            self._controller.raise_to(_FOR_SMALL)
+            self._controller.raise_to(_CONNECTIONS_FOR_SMALL)
         self._busy.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="engine-governor", daemon=True)
@@ -77,26 +88,27 @@ class Governor:
 
     def _run(self) -> None:
         ticks = 0
-        before = self._figures()
+        before = self._sums()
         while not self._stop.wait(_TICK_S):
             if not self._busy.is_set():
                 self._busy.wait()
                 self._samples.clear()
-                ticks, before = 0, self._figures()
+                ticks, before = 0, self._sums()
                 continue
             self._hedge()
             ticks += 1
             if ticks == _WINDOW_TICKS:
                 ticks = 0
-                now = self._figures()
+                now = self._sums()
                 self._adapt(before, now)
                 before = now
 
-    def _figures(self) -> Figures:
+    def _sums(self) -> _Sums:
         write_s = sum(worker.write_s for worker in self._engine.workers())
-        return Figures(time.monotonic(), time.process_time(), self._engine.received_bytes(), write_s)
+        return _Sums(time.monotonic(), time.process_time(), self._engine.received_bytes(), write_s)
 
-    def _adapt(self, before: Figures, now: Figures) -> None:
+    def _adapt(self, before: _Sums, now: _Sums) -> None:
+        """Let the controller judge a window, and resize the engine."""
         wall_s = now.at_s - before.at_s
         workers = max(1, len(self._engine.workers()))
         window = Window(
@@ -106,22 +118,22 @@ class Governor:
             cpu=(now.cpu_s - before.cpu_s) / (wall_s * self._cores),
             throttled=self._engine.request_limiter.throttled,
         )
-        was = self._controller.connections
-        if self._controller.step(window) != was:
+        connections = self._controller.connections
+        if self._controller.step(window) != connections:
             self._engine.resize()
 
     def _hedge(self) -> None:
-        workers = self._engine.workers()
-        self._samples.append({worker: (worker.received, worker.attempt) for worker in workers})
+        """Offer the ranges of slow connections to a second worker."""
+        self._samples.append({worker: _Sample(worker.received, worker.attempt) for worker in self._engine.workers()})
         if len(self._samples) < (self._samples.maxlen or 0) or self._engine.request_limiter.throttled:
             return
         if self._engine.capped:
-            return  # whoever waits for our own cap looks slow, and a hedge would fetch the same bytes twice under it
+            return  # a worker that waits for our own limit looks slow, and a hedge would fetch the bytes twice under it
         first, last = self._samples[0], self._samples[-1]
         rates = {
-            worker: (received - first[worker][0]) / WATCH_S
-            for worker, (received, at) in last.items()
-            if at is not None and worker in first and first[worker][1] is at
+            worker: (sample.received - first[worker].received) / WATCH_S
+            for worker, sample in last.items()
+            if sample.attempt is not None and worker in first and first[worker].attempt is sample.attempt
         }
         for worker in self._slow_detector.find_slow(rates):
             attempt = worker.attempt

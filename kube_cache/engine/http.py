@@ -1,8 +1,8 @@
-"""The few lines of HTTP/1.1 that a ranged GET needs, understood strictly.
+"""The part of HTTP/1.1 that a ranged GET needs, parsed strictly.
 
-Whatever is legal HTTP but not what an object store says to a ranged GET (chunked, HTTP/1.0, a redirect, no length, another
-range) is `UnsupportedResponse`: the caller then takes the slow path through botocore, which copes with everything. Guessing here would put
-bytes at the wrong offset.
+A response that is legal HTTP but not what an object store sends to a ranged GET (chunked, HTTP/1.0, a redirect, no
+length, another range) is an `UnsupportedResponse`: the client then takes the slow path through botocore, which speaks
+all of HTTP. A lenient parser would put bytes at the wrong offset.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_HEAD = 64 << 10
-"""Longer than any object store's; a server that never ends its head must not fill the memory."""
+"""Bytes; more than any object store sends. A server that never ends its head must not fill the memory."""
+_MAX_RETRY_AFTER_S = 20.0
+"""The longest backoff anyway: a server may not stop the node for an hour."""
 
 
 class UnsupportedResponse(Exception):
-    """An answer that the fast path does not speak."""
+    """A response that the fast path does not speak."""
 
 
 @dataclass(slots=True)
 class Head:
+    """Status, headers (names in lower case) and Content-Length of a response."""
+
     status: int
     headers: dict[str, str]
     length: int
     leftover: bytes
-    """Body bytes that came along with the head."""
+    """Body bytes that were received together with the head."""
 
     @property
     def keeps_alive(self) -> bool:
@@ -31,7 +35,7 @@ class Head:
 
 
 def parse_head(data: bytes, end: int) -> Head:
-    """`data` up to `end` (the blank line) is a response's head, what follows is body. Raises UnsupportedResponse."""
+    """Parse `data` up to the blank line at `end`; the bytes after that line are body. Raises UnsupportedResponse."""
     status_line, *lines = data[:end].decode("latin-1").split("\r\n")
     version, _, rest = status_line.partition(" ")
     status = rest[:3]
@@ -41,7 +45,7 @@ def parse_head(data: bytes, end: int) -> Head:
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():
-            raise UnsupportedResponse(f"not a header: {line[:40]!r}")  # also what an obsolete folded line looks like
+            raise UnsupportedResponse(f"not a header: {line[:40]!r}")  # an obsolete folded line also ends here
         name = name.lower()
         if name == "content-length" and headers.get(name, value.strip()) != value.strip():
             raise UnsupportedResponse("two different Content-Lengths")
@@ -55,21 +59,32 @@ def parse_head(data: bytes, end: int) -> Head:
 
 
 def check_range(head: Head, first: int, last: int, size: int) -> None:
-    """Exactly the bytes first..last of an object of `size` bytes, or UnsupportedResponse."""
+    """Check that the body is bytes first..last of an object of `size` bytes. Raises UnsupportedResponse."""
     expected = f"bytes {first}-{last}/{size}"
     if head.status != 206 or head.headers.get("content-range") != expected or head.length != last - first + 1:
         received = head.headers.get("content-range", f"status {head.status}")
-        raise UnsupportedResponse(f"asked for {expected!r}, received {received!r} with {head.length} bytes")
+        raise UnsupportedResponse(f"asked for {expected!r}, got {received!r} with {head.length} bytes")
     _check_leftover(head)
 
 
 def check_whole(head: Head, size: int) -> None:
-    """All `size` bytes of an object, or UnsupportedResponse."""
+    """Check that the body is a whole object of `size` bytes. Raises UnsupportedResponse."""
     if head.status != 200 or head.length != size:
         raise UnsupportedResponse(
-            f"asked for an object of {size} bytes, received status {head.status} with {head.length} bytes"
+            f"asked for an object of {size} bytes, got status {head.status} with {head.length} bytes"
         )
     _check_leftover(head)
+
+
+def error_code(body: bytes) -> tuple[str, str]:
+    """Return code and message of an S3 error document; empty strings for any other body."""
+    return _element(body, b"Code"), _element(body, b"Message")
+
+
+def retry_after_s(head: Head) -> float:
+    """Return the seconds of Retry-After; 0 without one. A date counts as none, because clocks differ."""
+    text = head.headers.get("retry-after", "")
+    return min(float(text), _MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
 
 
 def _check_leftover(head: Head) -> None:
@@ -77,17 +92,6 @@ def _check_leftover(head: Head) -> None:
         raise UnsupportedResponse(f"{len(head.leftover)} body bytes where {head.length} were announced")
 
 
-def error_code(body: bytes) -> tuple[str, str]:
-    """(Code, Message) of an S3 error document, empty where it is none."""
-    return _element(body, b"Code"), _element(body, b"Message")
-
-
 def _element(body: bytes, name: bytes) -> str:
     text = body.partition(b"<" + name + b">")[2].partition(b"</" + name + b">")[0]
     return text[:200].decode(errors="replace")
-
-
-def retry_after(head: Head) -> float:
-    """Seconds that the server asks for, 0 when it asks for none. A date (rare, and clocks differ) counts as none."""
-    text = head.headers.get("retry-after", "")
-    return min(float(text), 20.0) if text.isascii() and text.isdigit() else 0.0

@@ -1,8 +1,9 @@
-"""The journal of one object being fetched: which parts are durable, with their checksums, so that a restart resumes.
+"""The journal of one object that is being fetched: its durable ranges with their checksums, so that a restart resumes.
 
-A header that identifies the object, then one 24-byte record per finished part. Records are held back until the data they
-speak of was synced: `fdatasync(data)` first, then append and `fdatasync(journal)`. So a record never promises more than
-the disk holds, and a crash costs at most one interval. A torn or foreign journal is worth nothing and is started anew.
+A header that identifies the object, then one record of 24 bytes for each finished range. Records are held back until
+their data is synced: `fdatasync(data)`, then append, then `fdatasync(journal)`. So a record never promises more than
+the disk holds, and a crash costs at most one interval of flushing. A torn record ends the journal; the journal of
+another object is started anew.
 """
 
 from __future__ import annotations
@@ -11,80 +12,75 @@ import json
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import NamedTuple
 
-# part number, length, CRC64NVME, second checksum (of the object's own kind, 0 where that is CRC64NVME), CRC of the record
 _RECORD = struct.Struct("<IIQII")
-_HEADER = struct.Struct("<8sII")  # magic, length of the identity, its CRC
+"""The fields of `DoneRange`, then the CRC32 of the record."""
+_HEADER = struct.Struct("<8sII")
+"""Magic, length of the identity in bytes, CRC32 of the identity; the identity as JSON follows."""
 _MAGIC = b"kcjrnl1\0"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class DoneRange(NamedTuple):
+    """A range whose bytes are in the file. aux: the CRC in the object's own algorithm, 0 where that is CRC64NVME."""
+
     number: int
     length: int
     crc64: int
-    other: int = 0
+    aux: int = 0
 
 
 class Journal:
-    """Not thread-safe: the object that owns it holds a lock."""
+    """Not thread-safe: only the finisher's thread uses the journal of an open object."""
 
     def __init__(self, path: Path, identity: dict[str, str | int | None]) -> None:
-        """Opens or starts it. `parts` holds what a journal of this very identity proves. Raises OSError."""
+        """Open the journal, or start it anew if it is that of another identity. Raises OSError."""
+        self.ranges: dict[int, DoneRange] = {}
+        """By number: the durable ranges when the journal was opened, and those added since."""
         self._path = path
-        self._pending: list[Part] = []
+        self._pending: list[DoneRange] = []
         blob = json.dumps(identity, sort_keys=True).encode()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.parts: dict[int, Part] = {}
         try:
-            head = _HEADER.pack(_MAGIC, len(blob), zlib.crc32(blob)) + blob
+            header = _HEADER.pack(_MAGIC, len(blob), zlib.crc32(blob)) + blob
             data = _read_all(self._fd)
-            if data.startswith(head):
-                good = self._load(data, len(head))
-                os.ftruncate(self._fd, good)
+            if data.startswith(header):
+                self._end = self._load(data, len(header))
+                os.ftruncate(self._fd, self._end)
             else:
                 os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, head, 0)
+                os.pwrite(self._fd, header, 0)
                 os.fdatasync(self._fd)
-                good = len(head)
-            self._end = good
+                self._end = len(header)
         except BaseException:
             os.close(self._fd)
             raise
 
-    def _load(self, data: bytes, offset: int) -> int:
-        while offset + _RECORD.size <= len(data):
-            number, length, crc64, other, check = _RECORD.unpack_from(data, offset)
-            if check != zlib.crc32(data[offset : offset + _RECORD.size - 4]):
-                break  # torn by a crash: what follows was never promised
-            self.parts[number] = Part(number, length, crc64, other)
-            offset += _RECORD.size
-        return offset
+    def add(self, done: DoneRange) -> None:
+        """Note a range whose bytes are written. Only `flush` makes the note survive a restart."""
+        self.ranges[done.number] = done
+        self._pending.append(done)
 
-    def add(self, part: Part) -> None:
-        """Note a part whose bytes are written; it counts after a restart only once `flush` has run."""
-        self.parts[part.number] = part
-        self._pending.append(part)
-
-    def forget(self, numbers: set[int]) -> None:
-        """Parts that turned out wrong: written anew without them."""
-        kept = [part for number, part in self.parts.items() if number not in numbers]
-        self.parts = {part.number: part for part in kept}
+    def forget(self, numbers: AbstractSet[int]) -> None:
+        """Remove ranges that turned out wrong; the next `flush` writes the others anew. Raises OSError."""
+        kept = [done for number, done in self.ranges.items() if number not in numbers]
+        self.ranges = {done.number: done for done in kept}
         self._pending = kept
-        header_end = _HEADER.size + _HEADER.unpack(os.pread(self._fd, _HEADER.size, 0))[1]
+        _, blob_length, _ = _HEADER.unpack(os.pread(self._fd, _HEADER.size, 0))
+        header_end = _HEADER.size + blob_length
         os.ftruncate(self._fd, header_end)
         self._end = header_end
 
     def flush(self, data_fd: int) -> None:
-        """Make the noted parts durable: the data first. Raises OSError."""
+        """Make the noted ranges durable, the data first. Raises OSError; the notes are then kept for the next flush."""
         if not self._pending:
             return
         pending, self._pending = self._pending, []
         try:
             os.fdatasync(data_fd)
-            records = b"".join(_pack(part) for part in pending)
+            records = b"".join(_pack(done) for done in pending)
             os.pwrite(self._fd, records, self._end)
             os.fdatasync(self._fd)
         except BaseException:
@@ -95,9 +91,20 @@ class Journal:
     def close(self) -> None:
         os.close(self._fd)
 
+    def _load(self, data: bytes, offset: int) -> int:
+        """Read the records from `offset` on; return the offset where the good ones end."""
+        while offset + _RECORD.size <= len(data):
+            *fields, crc = _RECORD.unpack_from(data, offset)
+            if crc != zlib.crc32(data[offset : offset + _RECORD.size - 4]):
+                break  # torn by a crash; later records were never promised
+            done = DoneRange(*fields)
+            self.ranges[done.number] = done
+            offset += _RECORD.size
+        return offset
 
-def _pack(part: Part) -> bytes:
-    body = _RECORD.pack(part.number, part.length, part.crc64, part.other, 0)[:-4]
+
+def _pack(done: DoneRange) -> bytes:
+    body = _RECORD.pack(*done, 0)[:-4]
     return body + struct.pack("<I", zlib.crc32(body))
 
 

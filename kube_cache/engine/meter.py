@@ -1,4 +1,4 @@
-"""How many bytes have come, and how fast, as people see it."""
+"""Counts bytes and their rate for people: the total never falls, and the rate is that of the last seconds."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import time
 from collections import deque
 from typing import Final
 
-_WINDOW_S: Final = 5.0  # of the whole transfer it would lie after a stall
+_WINDOW_S: Final = 5.0
+"""A mean over the whole transfer would show for minutes what a stall of seconds cost."""
 _MIN_SPAN_S: Final = 0.25
+"""A rate over less would be that of one receive."""
 
 
 class Meter:
-    """`total` never falls: bytes that must be fetched again are not counted twice."""
+    """Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recent: deque[tuple[float, int]] = deque()
-        self._refetched_bytes = 0
+        self._uncounted = 0
+        """Bytes to come that the total holds already."""
         self.total = 0
 
     def add(self, count: int) -> None:
@@ -26,27 +29,29 @@ class Meter:
             self._recent.append((now, count))
             while now - self._recent[0][0] > _WINDOW_S:
                 self._recent.popleft()
-            self._count(count)
+            self._add_to_total(count)
 
     def resume(self, count: int) -> None:
-        """Count bytes that an earlier call has fetched; they are in the total, not in the rate."""
+        """Count bytes that an earlier call has fetched, in the total but not in the rate."""
         with self._lock:
-            self._count(count)
+            self._add_to_total(count)
 
     def refetch(self, count: int) -> None:
-        """These bytes are fetched again: do not count them a second time."""
+        """Leave the next `count` bytes out of the total, because they are fetched a second time."""
         with self._lock:
-            self._refetched_bytes += count
+            self._uncounted += count
 
     def rate(self) -> float:
+        """Return bytes per second over the last seconds; 0 when nothing came."""
         with self._lock:
             now = time.monotonic()
-            recent = [(when, count) for when, count in self._recent if now - when <= _WINDOW_S]
+            recent = [(at, count) for at, count in self._recent if now - at <= _WINDOW_S]
             if not recent:
                 return 0.0
-            return sum(count for _, count in recent) / max(now - recent[0][0], _MIN_SPAN_S)
+            oldest, _ = recent[0]
+            return sum(count for _, count in recent) / max(now - oldest, _MIN_SPAN_S)
 
-    def _count(self, count: int) -> None:
-        repaid = min(self._refetched_bytes, count)
-        self._refetched_bytes -= repaid
-        self.total += count - repaid
+    def _add_to_total(self, count: int) -> None:
+        uncounted = min(self._uncounted, count)
+        self._uncounted -= uncounted
+        self.total += count - uncounted

@@ -1,103 +1,128 @@
-"""One object on its way to the disk: its ranges, its journal, and the verdict when all of them are there.
+"""One object on its way to the disk: its ranges, its journal, and its verification when all ranges are there.
 
-Knows files and checksums, not sockets and not threads: the scheduler's lock guards the counting, the finisher's thread
-alone flushes the journal and judges.
+Knows files and checksums, but neither sockets nor threads. The engine's lock guards the counts; only the finisher's
+thread flushes the journal and verifies.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from kube_cache.dataset.checksums import Algorithm, DeclaredChecksum, combine
 from kube_cache.dataset.transfer import FetchedObject, FetchJob, RemoteObject, Timings, Verified
 from kube_cache.disk_faults import disk_fault
-from kube_cache.engine.journal import Journal, Part
+from kube_cache.engine.journal import DoneRange, Journal
 from kube_cache.engine.part_file import PartFile
 from kube_cache.engine.ranges import Range, split
-from kube_cache.engine.verify import Mismatch, check_object, combinable, crc_of_file, hash_file, md5_of
+from kube_cache.engine.verify import Mismatch, check_object, combinable_checksum, crc_of_file, hash_file, md5_of
 from kube_cache.errors import ChecksumMismatch
 from kube_cache.origin.object_head import ObjectHead
 from kube_cache.origin.stored_parts import StoredPart
 
 _FLUSH_S: Final = 2.0
 _FLUSH_BYTES: Final = 2 << 30
+"""The journal is flushed after so many seconds or bytes; a crash loses no more. Each flush costs two fdatasync."""
 
 
 class ObjectState:
-    """An open object. Opening resumes what its journal proves. Raises DiskFault."""
-
     def __init__(self, job: FetchJob, head: ObjectHead | None, parts: list[StoredPart], *, journaled: bool) -> None:
-        """head: None for a small object, whose checksum comes with its only answer."""
+        """Open the object's file and journal, and resume the ranges that the journal proves. Raises DiskFault.
+
+        head: None for a small object, whose checksum comes with its only response.
+        """
         self.job = job
         self.remote = job.object if head is None else _with_version(job.object, head)
         self.generation = head.generation if head else None
-        self.full_declared = head.checksum if head else None
         self.parts = parts
-        self.declared: DeclaredChecksum | None = None
-        self.aux: Algorithm | None = None
+        self.declared: DeclaredChecksum | None
+        """The checksum that the object store declares."""
+        self.combinable: DeclaredChecksum | None
+        """The same, if the CRCs of the ranges can be combined to it."""
+        self.aux_algorithm: Algorithm | None
+        """The object's own algorithm, which ranges compute besides CRC64NVME; None where that is the object's."""
         self.timings = Timings()
         self.fetched_bytes = 0
         self.resumed_bytes = 0
         self.active = 0
-        """Attempts that are at one of its ranges; guarded by the scheduler's lock."""
+        """Attempts at the object's ranges; guarded by the engine's lock."""
         self.abandoned = False
-        """The call has failed: the last attempt closes the files; guarded by the same lock."""
+        """The call has failed, so that the last attempt closes the files; guarded by the engine's lock."""
         self.small = not journaled
-        self._suspects: dict[int, tuple[int, Range]] | None = None
-        self._unflushed = 0
+        self._refetched: dict[int, int] | None = None
+        """CRC64NVME of the first fetch, by the number of the range; None before a mismatch."""
+        self._unflushed_bytes = 0
         self._flushed_at = time.monotonic()
         self._to_journal: list[Range] = []
-        self.declare(self.full_declared)
+        self.declare(head.checksum if head else None)
         self.file = PartFile(job.part_path, job.object.size)
         self.ranges = split(
-            job.object.size, [part.size for part in parts] if self.declared and self.declared.parts else ()
+            job.object.size, [part.size for part in parts] if self.combinable and self.combinable.parts else ()
         )
         self._journal: Journal | None = None
         if journaled:
-            self._resume()
-        self.left = sum(1 for each in self.ranges if each.done < each.length)
+            try:
+                self._resume()
+            except BaseException:
+                self.close()
+                raise
+        self.left = len(self.missing())
+        """Ranges that are not complete; guarded by the engine's lock."""
 
     @property
     def name(self) -> str:
         return self.remote.uri
 
-    def declare(self, found: DeclaredChecksum | None) -> None:
-        """The object's checksum, now that it is known."""
-        self.full_declared = found
-        self.declared = combinable(found, self.parts, self.job.object.size)
-        algorithm = self.declared.algorithm if self.declared else Algorithm.CRC64NVME
-        self.aux = None if algorithm == Algorithm.CRC64NVME else algorithm
+    def declare(self, checksum: DeclaredChecksum | None) -> None:
+        """Set the object's checksum as the object store declares it."""
+        self.declared = checksum
+        self.combinable = combinable_checksum(checksum, self.parts, self.job.object.size)
+        algorithm = self.combinable.algorithm if self.combinable else Algorithm.CRC64NVME
+        self.aux_algorithm = None if algorithm == Algorithm.CRC64NVME else algorithm
 
     def missing(self) -> list[Range]:
-        return [each for each in self.ranges if each.done < each.length]
+        """The ranges that are not complete."""
+        return [byte_range for byte_range in self.ranges if not byte_range.is_complete]
 
     def preallocated_bytes(self) -> int:
-        """Blocks that the disk has given for bytes yet to come."""
-        return self.file.preallocated_bytes(sum(each.done for each in self.ranges))
+        """Return the bytes of blocks that the disk has allocated for data yet to come."""
+        return self.file.preallocated_bytes(sum(byte_range.done for byte_range in self.ranges))
 
     def drop_version(self) -> bool:
-        """Go on without the version that HEAD told, for who may read objects but not versions; False: there was none."""
+        """Go on by ETag alone, without the version that HEAD told; False if there was none to drop.
+
+        For credentials that may read objects but not versions.
+        """
         if self.remote.version_id is None or self.remote.version_id == self.job.object.version_id:
             return False
         self.remote = replace(self.remote, version_id=self.job.object.version_id)
         return True
 
-    def note(self, done: Range) -> None:
-        """A finished range is to be journaled; from the worker that finished it."""
-        self._to_journal.append(done)
+    def note(self, byte_range: Range) -> None:
+        """Queue a complete range for the journal. For the worker's thread."""
+        self._to_journal.append(byte_range)
 
-    # By the finisher's thread.
+    def close(self) -> None:
+        """Close the files and keep them for a resume. No attempt may write any more."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self.file.close()
 
-    def flush_due(self) -> None:
-        """Make finished ranges durable every 2 s or 2 GiB: the most that a crash costs. Raises DiskFault."""
+    # For the finisher's thread.
+
+    def flush_if_due(self) -> None:
+        """Flush the journal if its time or its bytes have come. Raises DiskFault."""
         self._drain()
-        if self._unflushed and (time.monotonic() - self._flushed_at >= _FLUSH_S or self._unflushed >= _FLUSH_BYTES):
+        due = time.monotonic() - self._flushed_at >= _FLUSH_S or self._unflushed_bytes >= _FLUSH_BYTES
+        if self._unflushed_bytes and due:
             self.flush()
 
     def flush(self) -> None:
+        """Make the complete ranges durable: data, then journal. Raises DiskFault."""
         self._drain()
         if self._journal is None:
             return
@@ -105,31 +130,32 @@ class ObjectState:
             self._journal.flush(self.file.fd)
         except OSError as error:
             raise disk_fault(error, self.job.journal_path) from error
-        self._flushed_at, self._unflushed = time.monotonic(), 0
-
-    def _drain(self) -> None:
-        while self._to_journal and self._journal is not None:
-            done = self._to_journal.pop()
-            self._journal.add(Part(done.number, done.length, done.crc64, done.aux))
-            self._unflushed += done.length
+        self._flushed_at, self._unflushed_bytes = time.monotonic(), 0
 
     def verify(self, *, hashes: bool) -> tuple[FetchedObject | None, list[Range]]:
-        """With all ranges there: the proven object; or None and the ranges to fetch once more.
+        """Verify the object, whose ranges are all complete; return it, or None and the ranges to fetch once more.
 
-        Raises ChecksumMismatch when that was done already, naming object, part and both checksums.
+        hashes: read the file again for a SHA or MD5. Raises ChecksumMismatch if the ranges were fetched twice already,
+        DiskFault.
         """
-        verified, mismatch = check_object(self.declared, self.ranges, self.parts)
+        verified, mismatch = check_object(self.combinable, self.ranges, self.parts)
         if mismatch is None and verified is Verified.TRANSPORT_ONLY and hashes:
-            verified, mismatch = self._by_hash()
+            verified, mismatch = self._verify_by_hash()
         if mismatch is not None:
             return None, self._refetch(mismatch)
-        whole = combine(Algorithm.CRC64NVME, ((each.crc64, each.length) for each in self.ranges))
-        done = FetchedObject(self.job, whole, verified, self.fetched_bytes, self.resumed_bytes, self.timings)
-        return done, []
+        crc64nvme = combine(Algorithm.CRC64NVME, ((r.crc64, r.length) for r in self.ranges))
+        fetched = FetchedObject(self.job, crc64nvme, verified, self.fetched_bytes, self.resumed_bytes, self.timings)
+        return fetched, []
 
-    def _by_hash(self) -> tuple[Verified, Mismatch | None]:
-        """SHA or MD5, for which the file is read again."""
-        declared = self.full_declared
+    def _drain(self) -> None:
+        """Add the queued ranges to the journal."""
+        while self._to_journal and self._journal is not None:
+            byte_range = self._to_journal.pop()
+            self._journal.add(DoneRange(byte_range.number, byte_range.length, byte_range.crc64, byte_range.aux))
+            self._unflushed_bytes += byte_range.length
+
+    def _verify_by_hash(self) -> tuple[Verified, Mismatch | None]:
+        declared = self.declared
         if declared is not None and declared.algorithm in {Algorithm.SHA1, Algorithm.SHA256}:
             sizes = [part.size for part in self.parts] if declared.parts else []
             if declared.parts and len(sizes) != declared.parts:
@@ -139,25 +165,30 @@ class ObjectState:
             return (Verified.COMPOSITE if declared.parts else Verified.FULL_OBJECT), mismatch
         if (expected := md5_of(self.remote.etag)) and hash_file(self.job.part_path, "md5") == expected:
             return Verified.MD5, None
-        # Not equal proves nothing: with SSE-KMS, SSE-C and on other stores an ETag of 32 digits is no MD5.
+        # A difference proves nothing: with SSE-KMS, SSE-C and on other servers an ETag of 32 digits is no MD5.
         return Verified.TRANSPORT_ONLY, None
 
     def _refetch(self, mismatch: Mismatch) -> list[Range]:
-        """The ranges that may be wrong, once: those of the part, or all when only the whole is known to be."""
-        asked = [each for each in self.ranges if mismatch.part is None or each.part == mismatch.part]
-        if self._suspects is not None and all(each.number in self._suspects for each in asked):
-            raise self._mismatch(mismatch, asked)
-        self._suspects = {**(self._suspects or {}), **{each.number: (each.crc64, each) for each in asked}}
+        """Reset the ranges that may be wrong and return them: those of the part that differs, else all.
+
+        Raises ChecksumMismatch if all of them were refetched before.
+        """
+        suspects = [r for r in self.ranges if mismatch.part is None or r.part == mismatch.part]
+        if self._refetched is not None and all(r.number in self._refetched for r in suspects):
+            raise self._checksum_mismatch(mismatch, suspects, self._refetched)
+        self._refetched = {**(self._refetched or {}), **{r.number: r.crc64 for r in suspects}}
         if self._journal is not None:
             self._drain()
-            self._journal.forget({each.number for each in asked})
-        for each in asked:
-            each.restart()
-        self.left = len(asked)
-        return asked
+            self._journal.forget({r.number for r in suspects})
+        for byte_range in suspects:
+            byte_range.restart()
+        self.left = len(suspects)
+        return suspects
 
-    def _mismatch(self, mismatch: Mismatch, asked: list[Range]) -> ChecksumMismatch:
-        differing = [each.number for each in asked if (self._suspects or {})[each.number][0] != each.crc64]
+    def _checksum_mismatch(
+        self, mismatch: Mismatch, suspects: Sequence[Range], first_crcs: dict[int, int]
+    ) -> ChecksumMismatch:
+        differing = [r.number for r in suspects if first_crcs[r.number] != r.crc64]
         if mismatch.part is not None:
             where = f"part {mismatch.part + 1} of {len(self.parts)}"
         elif len(self.ranges) == 1:
@@ -168,41 +199,37 @@ class ObjectState:
             )
         else:
             where = f"all {len(self.ranges)} ranges came the same both times, so some part of the stored object"
-        algorithm = self.full_declared.algorithm.upper() if self.full_declared else "checksum"
+        algorithm = self.declared.algorithm.upper() if self.declared else "checksum"
         return ChecksumMismatch(
-            f"{self.name}: {where}: fetched twice, {algorithm} is {mismatch.actual} but the store declares {mismatch.expected};"
-            " upload the object again, or check the path to the store",
+            f"{self.name}: {where}: fetched twice, {algorithm} is {mismatch.actual} but the object store declares"
+            f" {mismatch.expected}; upload the object again, or check the path to the object store",
             bucket=self.remote.bucket,
             key=self.remote.key,
             actual=mismatch.actual,
             expected=mismatch.expected,
         )
 
-    def close(self) -> None:
-        """Keeps file and journal for a resume. Not while an attempt may still write."""
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
-        self.file.close()
-
     def _resume(self) -> None:
         try:
             self._journal = Journal(self.job.journal_path, self._identity())
-            if not self.file.was_sized:  # the file that the journal speaks of is gone
-                self._journal.forget(set(self._journal.parts))
+            if not self.file.was_sized:  # the file that the journal describes is gone
+                self._journal.forget(set(self._journal.ranges))
         except OSError as error:
-            self.file.close()
             raise disk_fault(error, self.job.journal_path) from error
-        for each in self.ranges:
-            part = self._journal.parts.get(each.number)
-            if part is None or part.length != each.length:
+        for byte_range in self.ranges:
+            done = self._journal.ranges.get(byte_range.number)
+            if done is None or done.length != byte_range.length:
                 continue
-            if self.declared is None and crc_of_file(self.job.part_path, each.offset, each.length) != part.crc64:
-                continue  # no checksum of the store will ever tell, so the disk is asked
-            each.done, each.crc64, each.aux = each.length, part.crc64, part.other
-            self.resumed_bytes += each.length
+            if self.combinable is None:
+                # No declared checksum will prove these bytes later, so they are read from the disk now.
+                crc64 = crc_of_file(self.job.part_path, byte_range.offset, byte_range.length)
+                if crc64 != done.crc64:
+                    continue
+            byte_range.done, byte_range.crc64, byte_range.aux = byte_range.length, done.crc64, done.aux
+            self.resumed_bytes += byte_range.length
 
     def _identity(self) -> dict[str, str | int | None]:
+        """Return what a journal must agree with: the object's version, its ranges, and the file on the disk."""
         return {
             "engine": 2,
             "uri": self.name,
@@ -210,12 +237,12 @@ class ObjectState:
             "generation": self.generation,
             "etag": self.remote.etag,
             "size": self.remote.size,
-            "declared": str(self.full_declared) if self.full_declared else None,
-            "layout": zlib.crc32(",".join(str(each.offset) for each in self.ranges).encode()),
+            "declared": str(self.declared) if self.declared else None,
+            "layout": zlib.crc32(",".join(str(byte_range.offset) for byte_range in self.ranges).encode()),
             "inode": self.file.inode,
         }
 
 
-def _with_version(found: RemoteObject, head: ObjectHead) -> RemoteObject:
-    version = found.version_id or (head.version_id if head.version_id != "null" else None)
-    return replace(found, version_id=version)
+def _with_version(remote: RemoteObject, head: ObjectHead) -> RemoteObject:
+    version = remote.version_id or (head.version_id if head.version_id != "null" else None)
+    return replace(remote, version_id=version)

@@ -1,8 +1,8 @@
 """The file that an object is fetched into: sized first, written at final offsets, past the page cache where possible.
 
-The page cache is the wall, not the network (15 against 109 Gb/s on a large node): O_DIRECT for whole 4 KiB blocks, a second
-descriptor for what is not aligned, and where O_DIRECT is refused, buffered writes that are pushed out and dropped behind
-the writer so that dirty pages stay bounded.
+The page cache is the bottleneck, not the network (15 against 109 Gb/s on a large node). So whole blocks of 4 KiB are
+written with O_DIRECT, and unaligned ends through a second descriptor. Where O_DIRECT is refused, buffered writes are
+written back and dropped behind the writer, so that dirty pages stay bounded.
 """
 
 from __future__ import annotations
@@ -14,45 +14,56 @@ import os
 import threading
 from collections import deque
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from kube_cache.disk_faults import disk_fault
 
-BLOCK = 4096
-# How much a buffered writer may leave dirty before it waits for the oldest of it.
-_MAX_DIRTY_BYTES = 64 << 20
-# Blocks are allocated this far ahead of direct writes. Into a hole, ext4 lets one writer at a time (the others spin on the inode's
-# lock: a fifth of the CPU with eight); into allocated blocks, all at once. Not the whole file, since what is given up keeps
-# its blocks for a day.
-_PREALLOCATE_BYTES = 256 << 20
-_MIN_PREALLOCATED_BYTES = 8 << 20  # less is one write
-_WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # sync_file_range(2)
+BLOCK: Final = 4096
+"""Alignment of O_DIRECT in bytes, for offset, length and memory; enough for every disk."""
+_MAX_DIRTY_BYTES: Final = 64 << 20
+"""A buffered writer may leave this much dirty before it waits for the oldest of it."""
+_PREALLOCATE_BYTES: Final = 256 << 20
+"""Blocks are allocated this far ahead of direct writes.
+
+Into a hole, ext4 lets one writer at a time: of eight, the others spin on the inode's lock for a fifth of the CPU. Into
+allocated blocks all write at once. Not the whole file is allocated, because an abandoned one keeps its blocks a day.
+"""
+_MIN_PREALLOCATED_BYTES: Final = 8 << 20
+"""Smaller files are written by one worker."""
+_WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # flags of sync_file_range(2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class _Extent(NamedTuple):
+    offset: int
+    length: int
+
+
 class PartFile:
-    """Writes are positional and may come from many threads. Every method raises DiskFault."""
+    """Writes are positional and may come from many threads. Opening, writing and syncing raise DiskFault."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
         self.size = size
         self._lock = threading.Lock()
         self._buffered = -1
-        self._dirty: deque[tuple[int, int]] = deque()
+        """Descriptor for unaligned writes; -1 until there is one."""
+        self._dirty: deque[_Extent] = deque()
         self._dirty_bytes = 0
         self._allocated = 0
-        """Blocks are there up to this offset, where they are allocated ahead."""
+        """Offset up to which blocks are allocated, if they are allocated ahead of writes."""
         try:
             self._fd, self._direct = _open(path, direct=size >= BLOCK)
             try:
-                found = os.fstat(self._fd)
-                self.inode = found.st_ino
-                self.was_sized = found.st_size == size
-                """False: what a journal says about this file cannot be true."""
-                # The size first: a direct write that does not extend the file takes the inode's lock shared.
+                status = os.fstat(self._fd)
+                self.inode = status.st_ino
+                self.was_sized = status.st_size == size
+                """False: the file is new or another one, so that a journal's claims about it are void."""
+                # The size comes first: a direct write that does not extend the file takes the inode's lock shared.
                 if not self.was_sized:
                     os.ftruncate(self._fd, size)
-                self._allocates = self._direct and size > _MIN_PREALLOCATED_BYTES
+                self._preallocates = self._direct and size > _MIN_PREALLOCATED_BYTES
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -64,15 +75,18 @@ class PartFile:
         return self._fd
 
     def write(self, view: memoryview, offset: int) -> None:
-        """All of `view` at `offset`. Direct are the whole blocks, if `view` is at a page plus `offset % BLOCK`."""
+        """Write all of `view` at `offset`.
+
+        Whole blocks go past the page cache, provided that `view` begins at a page's address plus `offset % BLOCK`.
+        """
         try:
             if not self._direct:
                 _pwrite(self._fd, view, offset)
-                if self.size > _MAX_DIRTY_BYTES // 8:  # the small ones are synced together soon
-                    self._push_out(offset, len(view))
+                if self.size > _MAX_DIRTY_BYTES // 8:  # smaller files are synced together soon
+                    self._write_back(_Extent(offset, len(view)))
                 return
-            if self._allocates and offset + len(view) > self._allocated:
-                self._allocate(offset + len(view))
+            if self._preallocates and offset + len(view) > self._allocated:
+                self._preallocate(offset + len(view))
             first = min(-offset % BLOCK, len(view))
             last = first + (len(view) - first) // BLOCK * BLOCK
             if first:
@@ -85,6 +99,7 @@ class PartFile:
             raise disk_fault(error, self.path) from error
 
     def sync(self) -> None:
+        """Make the written bytes durable (fdatasync)."""
         try:
             os.fdatasync(self._fd)
         except OSError as error:
@@ -93,52 +108,57 @@ class PartFile:
     def close(self) -> None:
         for fd in (self._fd, self._buffered):
             if fd >= 0:
-                with contextlib.suppress(OSError):  # what matters was synced, and said so, before
+                with contextlib.suppress(OSError):  # durable data was synced before, and its errors were raised there
                     os.close(fd)
         self._fd = self._buffered = -1
 
-    def preallocated_bytes(self, written: int) -> int:
-        """Bytes that blocks were allocated for, beyond the `written` ones."""
-        return max(0, self._allocated - written)
+    def preallocated_bytes(self, written_bytes: int) -> int:
+        """Return the bytes of allocated blocks beyond the written ones."""
+        return max(0, self._allocated - written_bytes)
 
-    def _allocate(self, end: int) -> None:
+    def _preallocate(self, end: int) -> None:
         with self._lock:
             if end <= self._allocated:
                 return
-            upto = min(self.size, max(end, self._allocated + _PREALLOCATE_BYTES))
-            start, length = ctypes.c_int64(self._allocated), ctypes.c_int64(upto - self._allocated)
+            target = min(self.size, max(end, self._allocated + _PREALLOCATE_BYTES))
+            start, length = ctypes.c_int64(self._allocated), ctypes.c_int64(target - self._allocated)
             if _libc.fallocate(self._fd, 0, start, length) == 0:
-                self._allocated = upto
+                self._allocated = target
                 return
             code = ctypes.get_errno()
             if code in {errno.EOPNOTSUPP, errno.ENOSYS}:
-                self._allocates = False  # this file system only knows holes
-            elif code != errno.EINTR:  # after which the next write asks again
+                self._preallocates = False  # the file system has holes only
+            elif code != errno.EINTR:  # after EINTR the next write asks again
                 raise OSError(code, os.strerror(code))
 
     def _unaligned(self) -> int:
+        """Return the buffered descriptor, opened on first use."""
         with self._lock:
             if self._buffered < 0:
                 self._buffered = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
             return self._buffered
 
-    def _push_out(self, offset: int, length: int) -> None:
-        """Begin writing this piece out; wait for, and drop from the cache, what came 64 MiB earlier."""
-        _sync_range(self._fd, offset, length, _WRITE)
-        done: list[tuple[int, int]] = []
+    def _write_back(self, written: _Extent) -> None:
+        """Start writing an extent to the disk; wait for those of 64 MiB before, and drop them from the page cache."""
+        _sync_range(self._fd, written, _WRITE)
+        oldest: list[_Extent] = []
         with self._lock:
-            self._dirty.append((offset, length))
-            self._dirty_bytes += length
+            self._dirty.append(written)
+            self._dirty_bytes += written.length
             while self._dirty_bytes > _MAX_DIRTY_BYTES:
-                done.append(self._dirty.popleft())
-                self._dirty_bytes -= done[-1][1]
-        for start, count in done:
-            _sync_range(self._fd, start, count, _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
-            os.posix_fadvise(self._fd, start, count, os.POSIX_FADV_DONTNEED)
+                extent = self._dirty.popleft()
+                self._dirty_bytes -= extent.length
+                oldest.append(extent)
+        for extent in oldest:
+            _sync_range(self._fd, extent, _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
+            os.posix_fadvise(self._fd, extent.offset, extent.length, os.POSIX_FADV_DONTNEED)
 
 
 def sync_filesystem(folder: Path) -> None:
-    """One syncfs(2) for all files below, cheaper than an fdatasync for each of many small ones. Raises DiskFault."""
+    """Make all files of the folder's file system durable by one syncfs(2). Raises DiskFault.
+
+    Cheaper than an fdatasync for each of many small files.
+    """
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -150,35 +170,24 @@ def sync_filesystem(folder: Path) -> None:
         raise disk_fault(error, folder) from error
 
 
-def sync_file(path: Path) -> None:
-    """Raises DiskFault."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise disk_fault(error, path) from error
-
-
 def _pwrite(fd: int, view: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(view):
-        done += os.pwrite(fd, view[done:], offset + done)
+    written = 0
+    while written < len(view):
+        written += os.pwrite(fd, view[written:], offset + written)
 
 
-def _sync_range(fd: int, offset: int, length: int, flags: int) -> None:
-    # Only a hint: an error of the disk is met again, and reported, by fdatasync.
-    _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), flags)
+def _sync_range(fd: int, extent: _Extent, flags: int) -> None:
+    # The result is ignored: fdatasync meets an error of the disk again and reports it.
+    _libc.sync_file_range(fd, ctypes.c_int64(extent.offset), ctypes.c_int64(extent.length), flags)
 
 
 def _open(path: Path, *, direct: bool) -> tuple[int, bool]:
+    """Open or create the file; return the descriptor and True if it writes past the page cache."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     if direct:
         try:
             return os.open(path, flags | os.O_DIRECT, 0o600), True
         except OSError as error:
-            if error.errno != errno.EINVAL:  # what tmpfs and some overlay and FUSE file systems say to O_DIRECT
+            if error.errno != errno.EINVAL:  # tmpfs and some overlay and FUSE file systems refuse O_DIRECT so
                 raise
     return os.open(path, flags, 0o600), False

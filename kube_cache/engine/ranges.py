@@ -1,29 +1,34 @@
-"""How an object is cut into ranges. A range is the unit of a request, of the journal and of a retry.
+"""Splits an object into ranges. A range is the unit of a request, of the journal and of a retry.
 
-Independent of the buffers: memory does not grow with the range. Where an object's checksum is one over its parts'
-checksums, no range crosses a stored part, so that each part's checksum can be rebuilt from whole ranges.
+The size of a range does not depend on the buffers, so that memory does not grow with it. Where an object's checksum is
+one over its parts' checksums (COMPOSITE), no range crosses a stored part: each part's checksum can then be combined
+from whole ranges.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 MAX_SMALL_BYTES: Final = 8 * MIB
-"""Objects up to this size are one request and have no journal."""
+"""A small object is one request and has no journal: refetching it costs no more than a range."""
 
 
 def range_size(size: int) -> int:
+    """Return the bytes of a range of an object of `size` bytes.
+
+    Few ranges cost few requests and a short journal; many fill all connections and lose little by a retry.
+    """
     if size < 256 * MIB:
         return 8 * MIB
     return 16 * MIB if size <= 64 * GIB else 64 * MIB
 
 
 class Range:
-    """A range and how far it is. Only its owner writes to the file, under `lock`; see `worker` for how it changes hands."""
+    """A range and its progress. Only the owner writes, under `lock`; module `worker` tells how the owner changes."""
 
     __slots__ = (
         "aux",
@@ -45,19 +50,28 @@ class Range:
         self.offset = offset
         self.length = length
         self.part = part
-        """Number of the stored part that it lies in."""
+        """Number of the stored part that holds the range, from 0."""
         self.lock = threading.Lock()
-        self.owner: Any = None
+        self.owner: object | None = None
+        """The worker whose bytes are in the file."""
         self.fetchers = 0
-        """Workers that are at it; guarded by the scheduler's lock, like `hedged`."""
+        """Workers that fetch the range now; guarded by the engine's lock."""
         self.hedged = False
+        """A second worker fetches the range or is to do so; guarded by the engine's lock."""
         self.failures = 0
-        """Failed ones since its last byte, whoever made them."""
+        """Failed attempts of all workers since the last byte."""
         self.done = 0
+        """Bytes that are written, from the start of the range."""
         self.crc64 = 0
         self.aux = 0
+        """CRC of the done bytes in the object's own algorithm; 0 where that is CRC64NVME."""
+
+    @property
+    def is_complete(self) -> bool:
+        return self.done == self.length
 
     def restart(self) -> None:
+        """Forget all progress, before the range is fetched a second time."""
         self.owner = None
         self.done = self.crc64 = self.aux = 0
         self.hedged = False
@@ -65,14 +79,14 @@ class Range:
 
 
 def split(size: int, stored_parts: Sequence[int] = ()) -> list[Range]:
-    """stored_parts: the sizes of the parts that must not be crossed."""
+    """Split an object of `size` bytes into ranges. stored_parts: sizes of the parts that no range may cross."""
     step = range_size(size)
-    result: list[Range] = []
+    ranges: list[Range] = []
     start = 0
     for part, length in enumerate(stored_parts or (size,)):
-        result += [
-            Range(len(result) + index, offset, min(step, start + length - offset), part)
+        ranges += [
+            Range(len(ranges) + index, offset, min(step, start + length - offset), part)
             for index, offset in enumerate(range(start, start + length, step))
         ]
         start += length
-    return result
+    return ranges

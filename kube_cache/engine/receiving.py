@@ -1,7 +1,7 @@
-"""What a receive is, whoever does it: bytes into a buffer, and the CRCs continued over them.
+"""The result of one receive: bytes in a buffer, and the CRCs continued over them.
 
-Plain sockets and native TLS do a whole buffer in one call in C (`_receive.h`). Where neither is at hand (Python's `ssl`, a body
-of botocore's) `in_python` does one piece, with the same answer.
+Plain sockets and native TLS fill a whole buffer in one call in C (`_receive.h`). For Python's `ssl` and for botocore's
+bodies `receive_in_python` receives one piece, with the same result.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ _crc32c = UPDATE[Algorithm.CRC32C]
 
 
 class Received(NamedTuple):
-    """`length` bytes; both CRCs over them and all before them; seconds. The native calls answer with a plain tuple of these."""
+    """Length in bytes, CRCs over these and all earlier bytes, and seconds. C returns these fields as a plain tuple."""
 
     length: int
     crc64: int
     crc32c: int
-    """As it was given, where it is not asked for."""
+    """The given value where a CRC32C is not wanted."""
     receive_s: float
     verify_s: float
     receive_cpu_s: float
-    """CPU of receiving: the kernel's copy, and with TLS decryption, which is far more of it."""
+    """CPU time of receiving: the kernel's copy, and with TLS the decryption, which takes most of it."""
 
 
-def in_python(
+def receive_in_python(
     receive: Callable[[memoryview], int], view: memoryview, crc64: int, crc32c: int, *, with_crc32c: bool
 ) -> Received:
-    """One call of `receive`, whose errors pass."""
+    """Call `receive` once and continue the CRCs. Raises what `receive` raises."""
     cpu, start = time.thread_time(), time.perf_counter()
     length = receive(view)
-    middle = time.perf_counter()
-    worked = time.thread_time() - cpu
+    received = time.perf_counter()
+    receive_cpu_s = time.thread_time() - cpu
     crc64 = _crc64(view[:length], crc64)
     if with_crc32c:
         crc32c = _crc32c(view[:length], crc32c)
-    return Received(length, crc64, crc32c, middle - start, time.perf_counter() - middle, worked)
+    return Received(length, crc64, crc32c, received - start, time.perf_counter() - received, receive_cpu_s)

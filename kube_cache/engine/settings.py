@@ -1,7 +1,7 @@
-"""What can be set about the transfer engine: a plain dataclass, whose bounds `kube_cache.settings` checks.
+"""Settings of the transfer engine: a plain dataclass, whose bounds `kube_cache.settings` checks.
 
-Not a pydantic model, so that the engine by itself needs no pydantic: 17 MiB in a process that is to fit in 64. Default, unit and
-meaning stand beside each field; the environment's names are KUBE_CACHE_ENGINE__<FIELD>. Nothing here reads the environment.
+Not a pydantic model, because the engine is to fit in 64 MiB and pydantic alone takes 17. Default, unit and meaning
+stand beside each field; the environment's names are KUBE_CACHE_ENGINE__<FIELD>, but are not read here.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class EngineSettings:
     connections: Annotated[int, Ge(1), Le(256)] = 8
     """Connections to start with, for the whole node."""
     max_connections: Annotated[int, Ge(1), Le(1024)] = 256
-    """The most that it may grow to while that helps."""
+    """Maximum number of connections, for the whole node; reached only while more of them bring more bytes."""
     stall_timeout_s: Annotated[float, Gt(0)] = 5
-    """Seconds without a byte after which a connection is given up."""
+    """Seconds without a byte after which a connection is closed and its range requested again."""
     give_up_s: Annotated[float, Gt(0)] = 30
-    """Seconds without any byte after which a fetch fails, to be tried anew."""
+    """Seconds without a byte on any connection after which a fetch fails, to be tried again later."""
     max_bytes_per_s: Annotated[int, Ge(0)] = 0
-    """Bandwidth cap for the whole node; 0 = none."""
+    """Bandwidth limit for the whole node, in bytes per second; 0 = none."""
     verify_hashes: bool = False
-    """Read objects again whose only checksum is SHA-1, SHA-256 or an MD5 in the ETag."""
+    """Read a file again if its object's only checksum is SHA-1, SHA-256 or an MD5 in the ETag."""

@@ -1,8 +1,8 @@
 """TLS for the data plane: a small native module where it could be built, else Python's `ssl`.
 
-Python's `ssl` gives one record of 16 KiB per call and takes the interpreter's lock for each, so that a process tops out
-however many threads it has. `_tls.c` fills a whole buffer per call without the lock. Both verify certificates and host names
-against the same bundle; both look the same from here, so that everything works without a compiler, only slower.
+Python's `ssl` returns one record of 16 KiB per call and takes the interpreter's lock for each, which limits a process
+however many threads it has. `_tls.c` fills a whole buffer per call without the lock. Both verify certificates and host
+names against the same bundle and have the same interface, so that the engine works without a compiler, only slower.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 try:
     from kube_cache.engine import _tls as _built  # type: ignore[attr-defined, unused-ignore]
-except ImportError:  # no compiler, or no OpenSSL headers, when the package was built
+except ImportError:  # the package was built without a compiler or without OpenSSL's headers
     _native: Any = None
 else:
     _native = _built
@@ -25,7 +25,7 @@ class CertificateRefused(OSError):
 
 
 class Channel(Protocol):
-    """What a connection needs of a socket."""
+    """The part of a socket that a connection uses."""
 
     def sendall(self, data: bytes, /) -> None: ...
     def recv(self, size: int, /) -> bytes: ...
@@ -33,12 +33,16 @@ class Channel(Protocol):
 
 
 class Context(Protocol):
-    def wrap(self, raw: socket.socket, host: str, patience_s: float) -> Channel:
-        """Handshake over a blocking socket with an SO_RCVTIMEO of `patience_s`. Raises CertificateRefused, OSError."""
+    def wrap(self, raw: socket.socket, host: str, timeout_s: float) -> Channel:
+        """Make the handshake over a blocking socket whose SO_RCVTIMEO is `timeout_s`.
+
+        Raises CertificateRefused, OSError.
+        """
         ...
 
 
 def context(cafile: str) -> Context:
+    """Create the context that verifies servers against a CA bundle; the native one if there is one."""
     return NativeContext(cafile) if _native is not None else PythonContext(cafile)
 
 
@@ -46,8 +50,8 @@ class PythonContext:
     def __init__(self, cafile: str) -> None:
         self._context = ssl.create_default_context(cafile=cafile)
 
-    def wrap(self, raw: socket.socket, host: str, patience_s: float) -> Channel:
-        raw.settimeout(patience_s)  # the only kind that Python's ssl heeds
+    def wrap(self, raw: socket.socket, host: str, timeout_s: float) -> Channel:
+        raw.settimeout(timeout_s)  # Python's ssl ignores SO_RCVTIMEO
         try:
             return self._context.wrap_socket(raw, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
@@ -58,7 +62,7 @@ class NativeContext:
     def __init__(self, cafile: str) -> None:
         self._context = _native.Context(cafile)
 
-    def wrap(self, raw: socket.socket, host: str, patience_s: float) -> Channel:
+    def wrap(self, raw: socket.socket, host: str, timeout_s: float) -> Channel:  # noqa: ARG002 - the socket has it
         try:
             return NativeChannel(raw, _native.Connection(self._context, raw.fileno(), host, _is_address(host)))
         except _native.CertificateError as error:
@@ -66,12 +70,12 @@ class NativeContext:
 
 
 class NativeChannel:
-    def __init__(self, raw: socket.socket, made: Any) -> None:
+    def __init__(self, raw: socket.socket, connection: Any) -> None:
         self._raw = raw  # the descriptor must outlive the connection over it
-        self.sendall = made.sendall
-        self.recv_into = made.recv_into
-        self.receive_into = made.receive_into
-        """(view, CRC64NVME, CRC32C, with CRC32C, patience in seconds) → `receiving.Received`"""
+        self.sendall = connection.sendall
+        self.recv_into = connection.recv_into
+        self.receive_into = connection.receive_into
+        """(buffer, CRC64NVME so far, CRC32C so far, with CRC32C, time limit in seconds) → fields of `Received`"""
 
     def recv(self, size: int, /) -> bytes:
         buffer = bytearray(size)

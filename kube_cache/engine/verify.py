@@ -1,7 +1,7 @@
-"""Is the file what the object store says it is? From the ranges' CRCs, without reading a byte again.
+"""Compares a fetched object with the checksum that the object store declares, by the CRCs of its ranges.
 
-The label never says more than was compared. SHA and MD5 cannot be combined from ranges, so an object that has nothing else
-counts as transport-only, unless the option to read files again is on.
+No byte is read again for that. The result never claims more than was compared: SHA and MD5 cannot be combined from
+ranges, so an object with no other checksum counts as transport-only, unless the setting to read files again is on.
 """
 
 from __future__ import annotations
@@ -20,61 +20,64 @@ from kube_cache.disk_faults import disk_fault
 from kube_cache.engine.ranges import Range
 from kube_cache.origin.stored_parts import StoredPart
 
-_READ: Final = 1 << 20
+_READ_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """part: the stored part that differs; None: somewhere in the object."""
+    """A checksum that differs from the declared one; both as text for people."""
 
     part: int | None
+    """Number of the stored part that differs, from 0; None: any byte of the object may be wrong."""
     actual: str
     expected: str
 
 
-def combinable(declared: DeclaredChecksum | None, parts: Sequence[StoredPart], size: int) -> DeclaredChecksum | None:
-    """The declared checksum, if ranges can be combined to it."""
+def combinable_checksum(
+    declared: DeclaredChecksum | None, parts: Sequence[StoredPart], size: int
+) -> DeclaredChecksum | None:
+    """Return the declared checksum if CRCs of ranges can be combined to it, else None.
+
+    A composite checksum needs the parts: all of them, adding up to `size` bytes.
+    """
     if declared is None or not is_crc(declared.algorithm):
         return None
     if declared.parts and (len(parts) != declared.parts or sum(part.size for part in parts) != size):
-        return None  # composite, and the store does not tell its parts
+        return None
     return declared
 
 
 def check_object(
     declared: DeclaredChecksum | None, ranges: Sequence[Range], parts: Sequence[StoredPart]
 ) -> tuple[Verified, Mismatch | None]:
-    """With every range done."""
+    """Compare the combined CRCs of complete ranges with `declared`; return the kind of proof, and the mismatch if any.
+
+    declared: the combinable checksum, None if there is none.
+    """
     if declared is None:
         return Verified.TRANSPORT_ONLY, None
     algorithm = declared.algorithm
     if not declared.parts:
-        actual = encode_crc(algorithm, combine(algorithm, (_piece(each, algorithm) for each in ranges)))
-        mismatch = None if actual == declared.value else Mismatch(None, _text(actual), _text(declared.value))
-        return Verified.FULL_OBJECT, mismatch
+        actual = encode_crc(algorithm, combine(algorithm, (_crc_and_length(r, algorithm) for r in ranges)))
+        return Verified.FULL_OBJECT, _compare(actual, declared.value)
     values = [part_value(algorithm, ranges, number) for number in range(len(parts))]
     for number, (part, value) in enumerate(zip(parts, values, strict=True)):
         if part.value and part.value != value:
             return Verified.COMPOSITE, Mismatch(number, _text(value), _text(part.value))
     actual = encode_crc(algorithm, UPDATE[algorithm](b"".join(values), 0))
-    mismatch = None if actual == declared.value else Mismatch(None, _text(actual), _text(declared.value))
-    return Verified.COMPOSITE, mismatch
+    return Verified.COMPOSITE, _compare(actual, declared.value)
 
 
 def part_value(algorithm: Algorithm, ranges: Sequence[Range], part: int) -> bytes:
-    return encode_crc(algorithm, combine(algorithm, (_piece(each, algorithm) for each in ranges if each.part == part)))
-
-
-def _piece(each: Range, algorithm: Algorithm) -> tuple[int, int]:
-    return (each.crc64 if algorithm == Algorithm.CRC64NVME else each.aux), each.length
-
-
-def _text(value: bytes) -> str:
-    return base64.b64encode(value).decode()
+    """Return the checksum of a stored part, combined from its ranges."""
+    return encode_crc(algorithm, combine(algorithm, (_crc_and_length(r, algorithm) for r in ranges if r.part == part)))
 
 
 def md5_of(etag: str) -> bytes:
-    """The MD5 that a single-part ETag is; empty when it is none (multipart ETags hold a hyphen)."""
+    """Return the MD5 that the ETag of an object uploaded in one part may be.
+
+    Empty for an ETag of another form; that of a multipart upload contains a hyphen.
+    """
     text = etag.strip('"')
     try:
         return bytes.fromhex(text) if len(text) == 32 else b""
@@ -82,39 +85,39 @@ def md5_of(etag: str) -> bytes:
         return b""
 
 
-def hash_file(path: Path, algorithm: str, parts: Sequence[int] = ()) -> bytes:
-    """The file's hash; with `parts` (sizes), the hash over the parts' hashes. Raises DiskFault."""
+def hash_file(path: Path, algorithm: str, part_sizes: Sequence[int] = ()) -> bytes:
+    """Return the file's hash; with `part_sizes`, the hash over the hashes of its parts. Raises DiskFault."""
     digests: list[bytes] = []
-    buffer = memoryview(bytearray(_READ))
+    buffer = memoryview(bytearray(_READ_BYTES))
     try:
         with path.open("rb", buffering=0) as handle:
             size = os.fstat(handle.fileno()).st_size
-            for length in parts or (size,):
+            for length in part_sizes or (size,):
                 hasher = hashlib.new(algorithm, usedforsecurity=False)
-                left = length
-                while left:
-                    count = handle.readinto(buffer[: min(left, _READ)])
+                unread = length
+                while unread:
+                    count = handle.readinto(buffer[: min(unread, _READ_BYTES)])
                     if not count:
                         break
                     hasher.update(buffer[:count])
-                    left -= count
+                    unread -= count
                 digests.append(hasher.digest())
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError as error:
         raise disk_fault(error, path) from error
-    return hashlib.new(algorithm, b"".join(digests), usedforsecurity=False).digest() if parts else digests[0]
+    return hashlib.new(algorithm, b"".join(digests), usedforsecurity=False).digest() if part_sizes else digests[0]
 
 
 def crc_of_file(path: Path, offset: int, length: int) -> int:
-    """CRC64NVME of a piece of the file, as it is on the disk. Raises DiskFault."""
+    """Return the CRC64NVME of `length` bytes of the file from `offset` on. Raises DiskFault."""
     crc = 0
     update = UPDATE[Algorithm.CRC64NVME]
-    buffer = memoryview(bytearray(_READ))
+    buffer = memoryview(bytearray(_READ_BYTES))
     try:
         with path.open("rb", buffering=0) as handle:
             handle.seek(offset)
             while length:
-                count = handle.readinto(buffer[: min(length, _READ)])
+                count = handle.readinto(buffer[: min(length, _READ_BYTES)])
                 if not count:
                     break
                 crc = update(buffer[:count], crc)
@@ -122,3 +125,15 @@ def crc_of_file(path: Path, offset: int, length: int) -> int:
     except OSError as error:
         raise disk_fault(error, path) from error
     return crc
+
+
+def _compare(actual: bytes, expected: bytes) -> Mismatch | None:
+    return None if actual == expected else Mismatch(None, _text(actual), _text(expected))
+
+
+def _crc_and_length(byte_range: Range, algorithm: Algorithm) -> tuple[int, int]:
+    return (byte_range.crc64 if algorithm == Algorithm.CRC64NVME else byte_range.aux), byte_range.length
+
+
+def _text(value: bytes) -> str:
+    return base64.b64encode(value).decode()

@@ -17,7 +17,7 @@ from kube_cache.engine.object_state import ObjectState
 from kube_cache.engine.ranges import MAX_SMALL_BYTES, Range
 
 _MAX_OPEN: Final = 512
-"""Open objects: their files stay open until they are durable, and small ones are synced in batches below this."""
+"""Open objects, with a file each: more than a batch of the finisher, fewer than the descriptors of a process."""
 _MAX_HEDGED_SHARE: Final = 0.05
 """Hedges per dealt range: duplicates may cost the origin and the network a twentieth more at most."""
 
@@ -25,7 +25,7 @@ _MAX_HEDGED_SHARE: Final = 0.05
 class Opening(NamedTuple):
     job: FetchJob
     small: bool
-    """One GET brings bytes and checksum; else a HEAD comes first and a journal is kept."""
+    """True: one GET brings bytes and checksum. False: a HEAD comes first, and a journal is kept."""
 
 
 class Attempt(NamedTuple):
@@ -102,7 +102,7 @@ class WorkQueue:
             if outcome is Outcome.COMPLETE:
                 state.left -= 1
                 state.note(byte_range)
-            elif byte_range.fetchers == 0 and byte_range.done < byte_range.length and self._control.error is None:
+            elif byte_range.fetchers == 0 and not byte_range.is_complete and self._control.error is None:
                 byte_range.hedged = False
                 self._ready.appendleft((state, byte_range))  # each of two attempts was given up for the other
                 self._lock.notify()
@@ -127,12 +127,9 @@ class WorkQueue:
     def hedge(self, state: ObjectState, byte_range: Range) -> None:
         """Offer the range to a second worker, before all others, if it is not hedged yet and hedges are few."""
         with self._lock:
-            if (
-                self._control.error is not None
-                or byte_range.hedged
-                or byte_range.fetchers != 1
-                or byte_range.done == byte_range.length
-            ):
+            if self._control.error is not None or byte_range.is_complete:
+                return
+            if byte_range.hedged or byte_range.fetchers != 1:
                 return
             if self._hedges >= max(1, int(self._dealt * _MAX_HEDGED_SHARE)):
                 return
@@ -175,7 +172,7 @@ class WorkQueue:
             return self._unfinished == 0
 
     def abandon(self, state: ObjectState) -> None:
-        """Close the files of an object of a failed call: now, or at the end of the last attempt that may still write."""
+        """Close the files of an object of a failed call, at the end of the last attempt that may still write."""
         with self._lock:
             state.abandoned = True
             idle = state.active == 0

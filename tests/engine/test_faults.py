@@ -142,7 +142,7 @@ def test_a_server_that_is_always_odd_is_served_through_botocore(
         pytest.param(faults.reset(None, 0), SourceUnavailable, "gave up after", id="reset for ever"),
         pytest.param(faults.stall(None, 0), SourceUnavailable, "delivered nothing", id="silent for ever"),
         pytest.param(faults.changed(headers={"Content-Range": None}), SourceUnavailable, "bytes", id="never a range"),
-        pytest.param(faults.corrupt(9), ChecksumMismatch, "the store declares", id="always one wrong byte"),
+        pytest.param(faults.corrupt(9), ChecksumMismatch, "the object store declares", id="always one wrong byte"),
     ],
 )
 def test_a_lasting_fault_is_a_named_error(

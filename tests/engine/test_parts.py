@@ -83,7 +83,7 @@ def test_more_body_than_announced_is_odd() -> None:
     ("text", "seconds"), [("3", 3.0), ("3600", 20.0), ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0), ("", 0.0)]
 )
 def test_retry_after(text: str, seconds: float) -> None:
-    assert http.retry_after(head(f"HTTP/1.1 503 X\nContent-Length: 4\nRetry-After: {text}")) == seconds
+    assert http.retry_after_s(head(f"HTTP/1.1 503 X\nContent-Length: 4\nRetry-After: {text}")) == seconds
 
 
 @given(st.integers(0, 100 * MIB), st.lists(st.integers(1, 40 * MIB), max_size=6))
@@ -139,10 +139,10 @@ def test_what_a_store_declares(headers: dict[str, str], found: DeclaredChecksum 
 
 def test_a_composite_whose_parts_are_unknown_is_not_used() -> None:
     composite = DeclaredChecksum(Algorithm.CRC32C, b"\0\0\0\1", 2)
-    assert verify.combinable(composite, [], 10) is None
-    assert verify.combinable(composite, [StoredPart(4, b""), StoredPart(5, b"")], 10) is None
-    assert verify.combinable(composite, [StoredPart(4, b""), StoredPart(6, b"")], 10) is composite
-    assert verify.combinable(DeclaredChecksum(Algorithm.SHA256, b"x" * 32), [], 10) is None
+    assert verify.combinable_checksum(composite, [], 10) is None
+    assert verify.combinable_checksum(composite, [StoredPart(4, b""), StoredPart(5, b"")], 10) is None
+    assert verify.combinable_checksum(composite, [StoredPart(4, b""), StoredPart(6, b"")], 10) is composite
+    assert verify.combinable_checksum(DeclaredChecksum(Algorithm.SHA256, b"x" * 32), [], 10) is None
 
 
 def test_a_known_need_is_not_climbed_to() -> None:

@@ -133,7 +133,9 @@ def test_a_damaged_object_is_fetched_twice_and_named(place: Bucket, reader: Fetc
     place.put("object", random.Random(1).randbytes(20 * MIB))
     manifest = listed(reader, place, "object")
     s3_server.damage(place.name, "object", 9 * MIB)
-    with pytest.raises(ChecksumMismatch, match=r"object: all 3 ranges .* CRC64NVME is \S+ but the store declares \S+"):
+    with pytest.raises(
+        ChecksumMismatch, match=r"object: all 3 ranges .* CRC64NVME is \S+ but the object store declares \S+"
+    ):
         reader.fetch(list(manifest.objects))
     assert not reader.done
 

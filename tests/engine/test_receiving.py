@@ -14,7 +14,7 @@ import pytest
 from awscrt import checksums as crt
 
 from kube_cache.engine import _receive  # type: ignore[attr-defined, unused-ignore]
-from kube_cache.engine.receiving import Received, in_python
+from kube_cache.engine.receiving import Received, receive_in_python
 
 DATA = random.Random(3).randbytes(3_000_001)
 
@@ -95,5 +95,5 @@ def test_the_same_answer_without_c(pair: tuple[socket.socket, socket.socket]) ->
     ours, theirs = pair
     theirs.sendall(DATA[:1000] * 2)
     native = receive(ours, memoryview(bytearray(1000)), 5, 6)
-    slow = in_python(ours.recv_into, memoryview(bytearray(1000)), 5, 6, with_crc32c=True)
+    slow = receive_in_python(ours.recv_into, memoryview(bytearray(1000)), 5, 6, with_crc32c=True)
     assert slow[:3] == native[:3]
