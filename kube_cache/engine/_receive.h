@@ -1,6 +1,7 @@
-/* The receive loop of a range: bytes into the buffer, each piece checksummed while it is in the cache, no interpreter's lock.
+/* The receive loop of a range: fills a buffer and checksums each piece while the cache holds it, without the GIL.
  *
- * Shared by `_receive.c` (plain sockets) and `_tls.c`; what differs is how a piece is received. Knows no HTTP and no files.
+ * Shared by `_receive.c` (plain sockets) and `_tls.c`, which differ in how one piece is received. Knows no HTTP and no
+ * files.
  */
 #ifndef KUBE_CACHE_RECEIVE_H
 #define KUBE_CACHE_RECEIVE_H
@@ -13,18 +14,19 @@
 
 #include "../dataset/_crc.h"
 
-/* Small enough to be in a core's second-level cache still when it is checksummed, large enough for few system calls. */
+/* Bytes. Small enough that a core's second-level cache still holds a piece when it is checksummed, large enough for few
+ * system calls. */
 #define PIECE (256 * 1024)
 
-/* Up to `size` bytes; 0 at the end of the stream; -1: failed, errno says how. */
-typedef ssize_t (*Receive)(void *from, uint8_t *data, size_t size);
+/* Receives up to `size` bytes. Returns their count; 0 at the end of the stream; -1 after a failure, with errno set. */
+typedef ssize_t (*Receive)(void *source, uint8_t *data, size_t size);
 
 typedef struct {
-    size_t count;
+    size_t count; /* bytes */
     uint64_t crc64, crc32c;
-    double waited, checked, worked; /* seconds: receiving; checksumming; CPU of this thread for receiving */
-    ssize_t last;                   /* what the last `Receive` answered */
-    int error;                      /* errno where that was -1 */
+    double receive_s, verify_s, receive_cpu_s;
+    ssize_t last_result; /* of the last `Receive` */
+    int last_errno;      /* valid if last_result is -1 */
 } Filled;
 
 static double seconds(clockid_t clock) {
@@ -33,33 +35,35 @@ static double seconds(clockid_t clock) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* Until `size` bytes have come, the stream fails or ends, or `patience` seconds have passed since the call. */
-static void fill(Filled *to, Receive receive, void *from, uint8_t *data, size_t size, double patience, int with_crc32c,
+/* Receives until `size` bytes have come, the stream fails or ends, or `max_s` seconds have passed since the call.
+ * The CRCs in `to` are continued. */
+static void fill(Filled *to, Receive receive, void *source, uint8_t *data, size_t size, double max_s, int with_crc32c,
                  const CrcUpdates *crc) {
     double cpu = seconds(CLOCK_THREAD_CPUTIME_ID), began = seconds(CLOCK_MONOTONIC), start = began;
     while (to->count < size) {
-        uint8_t *at = data + to->count;
+        uint8_t *piece = data + to->count;
         size_t left = size - to->count;
-        to->last = receive(from, at, left < PIECE ? left : PIECE);
-        to->error = errno;
-        if (to->last < 0 && to->error == EINTR) continue;
-        double middle = seconds(CLOCK_MONOTONIC);
-        to->waited += middle - start;
-        start = middle;
-        if (to->last <= 0) break;
-        to->crc64 = crc->crc64nvme(to->crc64, at, (size_t)to->last);
-        if (with_crc32c) to->crc32c = crc->crc32c(to->crc32c, at, (size_t)to->last);
-        to->count += (size_t)to->last;
+        to->last_result = receive(source, piece, left < PIECE ? left : PIECE);
+        to->last_errno = errno;
+        if (to->last_result < 0 && to->last_errno == EINTR) continue;
+        double received = seconds(CLOCK_MONOTONIC);
+        to->receive_s += received - start;
+        start = received;
+        if (to->last_result <= 0) break;
+        to->crc64 = crc->crc64nvme(to->crc64, piece, (size_t)to->last_result);
+        if (with_crc32c) to->crc32c = crc->crc32c(to->crc32c, piece, (size_t)to->last_result);
+        to->count += (size_t)to->last_result;
         start = seconds(CLOCK_MONOTONIC);
-        to->checked += start - middle;
-        if (start - began >= patience) break;
+        to->verify_s += start - received;
+        if (start - began >= max_s) break;
     }
-    to->worked = seconds(CLOCK_THREAD_CPUTIME_ID) - cpu - to->checked;
+    to->receive_cpu_s = seconds(CLOCK_THREAD_CPUTIME_ID) - cpu - to->verify_s;
 }
 
-/* (bytes, CRC64NVME, CRC32C, seconds of receiving, of checksumming, CPU seconds of receiving) */
-static PyObject *answer(const Filled *filled) {
+/* Returns the fields of `receiving.Received` as a plain tuple. */
+static PyObject *as_tuple(const Filled *filled) {
     return Py_BuildValue("nKKddd", (Py_ssize_t)filled->count, (unsigned long long)filled->crc64,
-                         (unsigned long long)filled->crc32c, filled->waited, filled->checked, filled->worked);
+                         (unsigned long long)filled->crc32c, filled->receive_s, filled->verify_s,
+                         filled->receive_cpu_s);
 }
 #endif

@@ -1,21 +1,21 @@
 /* A TLS client connection whose receive loop runs without the interpreter's lock.
  *
- * Why it exists: Python's ssl returns one record (16 KiB) per call and takes the interpreter's lock for each, so a process
- * tops out near 1.3 GB/s however many threads it has. Here one call fills a whole buffer (`_receive.h`), and one system call brings
- * many records instead of two calls for each.
+ * Why it exists: Python's ssl returns one record (16 KiB) per call and takes the interpreter's lock for each, which
+ * limits a process to some 1.3 GB/s however many threads it has. Here one call fills a whole buffer (`_receive.h`), and
+ * one system call brings many records instead of two calls for each.
  *
- * What it deliberately does not do: non-blocking I/O, client certificates, writing anything large. Timeouts are the socket's
- * own (SO_RCVTIMEO, SO_SNDTIMEO); the descriptor belongs to the caller, who closes it after this object.
+ * What it deliberately does not do: non-blocking I/O, client certificates, writing anything large. The socket's own
+ * timeouts hold (SO_RCVTIMEO, SO_SNDTIMEO). The descriptor belongs to the caller, who closes it after this object.
  */
 #include "_receive.h"
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
-/* What one system call may bring. In a filter of its own, not by SSL_CTX_set_read_ahead: that moves all that it holds to the front of
- * its buffer at each record, which was a sixth of the CPU. */
+/* Bytes that one system call may bring, into a filter of its own. SSL_CTX_set_read_ahead would move all bytes that it
+ * holds to the front of its buffer at each record, which was a sixth of the CPU. */
 #define READ_AHEAD (128 * 1024)
-/* AES-128 first: 6 % less of the client's CPU than with AES-256, which OpenSSL prefers. */
+/* AES-128 first: 6 % less of the client's CPU than AES-256, which OpenSSL prefers. */
 #define CIPHERS_1_3 "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 
 typedef struct {
@@ -31,7 +31,8 @@ typedef struct {
 static PyObject *CertificateError;
 static const CrcUpdates *crc;
 
-/* An OSError with what OpenSSL has to say, or with errno where the socket failed. Returns NULL. */
+/* Raises an OSError with OpenSSL's reason, or with errno where the socket failed. Returns NULL.
+ * ssl: NULL before there is a connection. doing: the step that failed, for the message. */
 static PyObject *failed(SSL *ssl, int result, int saved_errno, const char *doing) {
     int why = ssl ? SSL_get_error(ssl, result) : SSL_ERROR_SSL;
     long verify = ssl ? SSL_get_verify_result(ssl) : X509_V_OK;
@@ -81,20 +82,21 @@ static void context_dealloc(Context *self) {
 
 static PyTypeObject *context_type;
 
-/* Reads through a buffer, writes past it. 0 where memory is short. */
+/* Connects `ssl` to the descriptor: reads go through a buffer, writes past it. Returns 0 if memory is short. */
 static int attach(SSL *ssl, int fd) {
-    BIO *buffer = BIO_new(BIO_f_buffer()), *from = BIO_new_socket(fd, BIO_NOCLOSE), *to = BIO_new_socket(fd, BIO_NOCLOSE);
-    if (!buffer || !from || !to || BIO_set_read_buffer_size(buffer, READ_AHEAD) <= 0) {
+    BIO *buffer = BIO_new(BIO_f_buffer()), *input = BIO_new_socket(fd, BIO_NOCLOSE);
+    BIO *output = BIO_new_socket(fd, BIO_NOCLOSE);
+    if (!buffer || !input || !output || BIO_set_read_buffer_size(buffer, READ_AHEAD) <= 0) {
         BIO_free(buffer);
-        BIO_free(from);
-        BIO_free(to);
+        BIO_free(input);
+        BIO_free(output);
         return 0;
     }
-    SSL_set_bio(ssl, BIO_push(buffer, from), to);
+    SSL_set_bio(ssl, BIO_push(buffer, input), output);
     return 1;
 }
 
-/* Connection(context, fd, host, address: bool) makes the handshake. */
+/* Connection(context, fd, host, is_address) makes the handshake. Raises CertificateError, OSError. */
 static int connection_init(Connection *self, PyObject *args, PyObject *kwargs) {
     PyObject *context;
     int fd, is_address, result, saved;
@@ -132,15 +134,15 @@ static void connection_dealloc(Connection *self) {
     Py_DECREF(type);
 }
 
-static ssize_t receive(void *from, uint8_t *data, size_t size) {
+static ssize_t receive(void *source, uint8_t *data, size_t size) {
     size_t count;
     errno = 0;
-    int result = SSL_read_ex(from, data, size, &count);
+    int result = SSL_read_ex(source, data, size, &count);
     if (result == 1) return (ssize_t)count;
-    return SSL_get_error(from, result) == SSL_ERROR_ZERO_RETURN ? 0 : -1;
+    return SSL_get_error(source, result) == SSL_ERROR_ZERO_RETURN ? 0 : -1;
 }
 
-/* recv_into(buffer): bytes received, one record at most; 0 at the end. */
+/* recv_into(buffer) returns the count of received bytes, at most one record; 0 at the end. */
 static PyObject *connection_recv_into(Connection *self, PyObject *args) {
     Py_buffer view;
     ssize_t count;
@@ -158,18 +160,18 @@ static PyObject *connection_recv_into(Connection *self, PyObject *args) {
 static PyObject *connection_receive_into(Connection *self, PyObject *args) {
     Py_buffer view;
     int with_crc32c;
-    double patience;
+    double max_s;
     unsigned long long crc64, crc32c;
-    if (!PyArg_ParseTuple(args, "w*KKpd", &view, &crc64, &crc32c, &with_crc32c, &patience)) return NULL;
+    if (!PyArg_ParseTuple(args, "w*KKpd", &view, &crc64, &crc32c, &with_crc32c, &max_s)) return NULL;
     Filled filled = {.crc64 = crc64, .crc32c = crc32c};
     Py_BEGIN_ALLOW_THREADS
     ERR_clear_error();
-    fill(&filled, receive, self->ssl, view.buf, (size_t)view.len, patience, with_crc32c, crc);
+    fill(&filled, receive, self->ssl, view.buf, (size_t)view.len, max_s, with_crc32c, crc);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&view);
-    if (!filled.count && filled.last < 0) return failed(self->ssl, -1, filled.error, "receive");
-    if (filled.last < 0) ERR_clear_error(); /* it is met again by the next call */
-    return answer(&filled);
+    if (!filled.count && filled.last_result < 0) return failed(self->ssl, -1, filled.last_errno, "receive");
+    if (filled.last_result < 0) ERR_clear_error(); /* the next call meets the failure again */
+    return as_tuple(&filled);
 }
 
 static PyObject *connection_sendall(Connection *self, PyObject *args) {
@@ -191,7 +193,7 @@ static PyObject *connection_sendall(Connection *self, PyObject *args) {
 static PyMethodDef connection_methods[] = {
     {"recv_into", (PyCFunction)connection_recv_into, METH_VARARGS, "recv_into(buffer) -> bytes received; 0 at the end"},
     {"receive_into", (PyCFunction)connection_receive_into, METH_VARARGS,
-     "receive_into(buffer, crc64nvme, crc32c, with_crc32c, patience_s), as in `_receive`"},
+     "receive_into(buffer, crc64nvme, crc32c, with_crc32c, max_s), as in `_receive`"},
     {"sendall", (PyCFunction)connection_sendall, METH_VARARGS, "sendall(data)"},
     {NULL, NULL, 0, NULL},
 };
