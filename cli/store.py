@@ -1,11 +1,11 @@
 """`kube-cache store`: a node's cache for people at a shell. Tables by default, `--json` for scripts. It never fetches.
 
-On the node it may run beside the agent: what changes the store takes the same locks. With `--node` it runs anywhere where
-Temporal can be reached, and the node's agent does what is asked.
+On the node it may run beside the agent, since every change of the store takes the same locks. With `--node` it runs
+anywhere where Temporal can be reached, and the node's agent does the work.
 
-Exit codes: 0 done (for `verify` and `scrub`: and everything is sound); 1 the disk or the store failed, and the message says
-why; 2 wrong usage; 3 refused, because somebody holds it (`evict`); 4 damage was found (`verify`, `scrub`); 5 no such snapshot;
-6 the node, the operator or Temporal does not answer (`--node`).
+Exit codes: 0 done (for `verify` and `scrub`: and everything is sound); 1 the disk or the store failed, and the message
+says why; 2 wrong usage; 3 refused, because a Pod or a pin holds the snapshot (`evict`); 4 damage was found
+(`verify`, `scrub`); 5 no such snapshot; 6 the node, the operator or Temporal does not answer (`--node`).
 """
 
 from __future__ import annotations

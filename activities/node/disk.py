@@ -1,6 +1,6 @@
-"""What the workflows ask of a node's store apart from downloads: check, await space, unpin, evict, reconcile. Node queue.
+"""Everything that workflows ask of a node's store but downloads: check, await space, unpin, evict, reconcile.
 
-Thin over `NodeStore`: each activity unpacks its input, makes one or two calls and packs the answer.
+Node queue. Thin over `NodeStore`: each activity unpacks its input, makes one or two calls and packs the answer.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class DiskActivities:
     def await_disk(self, arg: AwaitDiskInput) -> None:
         """Succeed if the disk can be written now and has enough free space.
 
-        Checks once; Temporal waits, by retrying. So a Pod that waits for hours takes no slot of the agent and writes no history.
-        Changes nothing, so running twice is harmless; the answer may be outdated a moment later. Raises NoRoomYet and DiskFault;
-        both are retried.
+        Checks once; Temporal waits, by retrying. So a Pod that waits for hours takes no slot of the agent and writes no
+        history. Changes nothing, so running twice is harmless; the answer may be outdated a moment later.
+
+        Raises NoRoomYet and DiskFault; both are retried.
         """
         self._store.probe()
         try:

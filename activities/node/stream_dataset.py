@@ -28,7 +28,7 @@ from kube_cache.store.node_store import NodeStore
 
 _log = structlog.get_logger("kube_cache.stream")
 _BEAT_S = 1.0
-# Some three seconds with the pauses between them: a hiccup passes, and where the disk is ill the Pod goes to another node.
+# Attempts on a faulty disk before the Pod goes to another node: three seconds with their pauses, so a hiccup passes.
 _DISK_TRIES = 3
 
 

@@ -137,7 +137,7 @@ def checks(root: Path, files: int, figures: dict[str, object]) -> None:
 
 
 def noticed(store: NodeStore, root: Path, digest: str, first: str) -> dict[str, float]:
-    """Milliseconds: a check after something happened that harmed nothing, and one that finds a file that was touched."""
+    """Milliseconds of two checks: after a harmless change, and one that finds a touched file."""
     assert store.check(digest).complete
     (root / "objects" / "00").chmod(0o755)
     after = times(lambda: store.check(digest), 1)["p50_ms"]

@@ -1,4 +1,4 @@
-"""Does the scrub slow a warm? Rounds with and without one, in turn, on one disk; real bytes, and the store's test engine.
+"""Does the scrub slow a warm? Rounds with and without a scrub, in turn, on one disk, with the store's test engine.
 
 The scrub has no limit here (rate 0), which is worse than any setting: what holds it back is only that it yields.
 """

@@ -1,4 +1,4 @@
-"""A store on a fresh root, and a source to fill it from. On /dev/shm where there is one: the kernel is the same, the disk is not."""
+"""A store on a fresh root, on /dev/shm where there is one (the same kernel, no disk), and a source to fill it from."""
 
 from __future__ import annotations
 

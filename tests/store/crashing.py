@@ -1,4 +1,4 @@
-"""Disks that die: one that is killed before its n-th change, one that loses power there and forgets what was not synced."""
+"""Disks that die before their n-th change: one is killed, one loses power and forgets what was not synced."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ class Change:
 class PowerCut(Mortal):
     """Keeps, for each change of a name, how to take it back, until the folder is synced; then loses some of the rest.
 
-    ordered: a journalling file system loses a suffix of its history. Otherwise each folder loses a suffix of its own, which is as
-    bad as POSIX allows. What was removed lies in a graveyard until then, so that its inode can come back. The index comes
-    back as it was some time ago, or not at all.
+    ordered: a journalling file system loses a suffix of its history. Otherwise each folder loses a suffix of its own,
+    which is as bad as POSIX allows. What was removed lies in a graveyard until then, so that its inode can come back.
+    The index comes back as it was some time ago, or not at all.
     """
 
     trusts_ctime = False  # taking a rename back changes inode times, which a power cut does not

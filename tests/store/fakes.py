@@ -151,7 +151,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 def free_space(store: NodeStore, needed: int) -> int:
-    """What a download does before it fetches: evict until so many bytes can be used. Returns the bytes that became free."""
+    """Evict until `needed` bytes can be used, as a download does. Returns the bytes that became free."""
     with store._context.exclusive():
         return capacity.free_space(store._context, needed)
 

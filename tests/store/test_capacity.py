@@ -1,4 +1,4 @@
-"""Capacity that is asked for and not there: nobody pays for a refusal, and what could be freed is neither missed nor made up."""
+"""A request that cannot be met evicts nothing; the estimate of what could be freed is neither too low nor made up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tight(root: Path) -> NodeStore:
 
 
 def dataset(source: Source, name: str, *, own: int, shared: int = 0) -> Manifest:
-    """`shared` is one object of that size that every such dataset holds: the files of the prefix that they overlap in."""
+    """shared: size of one object that every such dataset holds, as datasets of overlapping prefixes do."""
     files = [source.put(f"{name}/w", name.encode() * (own // len(name)))]
     if shared:
         files.append(source.put("common/t", b"t" * shared))

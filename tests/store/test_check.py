@@ -1,4 +1,4 @@
-"""The look in C and the look in Python see the same, whatever was done to a snapshot; and no wrong byte of a manifest is believed."""
+"""The checks in C and in Python agree, whatever was done to a snapshot; no wrong byte of a manifest is trusted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A disk that fails: each failure has a name, a reason and a remedy, and the store goes on when the cause is gone.
 
-Full disks, lack of inodes and read-only disks are real (a small tmpfs, which needs root); what no kernel gives on request
-(EIO, a quota, EACCES for root) comes from a disk that says so.
+Full disks, lack of inodes and read-only disks are real (a small tmpfs, which needs root); what no kernel gives on
+request (EIO, a quota, EACCES for root) comes from a disk that says so.
 """
 
 from __future__ import annotations
