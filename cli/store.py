@@ -90,7 +90,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
     )
-    ask = StoreRequest(
+    request = StoreRequest(
         args.node,
         args.verb,
         digest=getattr(args, "digest", ""),
@@ -100,38 +100,39 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         rate=getattr(args, "rate", None),
     )
     try:
-        found = _far(ask) if ask.node else _near(ask, settings)
+        response = _run_remotely(request) if request.node else _run_here(request, settings)
     except (KubeCacheError, Cancelled) as error:
-        found = StoreResponse(ExitCode.FAILED, message=error.message)
+        response = StoreResponse(ExitCode.FAILED, message=error.message)
     except KeyboardInterrupt:
         return ExitCode.FAILED
-    if found.message:
-        print(f"kube-cache: {found.message}", file=sys.stderr)
-    if found.data:
-        _show(args.verb, json.loads(found.data), as_json=args.json)
-    if found.truncated_rows:
+    if response.message:
+        print(f"kube-cache: {response.message}", file=sys.stderr)
+    if response.data:
+        _show(args.verb, json.loads(response.data), as_json=args.json)
+    if response.truncated_rows:
         print(
-            f"kube-cache: {found.truncated_rows} more rows do not fit; run it on the node to see all", file=sys.stderr
+            f"kube-cache: {response.truncated_rows} more rows do not fit; run it on the node to see all",
+            file=sys.stderr,
         )
-    return found.code
+    return response.code
 
 
-def _near(ask: StoreRequest, settings: Settings) -> StoreResponse:
+def _run_here(request: StoreRequest, settings: Settings) -> StoreResponse:
     if not (settings.store.root / "cache-id").exists():
         raise KubeCacheError(
             f"{settings.store.root} is no cache; set KUBE_CACHE_STORE__ROOT to the agent's root, or name a node (--node)"
         )
     store = NodeStore.open(settings.store, recover=False)
     try:
-        return handle(store, ask)
+        return handle(store, request)
     finally:
         store.close()
 
 
-def _far(ask: StoreRequest) -> StoreResponse:
+def _run_remotely(request: StoreRequest) -> StoreResponse:
     from cli import store_remote  # noqa: PLC0415 -- Temporal's client takes longer to import than `ls` to run
 
-    return store_remote.run(ask)
+    return store_remote.run(request)
 
 
 def _show(verb: str, data: Any, *, as_json: bool) -> None:
@@ -162,8 +163,8 @@ def _show_scrub(data: Any) -> None:
     bad = data["bad"]
     spent = format_seconds(data["seconds"])
     print(f"{data['objects']} objects, {format_bytes(data['bytes'])} in {spent}, {len(bad)} bad")
-    for one in bad:
-        print(f"{one['digest'][:12]} {one['path']}: {one['reason']}; quarantined, the next warm fetches it anew")
+    for row in bad:
+        print(f"{row['digest'][:12]} {row['path']}: {row['reason']}; quarantined, the next download fetches it again")
 
 
 def _table(rows: Sequence[_Row], columns: tuple[str, ...]) -> None:

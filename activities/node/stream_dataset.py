@@ -66,22 +66,22 @@ class StreamDataset:
             if manifest.digest != arg.snapshot.digest:
                 raise SourceChanged(f"{arg.snapshot.uri} changed since it was resolved", uri=arg.snapshot.uri)
             beats.state = "fetching"
-            warmed = self._store.download(
+            download = self._store.download(
                 manifest, self._engine, progress=beats.fetched, cancelled=_should_stop, priority=arg.priority
             )
         _log.info(
             "snapshot is ready",
             uri=arg.snapshot.uri,
             digest=arg.snapshot.digest,
-            fetched_bytes=warmed.fetched_bytes,
-            resumed_bytes=warmed.resumed_bytes,
+            fetched_bytes=download.fetched_bytes,
+            resumed_bytes=download.resumed_bytes,
         )
         return StreamResult(
             arg.snapshot.digest,
             arg.snapshot.bytes,
-            warmed.fetched_bytes,
+            download.fetched_bytes,
             time.monotonic() - started,
-            str(warmed.verified),
+            str(download.verified),
         )
 
     @contextmanager
