@@ -49,7 +49,7 @@ def test_a_disk_that_others_fill_during_a_download(stack: Stack, pods: Pods, buc
         true(lambda: stack.s3_proxy.bytes_served(bucket.name) > 6 * MIB, "the download runs")
         with disk.filled(leave=4 * MIB):
             # The message depends on the part that meets the full disk first: index, reservation or download.
-            says(pods, "one", "ENOSPC", "can be used", "takes the room")
+            says(pods, "one", "ENOSPC", "can be used", "takes the space")
             still_gated(pods, "one")
     assert released(stack, pods, "one", bucket.uri("gpt"), content) == disk.name
     assert stack.s3_proxy.bytes_served(bucket.name) < 2 * 20 * MIB
