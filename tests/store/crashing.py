@@ -142,7 +142,7 @@ class PowerCut(Mortal):
             first = self._chance.randrange(len(self._pending) + 1)
             return {id(change) for change in self._pending[first:]}
         lost: set[int] = set()
-        for folder in sorted({one for change in self._pending for one in change.folders}):
+        for folder in sorted({folder for change in self._pending for folder in change.folders}):
             mine = [change for change in self._pending if folder in change.folders]
             lost |= {id(change) for change in mine[self._chance.randrange(len(mine) + 1) :]}
         return lost
@@ -153,19 +153,18 @@ class PowerCut(Mortal):
     def _grave(self) -> Path:
         return self._graves / f"{os.getpid()}-{next(self._names)}"
 
-    def links(self, found: os.stat_result) -> int:
-        return found.st_nlink - self._buried[found.st_ino]
+    def links(self, stat: os.stat_result) -> int:
+        return stat.st_nlink - self._buried[stat.st_ino]
 
     def _bury(self, path: Path | str) -> Callable[[], object]:
         grave = self._grave()
         return lambda: os.rename(path, grave)
 
     def make_folder(self, path: Path) -> None:
-        missing = [path, *(one for one in path.parents)]
-        missing = [one for one in missing if not one.exists()]
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         super().make_folder(path)
-        for one in reversed(missing):
-            self._note(self._bury(one), one)
+        for folder in reversed(missing):
+            self._note(self._bury(folder), folder)
 
     def write(self, path: Path, chunks: Iterable[bytes]) -> None:
         fresh = not path.exists()

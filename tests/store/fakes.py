@@ -38,17 +38,17 @@ class Source:
         return manifest(DatasetUri("s3", self.bucket, prefix), objects)
 
     def _under(self, folder: str, path: str, content: bytes) -> RemoteObject:
-        found = self.put(folder + path, content)
-        return RemoteObject("s3", self.bucket, found.key, path, found.size, found.etag)
+        obj = self.put(folder + path, content)
+        return RemoteObject("s3", self.bucket, obj.key, path, obj.size, obj.etag)
 
     def bytes_of(self, obj: RemoteObject) -> bytes:
         return self.contents[obj.key, obj.etag]
 
 
 def manifest(uri: DatasetUri, objects: tuple[RemoteObject, ...]) -> Manifest:
-    text = "\n".join(f"{one.path} {one.key} {one.size} {one.etag}" for one in objects)
+    text = "\n".join(f"{obj.path} {obj.key} {obj.size} {obj.etag}" for obj in objects)
     digest = hashlib.sha256(f"{uri}\n{text}".encode()).hexdigest()
-    return Manifest(uri, digest, objects, sum(one.size for one in objects))
+    return Manifest(uri, digest, objects, sum(obj.size for obj in objects))
 
 
 class DictEngine:
@@ -82,7 +82,7 @@ class DictEngine:
         for job in jobs:
             if cancelled():
                 raise Cancelled("cancelled")
-            fetched = self._one(job)
+            fetched = self._fetch_object(job)
             on_object(fetched)
             done += job.object.size
             if progress:
@@ -93,7 +93,7 @@ class DictEngine:
                     if cancelled():
                         raise Cancelled("cancelled")
 
-    def _one(self, job: FetchJob) -> FetchedObject:
+    def _fetch_object(self, job: FetchJob) -> FetchedObject:
         content = self._source.bytes_of(job.object)
         crc = checksums.crc64nvme(content)
         resumed = job.journal_path.exists() and job.part_path.exists() and job.part_path.read_bytes() == content
@@ -138,9 +138,9 @@ def open_store(root: Path, **changes: object) -> NodeStore:
     return NodeStore.open(settings(root, **changes))
 
 
-def read_all(store: NodeStore, made: Manifest) -> dict[str, bytes]:
-    base = store.root / "snapshots" / made.digest / "data"
-    return {obj.path: (base / obj.path).read_bytes() for obj in made.objects}
+def read_all(store: NodeStore, dataset: Manifest) -> dict[str, bytes]:
+    base = store.root / "snapshots" / dataset.digest / "data"
+    return {obj.path: (base / obj.path).read_bytes() for obj in dataset.objects}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:

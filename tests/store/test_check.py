@@ -17,7 +17,7 @@ from kube_cache.store.check import SnapshotState
 from kube_cache.store.node_store import NodeStore
 from tests.store.fakes import DictEngine, Source, open_store
 
-pytestmark = pytest.mark.skipif(check._native is None, reason="the look in C was not built: there is but one")
+pytestmark = pytest.mark.skipif(check._native is None, reason="the check in C was not built: there is but one")
 
 FILES = {
     "top": b"t",
@@ -37,23 +37,23 @@ def store(root: Path) -> Iterator[NodeStore]:
 
 
 @pytest.fixture
-def made(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
-    made = source.dataset("gpt", FILES)
-    store.download(made, engine)
-    return made
+def manifest(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
+    manifest = source.dataset("gpt", FILES)
+    store.download(manifest, engine)
+    return manifest
 
 
 def both(store: NodeStore, digest: str) -> SnapshotState:
     """What both ways see, which must be the same."""
-    found = []
+    states = []
     built = check._native
-    for way in (built, None):
-        check._native = way
+    for native in (built, None):
+        check._native = native
         try:
-            found.append(store._check_and_watch(store._context, digest))
+            states.append(store._check_and_watch(store._context, digest))
         finally:
             check._native = built
-    quick, slow = found
+    quick, slow = states
     assert (quick.complete, quick.present_bytes) == (slow.complete, slow.present_bytes)
     if len(quick.problems) > 100:  # which hundred of them are told is not the same
         assert quick.problems[-1] == slow.problems[-1]
@@ -104,15 +104,17 @@ HARMS = [touch, chmod, rewrite, drop_a_folder, drop_the_data, folder_becomes_a_f
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_both_ways_to_look_see_the_same_harm(store: NodeStore, made: Manifest, harm: Callable[[Path], None]) -> None:
-    assert both(store, made.digest) == SnapshotState(complete=True, present_bytes=made.total_bytes)
-    harm(store.root / "snapshots" / made.digest / "data")
-    assert not both(store, made.digest).complete
+def test_both_ways_to_look_see_the_same_harm(
+    store: NodeStore, manifest: Manifest, harm: Callable[[Path], None]
+) -> None:
+    assert both(store, manifest.digest) == SnapshotState(complete=True, present_bytes=manifest.total_bytes)
+    harm(store.root / "snapshots" / manifest.digest / "data")
+    assert not both(store, manifest.digest).complete
 
 
-def test_both_ways_follow_a_folder_that_became_a_link_to_the_same_files(store: NodeStore, made: Manifest) -> None:
-    folder_becomes_a_link(store.root / "snapshots" / made.digest / "data")
-    assert both(store, made.digest).complete
+def test_both_ways_follow_a_folder_that_became_a_link_to_the_same_files(store: NodeStore, manifest: Manifest) -> None:
+    folder_becomes_a_link(store.root / "snapshots" / manifest.digest / "data")
+    assert both(store, manifest.digest).complete
 
 
 @pytest.mark.slow
@@ -121,25 +123,25 @@ def test_both_ways_see_the_same_where_many_things_were_done_at_random(
 ) -> None:
     """Enough files for several frames and threads; more problems than are told."""
     chance = random.Random(5)
-    made = source.dataset("large", {f"{n % 7}/{n % 3}/{n:05d}": b"x" * (n % 9) for n in range(6500)})
-    store.download(made, engine)
+    manifest = source.dataset("large", {f"{n % 7}/{n % 3}/{n:05d}": b"x" * (n % 9) for n in range(6500)})
+    store.download(manifest, engine)
     # Overlaps: its links change inode times, which the index explains.
     store.download(
         source.dataset("large/1", {f"{n % 3}/{n:05d}": b"x" * (n % 9) for n in range(6500) if n % 7 == 1}), engine
     )
-    assert both(store, made.digest) == SnapshotState(complete=True, present_bytes=made.total_bytes)
-    data = store.root / "snapshots" / made.digest / "data"
-    harmed = chance.sample(made.objects, 150)
-    for some in (harmed[:90], harmed[90:]):
-        for obj in some:
+    assert both(store, manifest.digest) == SnapshotState(complete=True, present_bytes=manifest.total_bytes)
+    data = store.root / "snapshots" / manifest.digest / "data"
+    harmed = chance.sample(manifest.objects, 150)
+    for batch in (harmed[:90], harmed[90:]):
+        for obj in batch:
             chance.choice([os.unlink, os.utime, lambda path: os.chmod(path, 0o400)])(data / obj.path)
-        state = both(store, made.digest)
+        state = both(store, manifest.digest)
         assert not state.complete
     assert state.problems[-1] == "and 50 more"
 
 
 def test_inode_times_that_were_explained_once_are_not_asked_for_again_and_others_are(
-    store: NodeStore, source: Source, engine: DictEngine, made: Manifest, monkeypatch: pytest.MonkeyPatch
+    store: NodeStore, source: Source, engine: DictEngine, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each link and unlink of a shared object changes its inode's time: 100,000 questions to the index, or one."""
     asked: list[int] = []
@@ -153,7 +155,7 @@ def test_inode_times_that_were_explained_once_are_not_asked_for_again_and_others
 
     def checked() -> tuple[bool, int]:
         asked.clear()
-        return store.check(made.digest).complete, sum(asked)
+        return store.check(manifest.digest).complete, sum(asked)
 
     assert checked() == (True, 300)
     assert checked() == (True, 0)
@@ -163,30 +165,30 @@ def test_inode_times_that_were_explained_once_are_not_asked_for_again_and_others
     store.close()
     again = open_store(store.root, watch_trust_s=0)
     monkeypatch.setattr(again._context.index, "ctimes", None)
-    assert again.check(made.digest).complete, "a restart forgets nothing"
+    assert again.check(manifest.digest).complete, "a restart forgets nothing"
     again.close()
     again = open_store(store.root, watch_trust_s=0)
-    touch(data := store.root / "snapshots" / made.digest / "data")
+    touch(data := store.root / "snapshots" / manifest.digest / "data")
     chmod(data)
-    assert not both(again, made.digest).complete
+    assert not both(again, manifest.digest).complete
     again.close()
 
 
 def test_no_wrong_byte_of_a_manifest_and_no_torn_one_is_believed(
     store: NodeStore, source: Source, engine: DictEngine
 ) -> None:
-    made = source.dataset("small", {"a": b"a", "d/b": b"b"})
-    store.download(made, engine)
-    path = store.root / "snapshots" / made.digest / "manifest"
+    manifest = source.dataset("small", {"a": b"a", "d/b": b"b"})
+    store.download(manifest, engine)
+    path = store.root / "snapshots" / manifest.digest / "manifest"
     whole = path.read_bytes()
     path.chmod(0o644)
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        assert not both(store, made.digest).complete, f"byte {place}"
+        assert not both(store, manifest.digest).complete, f"byte {place}"
         path.write_bytes(whole[:place])
-        assert not both(store, made.digest).complete, f"{place} bytes"
+        assert not both(store, manifest.digest).complete, f"{place} bytes"
     path.write_bytes(whole)
-    assert both(store, made.digest).complete
+    assert both(store, manifest.digest).complete
 
 
 def test_the_native_look_refuses_frames_that_contradict_themselves(tmp_path: Path) -> None:

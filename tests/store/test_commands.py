@@ -25,13 +25,13 @@ def test_rows_that_do_not_fit_are_cut_and_counted(verb: str, wrap: object, unwra
     rows = [{**ROW, "number": number} for number in range(20_000)]
     whole = StoreResponse(0, json.dumps(wrap(rows)))
     assert len(whole.data) > 2 * MAX_BYTES
-    found = truncate(verb, whole)
-    assert MAX_BYTES / 2 < len(found.data) <= MAX_BYTES
-    left = unwrap(json.loads(found.data))
+    cut = truncate(verb, whole)
+    assert MAX_BYTES / 2 < len(cut.data) <= MAX_BYTES
+    left = unwrap(json.loads(cut.data))
     assert left == rows[: len(left)]
-    assert found.truncated_rows == len(rows) - len(left)
+    assert cut.truncated_rows == len(rows) - len(left)
 
 
 def test_what_fits_is_left_alone() -> None:
-    found = StoreResponse(0, json.dumps([ROW]))
-    assert truncate("ls", found) is found
+    response = StoreResponse(0, json.dumps([ROW]))
+    assert truncate("ls", response) is response

@@ -1,6 +1,6 @@
-"""SIGKILL and power cuts at random points of warm, publish, swap, evict, mend, scrub and start-up.
+"""SIGKILL and power cuts at random points of download, publish, swap, evict, repair, scrub and start-up.
 
-After each: no snapshot that can be seen is less than whole, no byte is unaccounted for, and the next warm succeeds.
+After each: no snapshot that can be seen is less than whole, no byte is unaccounted for, and the next download succeeds.
 `KUBE_CACHE_CRASH_POINTS` sets the number of points (200), `KUBE_CACHE_SEED` chooses others.
 """
 
@@ -53,11 +53,10 @@ def datasets(source: Source) -> list[Manifest]:
 
 def flip(store_root: Path, chance: random.Random) -> None:
     """A silent bit flip: same inode, size and times."""
-    found = sorted(store_root.glob("objects/??/*"))
-    found = [path for path in found if path.stat().st_size]
-    if not found:
+    objects = [path for path in sorted(store_root.glob("objects/??/*")) if path.stat().st_size]
+    if not objects:
         return
-    path = chance.choice(found)
+    path = chance.choice(objects)
     before = path.stat()
     content = bytearray(path.read_bytes())
     content[chance.randrange(len(content))] ^= 1
@@ -68,33 +67,35 @@ def flip(store_root: Path, chance: random.Random) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def act(root: Path, disk: Mortal, source: Source, made: list[Manifest], chance: random.Random, *, flips: bool) -> None:
+def act(
+    root: Path, disk: Mortal, source: Source, manifests: list[Manifest], chance: random.Random, *, flips: bool
+) -> None:
     engine = DictEngine(source, durable=lambda _: disk.tick(), sync=False)
     engine.journals = True
     store = NodeStore.open(settings(root, watch_trust_s=0), disk=disk)
     for _ in range(8):
-        one = chance.choice(made)
+        manifest = chance.choice(manifests)
         deed = chance.random()
         if deed < 0.55:
-            store.download(one, engine)
+            store.download(manifest, engine)
         elif deed < 0.8:
             with suppress(SnapshotInUse):
-                store.evict(one.digest)
+                store.evict(manifest.digest)
         elif deed < 0.9:
-            store.pin(one.digest, "pod/x") if chance.random() < 0.3 else store.unpin(one.digest, "pod/x")
+            store.pin(manifest.digest, "pod/x") if chance.random() < 0.3 else store.unpin(manifest.digest, "pod/x")
         elif flips:
             flip(root, chance)
             store.scrub(0)
         else:
-            store.check(one.digest)
+            store.check(manifest.digest)
 
 
-def inspect(store: NodeStore, source: Source, made: list[Manifest], *, flips: bool) -> None:
+def inspect(store: NodeStore, source: Source, manifests: list[Manifest], *, flips: bool) -> None:
     root = store.root
     if flips:
         account(store)
         store.scrub(0)
-    by_digest = {one.digest: one for one in made}
+    by_digest = {manifest.digest: manifest for manifest in manifests}
     names = sorted(path.name for path in (root / "snapshots").iterdir())
     assert set(names) <= set(by_digest), "half-built things are not left lying about"
     for name in names:
@@ -126,24 +127,26 @@ def account(store: NodeStore) -> None:
     assert usage.capacity.reserved_bytes == 0
 
 
-def next_warm_fetches_only_what_is_missing(store: NodeStore, source: Source, one: Manifest, *, flips: bool) -> None:
+def next_download_fetches_only_what_is_missing(
+    store: NodeStore, source: Source, manifest: Manifest, *, flips: bool
+) -> None:
     root = store.root
     engine = DictEngine(source, sync=False)
     missing = 0
-    for obj in one.objects:
+    for obj in manifest.objects:
         name = object_id(obj)
         part, journal = root / "incoming" / f"{name}.part", root / "incoming" / f"{name}.journal"
         there = (root / "objects" / name[:2] / name).exists() or (part.exists() and journal.exists())
-        linked = (root / "snapshots" / one.digest / "data" / obj.path).exists()
+        linked = (root / "snapshots" / manifest.digest / "data" / obj.path).exists()
         missing += 0 if there or linked else obj.size
-    store.download(one, engine)
+    store.download(manifest, engine)
     if not flips:
         assert engine.total <= missing
     else:  # what flipped while no snapshot linked it, the next scrub finds
         store.scrub(0)
-        store.download(one, engine)
-    assert store.check(one.digest).complete
-    assert read_all(store, one) == {obj.path: source.bytes_of(obj) for obj in one.objects}
+        store.download(manifest, engine)
+    assert store.check(manifest.digest).complete
+    assert read_all(store, manifest) == {obj.path: source.bytes_of(obj) for obj in manifest.objects}
 
 
 @pytest.mark.slow
@@ -153,7 +156,7 @@ def test_whatever_moment_it_ends_at_what_can_be_seen_is_whole_and_every_byte_is_
     fast_root: Path, power: bool, flips: bool
 ) -> None:
     source = Source()
-    made = datasets(source)
+    manifests = datasets(source)
     chance = random.Random(f"{power}{flips}{SEED}")
     disk_of: Callable[[int], Mortal] = (lambda at: PowerCut(at, fast_root, chance)) if power else Mortal
     crashes = 0
@@ -165,7 +168,7 @@ def test_whatever_moment_it_ends_at_what_can_be_seen_is_whole_and_every_byte_is_
 
         def body(at: int = at, seed: float = seed) -> None:
             chance.seed(seed)
-            act(fast_root, disk_of(at), source, made, chance, flips=flips)
+            act(fast_root, disk_of(at), source, manifests, chance, flips=flips)
 
         code = child(body)
         assert code in {SURVIVED, CUT, KILLED}, f"attempt {attempt}: ended with {code}"
@@ -174,9 +177,9 @@ def test_whatever_moment_it_ends_at_what_can_be_seen_is_whole_and_every_byte_is_
         chance.seed(seed + 1)
         store = NodeStore.open(settings(fast_root, watch_trust_s=0), disk=Timeless() if power else Disk())
         try:
-            inspect(store, source, made, flips=flips)
+            inspect(store, source, manifests, flips=flips)
             if chance.random() < 0.3:
-                next_warm_fetches_only_what_is_missing(store, source, chance.choice(made), flips=flips)
+                next_download_fetches_only_what_is_missing(store, source, chance.choice(manifests), flips=flips)
                 account(store)
             for pin in store.pins():
                 store.unpin(pin.digest, pin.owner)

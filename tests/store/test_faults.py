@@ -79,14 +79,14 @@ def test_what_the_disk_says_is_named_and_the_next_warm_succeeds_when_it_says_it_
 ) -> None:
     disk = Failing(operation, code)
     store = NodeStore.open(settings(root), disk=disk)
-    made = source.dataset("gpt", {"a": b"a" * 100, "d/b": b"b" * 200})
+    manifest = source.dataset("gpt", {"a": b"a" * 100, "d/b": b"b" * 200})
     disk.begin()
     with pytest.raises(DiskFault, match=words):
-        store.download(made, engine)
-    assert not store.check(made.digest).complete
+        store.download(manifest, engine)
+    assert not store.check(manifest.digest).complete
     disk.end()
-    store.download(made, engine)
-    assert store.check(made.digest).complete
+    store.download(manifest, engine)
+    assert store.check(manifest.digest).complete
     account(store)
     assert engine.total <= 300 * 2
     store.close()
@@ -98,16 +98,16 @@ def test_a_disk_filled_by_others_is_named_and_works_again_when_they_are_gone(
 ) -> None:
     root = small_disk("size=4m") / "cache"
     store = open_store(root)
-    made = source.dataset("gpt", {"a": b"a" * 1_000_000})
+    manifest = source.dataset("gpt", {"a": b"a" * 1_000_000})
     hog = root.parent / "hog"
     with hog.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
         while file.write(b"x" * 4096):
             pass
     with pytest.raises((InsufficientDisk, DiskFault), match=r"can be used|ENOSPC|disk is full"):
-        store.download(made, DictEngine(source))
+        store.download(manifest, DictEngine(source))
     hog.unlink()
-    store.download(made, DictEngine(source))
-    assert read_all(store, made)["a"] == b"a" * 1_000_000
+    store.download(manifest, DictEngine(source))
+    assert read_all(store, manifest)["a"] == b"a" * 1_000_000
     store.close()
 
 
@@ -115,9 +115,9 @@ def test_a_disk_filled_by_others_is_named_and_works_again_when_they_are_gone(
 def test_a_lack_of_inodes_is_told_from_a_lack_of_bytes(small_disk: Callable[[str], Path], source: Source) -> None:
     root = small_disk("size=16m,nr_inodes=400") / "cache"
     store = open_store(root)
-    made = source.dataset("gpt", {f"f{number}": b"x" for number in range(300)})
+    manifest = source.dataset("gpt", {f"f{number}": b"x" for number in range(300)})
     with pytest.raises(InsufficientDisk, match="inodes for"):
-        store.download(made, DictEngine(source))
+        store.download(manifest, DictEngine(source))
     litter = []
     with pytest.raises(OSError, match="No space"):
         while True:
@@ -140,17 +140,17 @@ def test_a_disk_that_turns_read_only_is_named_and_works_again_when_it_is_mended(
 ) -> None:
     disk = small_disk("size=16m")
     store = open_store(disk / "cache")
-    made = source.dataset("gpt", {"a": b"a" * 1000})
+    manifest = source.dataset("gpt", {"a": b"a" * 1000})
     store.close()  # the kernel refuses to do by hand, under a writer, what it does itself when a disk fails
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     try:
         with pytest.raises(DiskFault, match="EROFS"):
-            open_store(disk / "cache").download(made, DictEngine(source))
+            open_store(disk / "cache").download(manifest, DictEngine(source))
     finally:
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     store = open_store(disk / "cache")
-    store.download(made, DictEngine(source))
-    assert store.check(made.digest).complete
+    store.download(manifest, DictEngine(source))
+    assert store.check(manifest.digest).complete
     store.close()
 
 
@@ -159,7 +159,7 @@ def test_an_index_that_fills_up_in_mid_download_leaves_nothing_held_and_nothing_
 ) -> None:
     """The end of a download writes to the index too; what is only in memory must not depend on it."""
     store = open_store(root)
-    made = source.dataset("gpt", {"a": b"a" * 1000, "b": b"b" * 1000})
+    manifest = source.dataset("gpt", {"a": b"a" * 1000, "b": b"b" * 1000})
     engine = DictEngine(source)
     engine.journals = True
     index = store._context.index
@@ -175,15 +175,15 @@ def test_an_index_that_fills_up_in_mid_download_leaves_nothing_held_and_nothing_
     with monkeypatch.context() as patch:
         patch.setattr(index, "_connection", full)
         with pytest.raises(DiskFault, match="ENOSPC"):
-            store.download(made, engine)
+            store.download(manifest, engine)
     assert index.downloads() == []
     assert reserved_bytes(store) == 0
-    done = threading.Thread(target=store.download, args=(made, engine), daemon=True)
+    done = threading.Thread(target=store.download, args=(manifest, engine), daemon=True)
     done.start()
     done.join(10)
     assert not done.is_alive(), "it waits for a claim that nobody holds"
     assert engine.total == 2000
-    assert store.check(made.digest).complete
+    assert store.check(manifest.digest).complete
     account(store)
     store.close()
 
@@ -204,7 +204,7 @@ def test_fifty_pods_and_five_datasets_on_a_disk_for_three(small_disk: Callable[[
     root = small_disk("size=64m") / "cache"
     store = open_store(root, min_free=0.20)
     shared = {"tokenizer": b"t" * 1_000_000}
-    made = [source.dataset(f"m{number}", shared | {"w": bytes([number]) * 14_000_000}) for number in range(5)]
+    manifests = [source.dataset(f"m{number}", shared | {"w": bytes([number]) * 14_000_000}) for number in range(5)]
     engine = DictEngine(source, sync=False)
     landings: list[int] = []
     least = [1.0]
@@ -214,28 +214,28 @@ def test_fifty_pods_and_five_datasets_on_a_disk_for_three(small_disk: Callable[[
     turn = threading.Condition(lock)
 
     def pod(number: int) -> None:
-        one = made[number % 5]
+        manifest = manifests[number % 5]
         owner = f"pod/{number}"
         while True:
-            store.pin(one.digest, owner)
+            store.pin(manifest.digest, owner)
             try:
-                if not store.check(one.digest).complete:
-                    result = store.download(one, engine)
+                if not store.check(manifest.digest).complete:
+                    result = store.download(manifest, engine)
                     with lock:
                         landings.append(result.fetched_bytes)
                 break
             except InsufficientDisk as error:
-                store.unpin(one.digest, owner)
+                store.unpin(manifest.digest, owner)
                 with turn:
                     refusals.append(error.message)
                     turn.wait(0.2)
-        found = os.statvfs(root)
-        assert store.check(one.digest).complete
-        assert read_all(store, one)["w"] == bytes([number % 5]) * 14_000_000
+        usage = os.statvfs(root)
+        assert store.check(manifest.digest).complete
+        assert read_all(store, manifest)["w"] == bytes([number % 5]) * 14_000_000
         with turn:
-            least[0] = min(least[0], found.f_bavail / found.f_blocks)
+            least[0] = min(least[0], usage.f_bavail / usage.f_blocks)
             served.append(number)
-            store.unpin(one.digest, owner)
+            store.unpin(manifest.digest, owner)
             turn.notify_all()
 
     threads = [threading.Thread(target=pod, args=(number,), daemon=True) for number in range(50)]
@@ -281,13 +281,13 @@ def test_a_removal_that_a_failing_disk_cut_short_is_finished_when_room_is_needed
 def test_the_objects_of_a_snapshot_without_its_manifest_go_with_it(root: Path, source: Source, harm: str) -> None:
     engine = DictEngine(source)
     store = open_store(root)
-    made = source.dataset("gpt", {"a": b"a" * 1000, "d/own": b"b" * 2000})
+    manifest = source.dataset("gpt", {"a": b"a" * 1000, "d/own": b"b" * 2000})
     other = source.dataset("gpt/d", {"own": b"b" * 2000})
-    store.download(made, engine)
+    store.download(manifest, engine)
     store.download(other, engine)
-    manifest = root / "snapshots" / made.digest / "manifest"
-    manifest.unlink() if harm == "gone" else manifest.write_bytes(manifest.read_bytes()[:-5])
-    assert store.evict(made.digest) == 1000
+    path = root / "snapshots" / manifest.digest / "manifest"
+    path.unlink() if harm == "gone" else path.write_bytes(path.read_bytes()[:-5])
+    assert store.evict(manifest.digest) == 1000
     assert store.usage().object_bytes == 2000
     assert store.check(other.digest).complete
     account(store)
@@ -299,10 +299,10 @@ def three_that_fill(disk: Path, source: Source) -> tuple[Path, NodeStore, list[M
     root = disk / "cache"
     store = open_store(root, min_free=0.0)
     engine = DictEngine(source, sync=False)
-    made = [source.dataset(f"m{number}", {"w": bytes([number]) * 20_000_000}) for number in range(3)]
-    for one in made:
-        store.download(one, engine)
-    return root, store, made
+    manifests = [source.dataset(f"m{number}", {"w": bytes([number]) * 20_000_000}) for number in range(3)]
+    for manifest in manifests:
+        store.download(manifest, engine)
+    return root, store, manifests
 
 
 @pytest.mark.slow
@@ -311,14 +311,14 @@ def test_what_the_file_system_does_not_give_back_is_not_counted_as_room(
     small_disk: Callable[[str], Path], source: Source
 ) -> None:
     """Statfs before and after: a removed file that somebody still reads frees nothing, so the next one goes, too."""
-    root, store, made = three_that_fill(small_disk("size=64m"), source)
+    root, store, manifests = three_that_fill(small_disk("size=64m"), source)
     free = os.statvfs(root)
-    with (root / "snapshots" / made[0].digest / "data" / "w").open("rb") as reader:
+    with (root / "snapshots" / manifests[0].digest / "data" / "w").open("rb") as reader:
         freed = free_space(store, 20_000_000)
         after = os.statvfs(root)
         assert freed == (after.f_bavail - free.f_bavail) * after.f_frsize
         assert after.f_bavail * after.f_frsize >= 20_000_000
-        assert [store.check(one.digest).complete for one in made] == [False, False, True]
+        assert [store.check(manifest.digest).complete for manifest in manifests] == [False, False, True]
         assert reader.read(1) == b"\0"
     store.close()
 
@@ -327,11 +327,11 @@ def test_what_the_file_system_does_not_give_back_is_not_counted_as_room(
 def test_an_eviction_takes_one_snapshot_and_no_more_where_one_gives_the_room(
     small_disk: Callable[[str], Path], source: Source
 ) -> None:
-    root, store, made = three_that_fill(small_disk("size=64m"), source)
+    root, store, manifests = three_that_fill(small_disk("size=64m"), source)
     before = os.statvfs(root)
     freed = free_space(store, 20_000_000)
     after = os.statvfs(root)
     assert freed == (after.f_bavail - before.f_bavail) * after.f_frsize
     assert 19_900_000 < freed < 20_000_000  # the index grew meanwhile
-    assert [store.check(one.digest).complete for one in made] == [False, True, True]
+    assert [store.check(manifest.digest).complete for manifest in manifests] == [False, True, True]
     store.close()

@@ -53,12 +53,12 @@ class Model:
 
 
 class Actor(threading.Thread):
-    def __init__(self, number: int, store: NodeStore, source: Source, engine: DictEngine, made: list[Manifest],
+    def __init__(self, number: int, store: NodeStore, source: Source, engine: DictEngine, manifests: list[Manifest],
                  rotten: Manifest, model: Model) -> None:  # fmt: skip
         super().__init__(name=f"actor-{number}", daemon=True)
         self.chance = random.Random(f"{number}{SEED}")
         self.number, self.store, self.source, self.engine = number, store, source, engine
-        self.made, self.rotten, self.model = made, rotten, model
+        self.manifests, self.rotten, self.model = manifests, rotten, model
         self.held: list[tuple[Manifest, str]] = []
         self.error: BaseException | None = None
 
@@ -96,38 +96,38 @@ class Actor(threading.Thread):
 
     def use(self, count: int) -> None:
         """What a release does: pin, check, warm on a miss."""
-        one = self.chance.choice(self.made)
+        manifest = self.chance.choice(self.manifests)
         owner = f"pod/{self.number}-{count}"
-        self.store.pin(one.digest, owner)
-        if not self.store.check(one.digest).complete:
+        self.store.pin(manifest.digest, owner)
+        if not self.store.check(manifest.digest).complete:
             try:
-                self.store.download(one, self.engine)
-                self.model.count("warmed")
+                self.store.download(manifest, self.engine)
+                self.model.count("downloaded")
             except InsufficientDisk as error:
                 assert "needs" in error.message
                 self.model.count("refused")
-                self.store.unpin(one.digest, owner)
+                self.store.unpin(manifest.digest, owner)
                 return
         else:
             self.model.count("hits")
-        self.model.promise(one.digest, 1)
-        self.held.append((one, owner))
+        self.model.promise(manifest.digest, 1)
+        self.held.append((manifest, owner))
         self.look_at_what_is_held()
 
     def look_at_what_is_held(self) -> None:
-        one, _ = self.chance.choice(self.held)
-        assert self.store.check(one.digest).complete, "what is pinned and was whole is whole"
-        assert read_all(self.store, one) == {obj.path: self.source.bytes_of(obj) for obj in one.objects}
+        manifest, _ = self.chance.choice(self.held)
+        assert self.store.check(manifest.digest).complete, "what is pinned and was whole is whole"
+        assert read_all(self.store, manifest) == {obj.path: self.source.bytes_of(obj) for obj in manifest.objects}
 
     def let_go(self) -> None:
-        one, owner = self.held.pop(self.chance.randrange(len(self.held)))
-        self.model.promise(one.digest, -1)
-        assert self.store.unpin(one.digest, owner)
+        manifest, owner = self.held.pop(self.chance.randrange(len(self.held)))
+        self.model.promise(manifest.digest, -1)
+        assert self.store.unpin(manifest.digest, owner)
 
     def evict(self) -> None:
-        one = self.chance.choice([*self.made, self.rotten])
+        manifest = self.chance.choice([*self.manifests, self.rotten])
         try:
-            if self.store.evict(one.digest):
+            if self.store.evict(manifest.digest):
                 self.model.count("evicted")
         except SnapshotInUse as error:
             assert "pinned by" in error.message
@@ -135,7 +135,7 @@ class Actor(threading.Thread):
 
     def give_up(self) -> None:
         """A download that is cancelled in the middle."""
-        one = self.chance.choice(self.made)
+        manifest = self.chance.choice(self.manifests)
         left = self.chance.randrange(1, 12)
 
         def cancelled() -> bool:
@@ -144,7 +144,7 @@ class Actor(threading.Thread):
             return left < 0
 
         try:
-            self.store.download(one, self.engine, cancelled=cancelled)
+            self.store.download(manifest, self.engine, cancelled=cancelled)
         except (Cancelled, InsufficientDisk):
             self.model.count("given up")
 
@@ -169,17 +169,17 @@ class Actor(threading.Thread):
 def test_sixteen_actors_never_lose_what_one_of_them_holds(fast_root: Path) -> None:
     source = Source()
     shared = {f"s{number}": bytes([number]) * 20_000 for number in range(6)}
-    made = [
-        source.dataset(f"set{number}", {f"own{each}": bytes([each, number]) * 10_000 for each in range(4)})
+    manifests = [
+        source.dataset(f"set{number}", {f"own{part}": bytes([part, number]) * 10_000 for part in range(4)})
         for number in range(6)
     ]
-    made += [source.dataset("rev", shared | {"v": b"%d" % revision * 2000}) for revision in range(4)]
-    made += [source.dataset("rev/sub", {"x": b"x" * 100})]
+    manifests += [source.dataset("rev", shared | {"v": b"%d" % revision * 2000}) for revision in range(4)]
+    manifests += [source.dataset("rev/sub", {"x": b"x" * 100})]
     rotten = source.dataset("rotten", {"r": b"rotten" * 50, "fine": b"fine"})
     engine = DictEngine(source, sync=False)
     store = NodeStore.open(settings(fast_root, capacity_bytes=CAPACITY))
     model = Model()
-    actors = [Actor(number, store, source, engine, made, rotten, model) for number in range(ACTORS)]
+    actors = [Actor(number, store, source, engine, manifests, rotten, model) for number in range(ACTORS)]
     for actor in actors:
         actor.start()
     for actor in actors:
@@ -190,21 +190,23 @@ def test_sixteen_actors_never_lose_what_one_of_them_holds(fast_root: Path) -> No
             raise actor.error
     print(dict(model.deeds))
     assert model.deeds["operations"] == OPERATIONS // ACTORS * ACTORS
-    assert all(model.deeds[deed] for deed in ("hits", "warmed", "evicted", "in use", "refused", "given up", "rotted"))
+    assert all(
+        model.deeds[deed] for deed in ("hits", "downloaded", "evicted", "in use", "refused", "given up", "rotted")
+    )
     assert not +model.promised
     assert not store.pins()
     free_space(store, rotten.total_bytes)
     store.download(rotten, engine)  # mended, so that sizes are what the index says
     account(store)
-    for one in [*made, rotten]:
-        free_space(store, one.total_bytes)
-        store.download(one, engine)
-        assert read_all(store, one) == {obj.path: source.bytes_of(obj) for obj in one.objects}
+    for manifest in [*manifests, rotten]:
+        free_space(store, manifest.total_bytes)
+        store.download(manifest, engine)
+        assert read_all(store, manifest) == {obj.path: source.bytes_of(obj) for obj in manifest.objects}
     store.close()
     again = NodeStore.open(settings(fast_root, capacity_bytes=CAPACITY))
     account(again)
-    for one in [*made, rotten]:
-        again.evict(one.digest)
+    for manifest in [*manifests, rotten]:
+        again.evict(manifest.digest)
     free_space(again, CAPACITY)
     assert again.usage().object_bytes == 0
     assert not list(fast_root.glob("objects/??/*"))

@@ -17,10 +17,10 @@ FILES = {"config.json": b"{}", "shards/0": b"0" * 1000}
 
 
 @pytest.fixture
-def made(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
-    made = source.dataset("gpt", FILES)
-    store.download(made, engine)
-    return made
+def manifest(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
+    manifest = source.dataset("gpt", FILES)
+    store.download(manifest, engine)
+    return manifest
 
 
 @pytest.fixture
@@ -79,12 +79,12 @@ def test_where_a_folder_of_objects_goes_away_nothing_is_trusted_any_more(
 
 
 def test_folders_of_objects_removed_by_hand_cost_nothing_but_the_watch(
-    store: NodeStore, made: Manifest, source: Source, engine: DictEngine
+    store: NodeStore, manifest: Manifest, source: Source, engine: DictEngine
 ) -> None:
     for shard in (store.root / "objects").iterdir():
         shutil.rmtree(shard)
-    assert store.download(made, engine).fetched_bytes == 0
-    assert store.check(made.digest).complete
+    assert store.download(manifest, engine).fetched_bytes == 0
+    assert store.check(manifest.digest).complete
     other = source.dataset("other", {"a": b"a" * 10})
     store.download(other, engine)
     assert read_all(store, other) == {"a": b"a" * 10}

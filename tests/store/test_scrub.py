@@ -21,14 +21,14 @@ FILES = {f"f{number}": bytes([number]) * 1000 for number in range(10)}
 
 
 @pytest.fixture
-def made(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
-    made = source.dataset("gpt", FILES)
-    store.download(made, engine)
-    return made
+def manifest(store: NodeStore, source: Source, engine: DictEngine) -> Manifest:
+    manifest = source.dataset("gpt", FILES)
+    store.download(manifest, engine)
+    return manifest
 
 
 def test_a_clock_that_jumps_back_hides_nothing_from_the_next_scrub(
-    store: NodeStore, made: Manifest, monkeypatch: pytest.MonkeyPatch
+    store: NodeStore, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 10 * 365 * 86400)
@@ -38,7 +38,7 @@ def test_a_clock_that_jumps_back_hides_nothing_from_the_next_scrub(
 
 
 def test_a_background_round_that_is_cut_short_goes_on_where_it_was_and_then_waits_its_time(
-    store: NodeStore, made: Manifest, monkeypatch: pytest.MonkeyPatch
+    store: NodeStore, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = iter([False] * 4 + [True] * 100)
     with pytest.raises(Cancelled):
@@ -59,7 +59,7 @@ def test_a_background_round_that_is_cut_short_goes_on_where_it_was_and_then_wait
 
 
 def test_what_a_person_scrubs_is_read_whole_though_the_background_is_half_through(
-    store: NodeStore, made: Manifest
+    store: NodeStore, manifest: Manifest
 ) -> None:
     left = iter([False] * 4 + [True] * 100)
     with pytest.raises(Cancelled):
@@ -71,17 +71,19 @@ def test_what_a_person_scrubs_is_read_whole_though_the_background_is_half_throug
 
 
 def test_the_background_finds_a_flipped_bit_and_the_next_warm_mends_it(
-    store: NodeStore, made: Manifest, engine: DictEngine, monkeypatch: pytest.MonkeyPatch
+    store: NodeStore, manifest: Manifest, engine: DictEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(store._context.disk), "trusts_ctime", False)
-    flip(data(store, made) / "f3")
+    flip(data(store, manifest) / "f3")
     with store.background_scrub(poll_s=0.01):
-        wait_for(lambda: not store.check(made.digest).complete)
-    assert store.download(made, engine).fetched_bytes == 1000
-    assert store.check_full(made.digest).complete
+        wait_for(lambda: not store.check(manifest.digest).complete)
+    assert store.download(manifest, engine).fetched_bytes == 1000
+    assert store.check_full(manifest.digest).complete
 
 
-def test_the_background_is_silent_where_its_rate_is_none(store: NodeStore, made: Manifest, engine: DictEngine) -> None:
+def test_the_background_is_silent_where_its_rate_is_none(
+    store: NodeStore, manifest: Manifest, engine: DictEngine
+) -> None:
     other = NodeStore.open(settings(store.root, scrub_bytes_per_s=0), recover=False)
     with other.background_scrub(poll_s=0.01):
         assert not [thread for thread in threading.enumerate() if thread.name == "scrub"]
@@ -89,7 +91,7 @@ def test_the_background_is_silent_where_its_rate_is_none(store: NodeStore, made:
 
 
 def test_what_the_process_lacks_condemns_no_object(
-    store: NodeStore, made: Manifest, monkeypatch: pytest.MonkeyPatch
+    store: NodeStore, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def out_of_descriptors(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -97,11 +99,11 @@ def test_what_the_process_lacks_condemns_no_object(
     monkeypatch.setattr(scrub, "crc_of", out_of_descriptors)
     with pytest.raises(DiskFault, match="EMFILE"):
         store.scrub(0)
-    assert store.check(made.digest).complete
+    assert store.check(manifest.digest).complete
 
 
 def test_a_scrub_waits_for_the_download_of_another_process(
-    store: NodeStore, source: Source, engine: DictEngine, made: Manifest
+    store: NodeStore, source: Source, engine: DictEngine, manifest: Manifest
 ) -> None:
     engine.hold = threading.Event()
     download = threading.Thread(

@@ -25,25 +25,25 @@ FILES = {"config.json": b"{}", "shards/0": b"0" * 1000, "shards/1": b"1" * 2000,
 
 
 @pytest.fixture
-def made(source: Source) -> Manifest:
+def manifest(source: Source) -> Manifest:
     return source.dataset("gpt", FILES)
 
 
-def data(store: NodeStore, made: Manifest) -> Path:
-    return store.root / "snapshots" / made.digest / "data"
+def data(store: NodeStore, manifest: Manifest) -> Path:
+    return store.root / "snapshots" / manifest.digest / "data"
 
 
 def test_a_warm_snapshot_is_whole_readable_by_anybody_and_writable_by_nobody(
-    store: NodeStore, engine: DictEngine, made: Manifest
+    store: NodeStore, engine: DictEngine, manifest: Manifest
 ) -> None:
     told: list[FetchProgress] = []
-    result = store.download(made, engine, progress=told.append)
+    result = store.download(manifest, engine, progress=told.append)
     assert (result.fetched_bytes, result.verified) == (3002, "full-object")
-    assert store.check(made.digest).complete
-    assert read_all(store, made) == FILES
-    for path in [data(store, made), *data(store, made).rglob("*")]:
+    assert store.check(manifest.digest).complete
+    assert read_all(store, manifest) == FILES
+    for path in [data(store, manifest), *data(store, manifest).rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o555 if path.is_dir() else 0o444), path
-    done = [one.done_bytes for one in told]
+    done = [progress.done_bytes for progress in told]
     assert done == sorted(done)
     assert done[-1] == told[-1].total_bytes == 3002
     assert not list((store.root / "incoming").iterdir())
@@ -61,8 +61,8 @@ def test_a_warm_snapshot_is_whole_readable_by_anybody_and_writable_by_nobody(
 def test_current_leads_to_the_snapshot(
     store: NodeStore, engine: DictEngine, source: Source, prefix: str, files: dict[str, bytes]
 ) -> None:
-    made = source.dataset(prefix, files)
-    store.download(made, engine)
+    manifest = source.dataset(prefix, files)
+    store.download(manifest, engine)
     current = store.root / "datasets" / "s3" / "models" / prefix / "@current"
     assert current.is_symlink()
     assert {path: (current / path).read_bytes() for path in files} == files
@@ -85,9 +85,9 @@ def test_a_prefix_within_a_prefix_keeps_its_own_link_and_shares_the_bytes(
 
 
 def test_a_new_revision_fetches_what_changed_and_a_running_reader_keeps_the_old(
-    store: NodeStore, engine: DictEngine, source: Source, made: Manifest
+    store: NodeStore, engine: DictEngine, source: Source, manifest: Manifest
 ) -> None:
-    store.download(made, engine)
+    store.download(manifest, engine)
     current = store.root / "datasets/s3/models/gpt/@current"
     mounted = os.open(current, os.O_RDONLY)  # as a mount does: the link is resolved once
     newer = source.dataset("gpt", FILES | {"config.json": b"{1}"})
@@ -96,14 +96,15 @@ def test_a_new_revision_fetches_what_changed_and_a_running_reader_keeps_the_old(
     with open(os.open("config.json", os.O_RDONLY, dir_fd=mounted), "rb") as file:
         assert file.read() == b"{}"
     os.close(mounted)
-    assert store.check(made.digest).complete
+    assert store.check(manifest.digest).complete
 
 
-def test_many_who_want_one_dataset_cost_one_transfer(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
+def test_many_who_want_one_dataset_cost_one_transfer(store: NodeStore, engine: DictEngine, manifest: Manifest) -> None:
     engine.hold = threading.Event()
     results: list[int] = []
     threads = [
-        threading.Thread(target=lambda: results.append(store.download(made, engine).fetched_bytes)) for _ in range(20)
+        threading.Thread(target=lambda: results.append(store.download(manifest, engine).fetched_bytes))
+        for _ in range(20)
     ]
     for thread in threads:
         thread.start()
@@ -121,7 +122,7 @@ def test_an_object_that_two_datasets_share_is_fetched_once_by_two_downloads_at_o
     first = source.dataset("x", {"a/shared": b"s" * 900, "own": b"1"})
     second = source.dataset("x/a", {"shared": b"s" * 900})
     engine.hold = threading.Event()
-    threads = [threading.Thread(target=store.download, args=(one, engine)) for one in (first, second)]
+    threads = [threading.Thread(target=store.download, args=(manifest, engine)) for manifest in (first, second)]
     for thread in threads:
         thread.start()
     assert engine.reached.wait(10)
@@ -134,34 +135,34 @@ def test_an_object_that_two_datasets_share_is_fetched_once_by_two_downloads_at_o
 
 
 def test_who_waits_for_another_download_can_be_cancelled_and_publishes_nothing(
-    store: NodeStore, engine: DictEngine, made: Manifest
+    store: NodeStore, engine: DictEngine, manifest: Manifest
 ) -> None:
     engine.hold = threading.Event()
-    first = threading.Thread(target=store.download, args=(made, engine))
+    first = threading.Thread(target=store.download, args=(manifest, engine))
     first.start()
     assert engine.reached.wait(10)
     with pytest.raises(Cancelled):
-        store.download(made, engine, cancelled=lambda: True)
+        store.download(manifest, engine, cancelled=lambda: True)
     engine.hold.set()
     first.join(30)
-    assert store.check(made.digest).complete
+    assert store.check(manifest.digest).complete
 
 
 def test_a_cancelled_download_keeps_what_it_verified_and_shows_nothing(
-    store: NodeStore, engine: DictEngine, made: Manifest
+    store: NodeStore, engine: DictEngine, manifest: Manifest
 ) -> None:
     asked = iter([False] * 5 + [True] * 100)
     with pytest.raises(Cancelled):
-        store.download(made, engine, cancelled=lambda: next(asked))
+        store.download(manifest, engine, cancelled=lambda: next(asked))
     assert not list((store.root / "snapshots").iterdir())
     kept = store.usage().unlinked_bytes
-    assert store.download(made, engine).fetched_bytes == 3002 - kept
+    assert store.download(manifest, engine).fetched_bytes == 3002 - kept
     assert reserved_bytes(store) == 0
 
 
-def test_another_process_that_fetches_is_waited_for(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
+def test_another_process_that_fetches_is_waited_for(store: NodeStore, engine: DictEngine, manifest: Manifest) -> None:
     engine.hold = threading.Event()
-    thread = threading.Thread(target=store.download, args=(made, engine))
+    thread = threading.Thread(target=store.download, args=(manifest, engine))
     thread.start()
     assert engine.reached.wait(10)
 
@@ -170,40 +171,40 @@ def test_another_process_that_fetches_is_waited_for(store: NodeStore, engine: Di
         assert other.recovery.seconds == 0, "it does not recover under a download"
         asked = iter([False] * 3 + [True] * 1000)
         with pytest.raises(Cancelled, match="another agent"):
-            other.download(made, engine, cancelled=lambda: next(asked))
+            other.download(manifest, engine, cancelled=lambda: next(asked))
         os._exit(SURVIVED)
 
     assert child(successor) == SURVIVED
     engine.hold.set()
     thread.join(30)
-    assert store.check(made.digest).complete
+    assert store.check(manifest.digest).complete
 
 
 # Pins and eviction.
 
 
 def test_what_is_pinned_is_not_evicted_and_the_refusal_says_by_whom(
-    store: NodeStore, engine: DictEngine, made: Manifest
+    store: NodeStore, engine: DictEngine, manifest: Manifest
 ) -> None:
-    store.pin(made.digest, "pod/before-it-was-there")
-    store.download(made, engine)
+    store.pin(manifest.digest, "pod/before-it-was-there")
+    store.download(manifest, engine)
     with pytest.raises(SnapshotInUse, match="pod/before-it-was-there"):
-        store.evict(made.digest)
-    assert store.unpin(made.digest, "pod/before-it-was-there")
-    store.evict(made.digest)
+        store.evict(manifest.digest)
+    assert store.unpin(manifest.digest, "pod/before-it-was-there")
+    store.evict(manifest.digest)
     assert store.usage().object_bytes == 0
-    assert not store.check(made.digest).complete
-    assert store.evict(made.digest) == 0
+    assert not store.check(manifest.digest).complete
+    assert store.evict(manifest.digest) == 0
 
 
-def test_what_is_being_fetched_is_not_evicted(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
+def test_what_is_being_fetched_is_not_evicted(store: NodeStore, engine: DictEngine, manifest: Manifest) -> None:
     engine.hold = threading.Event()
-    thread = threading.Thread(target=store.download, args=(made, engine))
+    thread = threading.Thread(target=store.download, args=(manifest, engine))
     thread.start()
     assert engine.reached.wait(10)
     with pytest.raises(SnapshotInUse, match="a download"):
-        (store.root / "snapshots" / made.digest).mkdir()
-        store.evict(made.digest)
+        (store.root / "snapshots" / manifest.digest).mkdir()
+        store.evict(manifest.digest)
     engine.hold.set()
     thread.join(30)
 
@@ -217,8 +218,8 @@ def test_a_pin_ends_when_its_time_has_come(store: NodeStore) -> None:
 def test_reconcile_makes_the_pins_those_that_are_expected(store: NodeStore) -> None:
     for owner in ("pod/gone", "pod/here", "user/cli"):
         store.pin("d" * 64, owner)
-    found = store.reconcile([("d" * 64, "pod/here"), ("e" * 64, "pod/new")], grace_s=0)
-    assert (found.pinned, found.unpinned) == (1, 1)
+    pins = store.reconcile([("d" * 64, "pod/here"), ("e" * 64, "pod/new")], grace_s=0)
+    assert (pins.pinned, pins.unpinned) == (1, 1)
     assert {(pin.digest[0], pin.owner) for pin in store.pins()} == {
         ("d", "pod/here"), ("d", "user/cli"), ("e", "pod/new"),
     }  # fmt: skip
@@ -241,33 +242,33 @@ def test_reconcile_leaves_a_gated_pod_what_it_pinned_and_takes_from_a_bound_one_
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_what_is_mounted_is_not_evicted_though_nobody_pinned_it(
-    store: NodeStore, engine: DictEngine, made: Manifest, tmp_path: Path
+    store: NodeStore, engine: DictEngine, manifest: Manifest, tmp_path: Path
 ) -> None:
-    store.download(made, engine)
+    store.download(manifest, engine)
     point = tmp_path / "in-a-pod"
     point.mkdir()
-    assert os.system(f"mount --bind {data(store, made)} {point}") == 0
+    assert os.system(f"mount --bind {data(store, manifest)} {point}") == 0
     try:
-        assert made.digest in mounts.mounted()
+        assert manifest.digest in mounts.mounted()
         with pytest.raises(SnapshotInUse, match="mounted"):
-            store.evict(made.digest)
+            store.evict(manifest.digest)
     finally:
         assert os.system(f"umount {point}") == 0
-    assert store.evict(made.digest) >= 0
-    assert not store.check(made.digest).complete
+    assert store.evict(manifest.digest) >= 0
+    assert not store.check(manifest.digest).complete
 
 
 def test_the_least_recently_used_goes_first_even_when_the_clock_jumps_back(
     root: Path, source: Source, engine: DictEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(root, capacity_bytes=250_000)
-    made = [source.dataset(f"d{number}", {"f": bytes([number]) * 100_000}) for number in range(3)]
-    store.download(made[0], engine)
+    manifests = [source.dataset(f"d{number}", {"f": bytes([number]) * 100_000}) for number in range(3)]
+    store.download(manifests[0], engine)
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    store.download(made[1], engine)
-    store.check(made[0].digest)
-    store.download(made[2], engine)
-    assert [store.check(one.digest).complete for one in made] == [True, False, True]
+    store.download(manifests[1], engine)
+    store.check(manifests[0].digest)
+    store.download(manifests[2], engine)
+    assert [store.check(manifest.digest).complete for manifest in manifests] == [True, False, True]
     store.close()
 
 
@@ -301,17 +302,17 @@ def test_reservations_of_downloads_at_once_never_exceed_the_room(
     root: Path, source: Source, engine: DictEngine
 ) -> None:
     store = open_store(root, capacity_bytes=1_000_000)
-    made = [source.dataset(f"d{number}", {"a": b"", "f": bytes([number]) * 400_000}) for number in range(6)]
+    manifests = [source.dataset(f"d{number}", {"a": b"", "f": bytes([number]) * 400_000}) for number in range(6)]
     engine.hold = threading.Event()
     refused: list[BaseException] = []
 
-    def warm(one: Manifest) -> None:
+    def download(manifest: Manifest) -> None:
         try:
-            store.download(one, engine)
+            store.download(manifest, engine)
         except InsufficientDisk as error:
             refused.append(error)
 
-    threads = [threading.Thread(target=warm, args=(one,)) for one in made]
+    threads = [threading.Thread(target=download, args=(manifest,)) for manifest in manifests]
     for thread in threads:
         thread.start()
     wait_for(lambda: len(refused) == 4)
@@ -367,36 +368,36 @@ def replace_by_a_folder(path: Path) -> None:
 @pytest.mark.parametrize("how", ["watched", "looked at in C", "looked at in Python"])
 @pytest.mark.parametrize("harm", [drop, truncate, rewrite_and_restore_the_times, replace, replace_by_a_folder])
 def test_harm_to_a_file_is_noticed_and_mended_by_fetching_that_file_at_most(
-    root: Path, engine: DictEngine, made: Manifest, harm: Callable[[Path], None], how: str,
+    root: Path, engine: DictEngine, manifest: Manifest, harm: Callable[[Path], None], how: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if how == "looked at in Python":
         monkeypatch.setattr(check, "_native", None)
     store = open_store(root, watch_trust_s=900 if how == "watched" else 0)
-    store.download(made, engine)
-    assert store.check(made.digest).complete
-    harm(data(store, made) / "shards" / "1")
-    state = store.check(made.digest)
+    store.download(manifest, engine)
+    assert store.check(manifest.digest).complete
+    harm(data(store, manifest) / "shards" / "1")
+    state = store.check(manifest.digest)
     assert not state.complete
     assert state.present_bytes == 1002
     assert any("shards/1" in problem for problem in state.problems)
-    assert store.download(made, engine).fetched_bytes <= 2000
-    assert store.check(made.digest).complete
-    assert read_all(store, made) == FILES
+    assert store.download(manifest, engine).fetched_bytes <= 2000
+    assert store.check(manifest.digest).complete
+    assert read_all(store, manifest) == FILES
     store.close()
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o644])
 def test_a_changed_mode_is_noticed_and_mended_without_the_network(
-    store: NodeStore, engine: DictEngine, made: Manifest, mode: int
+    store: NodeStore, engine: DictEngine, manifest: Manifest, mode: int
 ) -> None:
-    store.download(made, engine)
-    path = data(store, made) / "shards" / "1"
+    store.download(manifest, engine)
+    path = data(store, manifest) / "shards" / "1"
     path.chmod(mode)
-    assert not store.check(made.digest).complete
-    assert store.download(made, engine).fetched_bytes == 0
+    assert not store.check(manifest.digest).complete
+    assert store.download(manifest, engine).fetched_bytes == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
-    assert store.check(made.digest).complete
+    assert store.check(manifest.digest).complete
 
 
 def remove_snapshot(root: Path, digest: str) -> None:
@@ -419,22 +420,22 @@ def remove_objects(root: Path, _: str) -> None:
 
 @pytest.mark.parametrize("harm", [remove_snapshot, remove_manifest, tear_manifest, remove_objects])
 def test_what_a_person_removed_is_put_together_again_without_the_network(
-    store: NodeStore, engine: DictEngine, made: Manifest, harm: Callable[[Path, str], None]
+    store: NodeStore, engine: DictEngine, manifest: Manifest, harm: Callable[[Path, str], None]
 ) -> None:
-    store.download(made, engine)
-    harm(store.root, made.digest)
+    store.download(manifest, engine)
+    harm(store.root, manifest.digest)
     if harm is not remove_objects:
-        assert not store.check(made.digest).complete
-    assert store.download(made, engine).fetched_bytes == 0
-    assert store.check(made.digest).complete
+        assert not store.check(manifest.digest).complete
+    assert store.download(manifest, engine).fetched_bytes == 0
+    assert store.check(manifest.digest).complete
 
 
 @pytest.mark.parametrize("damage", [pytest.param(None, id="removed"), pytest.param(b"rubbish" * 1000, id="rubbish")])
 def test_a_lost_index_is_rebuilt_from_the_directories(
-    root: Path, engine: DictEngine, source: Source, made: Manifest, damage: bytes | None
+    root: Path, engine: DictEngine, source: Source, manifest: Manifest, damage: bytes | None
 ) -> None:
     store = open_store(root)
-    store.download(made, engine)
+    store.download(manifest, engine)
     store.close()
     for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
         (root / name).unlink(missing_ok=True)
@@ -442,59 +443,59 @@ def test_a_lost_index_is_rebuilt_from_the_directories(
         (root / "index.sqlite").write_bytes(damage)
     store = open_store(root)
     assert store.recovery.rebuilt
-    assert store.check(made.digest).complete
+    assert store.check(manifest.digest).complete
     assert store.usage().objects == 4
     assert store.download(source.dataset("gpt/shards", {"0": b"0" * 1000}), engine).fetched_bytes == 0
     store.close()
 
 
 def test_what_a_lost_index_may_have_pinned_stays_until_the_reconcile(
-    root: Path, engine: DictEngine, source: Source, made: Manifest
+    root: Path, engine: DictEngine, source: Source, manifest: Manifest
 ) -> None:
     other = source.dataset("gpt/other", {"0": b"0" * 1000})
     store = open_store(root)
-    store.download(made, engine)
+    store.download(manifest, engine)
     store.download(other, engine)
-    store.pin(made.digest, "pod/runs")
+    store.pin(manifest.digest, "pod/runs")
     store.close()
     for path in root.glob("index.sqlite*"):
         path.unlink()
     store = open_store(root)
-    for digest in (made.digest, other.digest):
+    for digest in (manifest.digest, other.digest):
         with pytest.raises(SnapshotInUse, match=LOST_INDEX_OWNER):
             store.evict(digest)
     with pytest.raises(InsufficientDisk, match=f"pinned by {LOST_INDEX_OWNER}"):
         free_space(store, 1 << 60)
-    assert store.reconcile([(made.digest, "pod/runs")]).pinned == 1
+    assert store.reconcile([(manifest.digest, "pod/runs")]).pinned == 1
     with pytest.raises(SnapshotInUse, match="pod/runs"):
-        store.evict(made.digest)
+        store.evict(manifest.digest)
     assert store.evict(other.digest) == 1000
     store.close()
 
 
 def test_an_index_removed_under_a_running_agent_loses_no_pin(
-    store: NodeStore, engine: DictEngine, made: Manifest
+    store: NodeStore, engine: DictEngine, manifest: Manifest
 ) -> None:
-    store.download(made, engine)
-    store.pin(made.digest, "pod/x")
+    store.download(manifest, engine)
+    store.pin(manifest.digest, "pod/x")
     for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
         (store.root / name).unlink()
     with pytest.raises(SnapshotInUse, match="pod/x"):
-        store.evict(made.digest)
+        store.evict(manifest.digest)
     assert (store.root / "index.sqlite").exists()
 
 
 def test_a_disk_wiped_under_a_running_agent_is_another_cache(
-    store: NodeStore, engine: DictEngine, made: Manifest
+    store: NodeStore, engine: DictEngine, manifest: Manifest
 ) -> None:
-    store.download(made, engine)
+    store.download(manifest, engine)
     before = store.cache_id
     for path in store.root.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert not store.check(made.digest).complete
+    assert not store.check(manifest.digest).complete
     assert store.cache_id != before
-    assert store.download(made, engine).fetched_bytes == 3002
-    assert store.check(made.digest).complete
+    assert store.download(manifest, engine).fetched_bytes == 3002
+    assert store.check(manifest.digest).complete
 
 
 def flip(path: Path) -> None:
@@ -509,30 +510,30 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("by", ["scrub", "check_full"])
 def test_a_flipped_bit_is_quarantined_and_only_that_object_is_fetched(
-    store: NodeStore, engine: DictEngine, made: Manifest, by: str, monkeypatch: pytest.MonkeyPatch
+    store: NodeStore, engine: DictEngine, manifest: Manifest, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(store._context.disk), "trusts_ctime", False)
-    store.download(made, engine)
-    flip(data(store, made) / "shards" / "1")
-    assert store.check(made.digest).complete, "no look can find it"
+    store.download(manifest, engine)
+    flip(data(store, manifest) / "shards" / "1")
+    assert store.check(manifest.digest).complete, "no look can find it"
     if by == "scrub":
         bad: list[str] = []
-        assert store.scrub(0, on_bad=lambda one: bad.append(one.path)).bad == 1
+        assert store.scrub(0, on_bad=lambda object_: bad.append(object_.path)).bad == 1
         assert bad == ["shards/1"]
     else:
-        assert not store.check_full(made.digest).complete
-    assert not store.check(made.digest).complete
+        assert not store.check_full(manifest.digest).complete
+    assert not store.check(manifest.digest).complete
     assert store.usage().quarantine_bytes > 0
-    assert store.download(made, engine).fetched_bytes == 2000
-    assert store.check_full(made.digest).complete
+    assert store.download(manifest, engine).fetched_bytes == 2000
+    assert store.check_full(manifest.digest).complete
     assert store.scrub(0).bad == 0
-    assert read_all(store, made) == FILES
+    assert read_all(store, manifest) == FILES
 
 
 def test_a_scrub_reads_nothing_while_a_download_runs_and_goes_on_after_it(
-    store: NodeStore, engine: DictEngine, source: Source, made: Manifest
+    store: NodeStore, engine: DictEngine, source: Source, manifest: Manifest
 ) -> None:
-    store.download(made, engine)
+    store.download(manifest, engine)
     engine.hold = threading.Event()
     download = threading.Thread(
         target=store.download, args=(source.dataset("other", {"f": b"f" * 10, "g": b"g"}), engine)
@@ -557,8 +558,10 @@ def test_a_scrub_reads_nothing_while_a_download_runs_and_goes_on_after_it(
     assert done[0] >= 4
 
 
-def test_the_scrub_keeps_to_its_rate_and_can_be_stopped(store: NodeStore, engine: DictEngine, made: Manifest) -> None:
-    store.download(made, engine)
+def test_the_scrub_keeps_to_its_rate_and_can_be_stopped(
+    store: NodeStore, engine: DictEngine, manifest: Manifest
+) -> None:
+    store.download(manifest, engine)
     result = store.scrub(10_000)
     assert result.seconds >= 3002 / 10_000 * 0.9
     with pytest.raises(Cancelled):
@@ -569,10 +572,10 @@ def test_the_scrub_keeps_to_its_rate_and_can_be_stopped(store: NodeStore, engine
 
 
 def test_a_start_up_removes_litter_and_old_parts_and_keeps_what_can_be_resumed(
-    root: Path, engine: DictEngine, made: Manifest
+    root: Path, engine: DictEngine, manifest: Manifest
 ) -> None:
     store = open_store(root)
-    store.download(made, engine)
+    store.download(manifest, engine)
     store.close()
     incoming = root / "incoming"
     (incoming / "aa.part").write_bytes(b"x")
@@ -586,18 +589,18 @@ def test_a_start_up_removes_litter_and_old_parts_and_keeps_what_can_be_resumed(
     (stray / "@current").symlink_to("../nowhere/data")
     store = open_store(root)
     assert sorted(path.name for path in incoming.iterdir()) == ["bb.journal", "bb.part"]
-    assert [path.name for path in (root / "snapshots").iterdir()] == [made.digest]
+    assert [path.name for path in (root / "snapshots").iterdir()] == [manifest.digest]
     assert not stray.exists()
-    assert store.check(made.digest).complete
+    assert store.check(manifest.digest).complete
     store.close()
 
 
 def test_what_is_not_ours_among_our_names_goes_and_stops_nothing(
-    root: Path, engine: DictEngine, source: Source, made: Manifest
+    root: Path, engine: DictEngine, source: Source, manifest: Manifest
 ) -> None:
     """Names that are no ids, an object in another's folder, a linked one, a note among the snapshots."""
     store = open_store(root)
-    store.download(made, engine)
+    store.download(manifest, engine)
     strange = [f"objects/aa/{'z' * 64}", f"objects/aa/{'b' * 64}", "objects/aa/x", f"incoming/{'z' * 64}.journal"]
     for name in strange:
         (root / name).write_bytes(b"?")
@@ -611,26 +614,26 @@ def test_what_is_not_ours_among_our_names_goes_and_stops_nothing(
     store = open_store(root)
     assert not any((root / name).exists() for name in strange)
     assert not note.exists()
-    assert store.check(made.digest).complete
+    assert store.check(manifest.digest).complete
     assert store.usage().objects == 4
     store.close()
 
 
 def test_an_object_that_the_index_forgot_is_resumed_from_its_journal(
-    root: Path, engine: DictEngine, made: Manifest
+    root: Path, engine: DictEngine, manifest: Manifest
 ) -> None:
     engine.journals = True
     store = open_store(root)
     asked = iter([False] * 6 + [True] * 100)
     with pytest.raises(Cancelled):
-        store.download(made, engine, cancelled=lambda: next(asked))
+        store.download(manifest, engine, cancelled=lambda: next(asked))
     landed = store.usage().unlinked_bytes
     assert landed > 0
-    store._context.index.drop_objects([object_id(obj) for obj in made.objects])
+    store._context.index.drop_objects([object_id(obj) for obj in manifest.objects])
     store.close()
     store = open_store(root)
     assert store.recovery.recovered > 0
-    result = store.download(made, engine)
+    result = store.download(manifest, engine)
     assert result.fetched_bytes == 3002 - landed
     assert result.resumed_bytes == landed
     store.close()
