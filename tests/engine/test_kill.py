@@ -14,9 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import CREDENTIALS, Fetcher
-from tests.engine.origin import Fault, Origin, Reply, Request
-from tests.engine.test_faults import DATA, SUM
+from kube_cache.errors import AccessDenied
+from tests.engine import faults
+from tests.engine.faulty_origin import FaultyOrigin, Reply
+from tests.engine.fetcher import CREDENTIALS, Fetcher
+from tests.engine.objects import DATA, MIB, full_object_headers
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 KILLS = 50
@@ -33,44 +37,38 @@ from kube_cache.origin.s3 import Origins
 from kube_cache.origin.settings import OriginSettings
 
 object_state._FLUSH_S = finisher._TICK_S = 0.02  # so that a run of a second has many intervals
-told = json.loads(sys.argv[1])
-folder = pathlib.Path(told["folder"])
+job = json.loads(sys.argv[1])
+folder = pathlib.Path(job["folder"])
 jobs = [FetchJob(RemoteObject("s3", "bucket", key, key, size, etag), folder / f"{key}.part", folder / f"{key}.journal")
-        for key, size, etag in told["objects"]]
+        for key, size, etag in job["objects"]]
 engine = Engine(EngineSettings(connections=4, max_connections=4, give_up_s=5), Origins(OriginSettings()))
 print("begun", flush=True)
-def landed(done):
+def print_done(done):
     print(json.dumps([done.job.object.key, done.verified, done.fetched_bytes, done.resumed_bytes]), flush=True)
-engine.fetch(jobs, on_object=landed)
+engine.fetch(jobs, on_object=print_done)
 engine.close()
 """
 
 
-@pytest.mark.slow
-def test_fifty_kills_and_every_byte_is_right(origin: Origin, clean_aws: object, tmp_path: Path) -> None:
-    sums = {"big": _sum(BIG), "small": SUM}
-    found = [origin.put("big", BIG, headers=sums["big"])]
-
-    def slow(request: Request) -> Fault | None:
-        return _paced if request.range else None
-
-    origin.script = slow
-    told = json.dumps({"folder": str(tmp_path), "objects": [[each.key, each.size, each.etag] for each in found]})
+def test_fifty_kills_and_every_byte_is_right(origin: FaultyOrigin, clean_aws: object, tmp_path: Path) -> None:
+    remote = origin.put("big", BIG, headers=full_object_headers(BIG))
+    origin.script = lambda request: _paced if request.range else None
+    job = json.dumps({"folder": str(tmp_path), "objects": [[remote.key, remote.size, remote.etag]]})
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
         **CREDENTIALS,
         "AWS_ENDPOINT_URL_S3": origin.endpoint,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    source = random.Random(4)
+    moments = random.Random(4)
     kills = resumed_once = finished = 0
     while kills < KILLS:
         with subprocess.Popen(
-            [sys.executable, "-c", CHILD, told], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", CHILD, job], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
         ) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == "begun\n"
-            time.sleep(source.uniform(0, 0.7))  # the random moment
+            time.sleep(moments.uniform(0, 0.7))
             kills += child.poll() is None
             child.send_signal(signal.SIGKILL)
             out = child.stdout.read()
@@ -84,7 +82,7 @@ def test_fifty_kills_and_every_byte_is_right(origin: Origin, clean_aws: object, 
                 (tmp_path / f"{key}.{name}").unlink()
     origin.script = lambda _request: None
     with subprocess.Popen(
-        [sys.executable, "-c", CHILD, told], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILD, job], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     ) as child:
         out = child.communicate(timeout=60)[0]
     assert out.count("full-object") == 1
@@ -94,41 +92,27 @@ def test_fifty_kills_and_every_byte_is_right(origin: Origin, clean_aws: object, 
 
 
 def _paced(reply: Reply) -> None:
-    """Slowly enough that a kill falls into the middle, quickly enough that some runs end."""
+    """Send slowly enough that a kill falls into the middle, quickly enough that some runs end."""
     reply.sock.sendall(reply.head)
-    for start in range(0, len(reply.body), 1 << 20):
+    for start in range(0, len(reply.body), MIB):
         time.sleep(0.01)
-        reply.sock.sendall(reply.body[start : start + (1 << 20)])
+        reply.sock.sendall(reply.body[start : start + MIB])
 
 
-@pytest.mark.slow
-def test_journaled_ranges_are_not_fetched_again(origin: Origin, fetcher: Callable[..., Fetcher]) -> None:
+def test_journaled_ranges_are_not_fetched_again(origin: FaultyOrigin, make_fetcher: Callable[..., Fetcher]) -> None:
     """An engine that is closed in the middle, and a new one over the same files."""
-    found = origin.put("key", BIG, headers=_sum(BIG))
-    from tests.engine import origin as faults
-
+    remote = origin.put("key", BIG, headers=full_object_headers(BIG))
     origin.script = lambda request: (
-        faults.status("403 Forbidden", "AccessDenied") if request.range and request.range[0] >= 5 * (8 << 20) else None
+        faults.status("403 Forbidden", "AccessDenied") if request.range and request.range[0] >= 5 * 8 * MIB else None
     )
-    first = fetcher(origin.endpoint, connections=1, max_connections=1)
-    try:
-        first.fetch([found])
-    except Exception as error:
-        assert "access denied" in str(error)
+    first = make_fetcher(origin.endpoint, connections=1, max_connections=1)
+    with pytest.raises(AccessDenied):
+        first.fetch([remote])
     first.engine.close()
     before = len(origin.gets())
     origin.script = lambda _request: None
-    second = fetcher(origin.endpoint)
-    second.fetch([found])
+    second = make_fetcher(origin.endpoint)
+    second.fetch([remote])
     assert second.content("key") == BIG
-    assert second.done["key"].resumed_bytes == 5 * (8 << 20)
+    assert second.done["key"].resumed_bytes == 5 * 8 * MIB
     assert len(origin.gets()) - before == 3
-
-
-def _sum(data: bytes) -> dict[str, str]:
-    from base64 import b64encode
-
-    from awscrt import checksums
-
-    value = b64encode(checksums.crc64nvme(data).to_bytes(8, "big")).decode()
-    return {"x-amz-checksum-crc64nvme": value, "x-amz-checksum-type": "FULL_OBJECT"}

@@ -19,17 +19,19 @@ from pathlib import Path
 import pytest
 
 from kube_cache.dataset.transfer import FetchJob, FetchProgress, RemoteObject
-from kube_cache.engine import object_state as objects
+from kube_cache.engine import object_state
 from kube_cache.engine.buffers import SLOT_BYTES
 from tests.bench.engine_clients import Discard
-from tests.engine.conftest import Fetcher
+from tests.engine.fetcher import Fetcher
+from tests.engine.objects import MIB
 
-MIB = 1 << 20
+pytestmark = pytest.mark.slow
+
 SIZE = int(float(os.environ.get("KUBE_CACHE_TEST_OBJECT_GIB", "2")) * (1 << 30))
 
 
 class SparseServer:
-    """Ranged GETs of one sparse file by sendfile, a thread a connection."""
+    """Ranged GETs of fetcher sparse file by sendfile, a thread a connection."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -41,9 +43,9 @@ class SparseServer:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for each in self._open:
+        for sock in self._open:
             with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
         self._file.close()
 
     def _accept(self) -> None:
@@ -58,8 +60,8 @@ class SparseServer:
             while data := sock.recv(65536):
                 start, end = 0, SIZE - 1
                 status, extra = "200 OK", ""
-                if found := re.search(rb"(?i)range: bytes=(\d+)-(\d+)", data):
-                    start, end = int(found[1]), int(found[2])
+                if match := re.search(rb"(?i)range: bytes=(\d+)-(\d+)", data):
+                    start, end = int(match[1]), int(match[2])
                     status, extra = "206 Partial Content", f"Content-Range: bytes {start}-{end}/{SIZE}\r\n"
                 head = f'HTTP/1.1 {status}\r\nContent-Length: {end - start + 1}\r\nETag: "e"\r\n{extra}\r\n'
                 sock.sendall(head.encode())
@@ -72,34 +74,33 @@ def server(tmp_path: Path) -> Iterator[SparseServer]:
     path = tmp_path / "sparse"
     with path.open("wb") as handle:
         handle.truncate(SIZE)
-    made = SparseServer(path)
-    yield made
-    made.close()
+    server = SparseServer(path)
+    yield server
+    server.close()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_memory_journal_and_progress(
-    server: SparseServer, fetcher: Callable[..., Fetcher], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: SparseServer, make_fetcher: Callable[..., Fetcher], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(objects, "PartFile", Discard)
-    one = fetcher(f"http://127.0.0.1:{server.port}", connections=8, max_connections=8)
-    one.origins.of("s3")
-    seen: list[tuple[float, FetchProgress]] = []
+    monkeypatch.setattr(object_state, "PartFile", Discard)
+    fetcher = make_fetcher(f"http://127.0.0.1:{server.port}", connections=8, max_connections=8)
+    fetcher.origins.of("s3")
+    reports: list[tuple[float, FetchProgress]] = []
     resident: list[int] = []
     job = FetchJob(RemoteObject("s3", "bucket", "key", "key", SIZE, '"e"'), tmp_path / "part", tmp_path / "journal")
     begun = _resident()
 
-    def shown(progress: FetchProgress) -> None:
-        seen.append((time.monotonic(), progress))
+    def report(progress: FetchProgress) -> None:
+        reports.append((time.monotonic(), progress))
         resident.append(_resident())
 
-    one.engine.fetch([job], on_object=lambda done: one.done.__setitem__("key", done), progress=shown)
-    assert one.done["key"].fetched_bytes == SIZE
-    done = [progress.done_bytes for _, progress in seen]
+    fetcher.engine.fetch([job], on_object=lambda done: fetcher.done.__setitem__("key", done), progress=report)
+    assert fetcher.done["key"].fetched_bytes == SIZE
+    done = [progress.done_bytes for _, progress in reports]
     assert done == sorted(done)
     assert done[-1] == SIZE
-    gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(seen)]
+    gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(reports)]
     assert max(gaps) < 2
     assert max(resident) - begun < 8 * SLOT_BYTES + 16 * MIB
     assert (tmp_path / "journal").stat().st_size <= 1024 + 24 * (SIZE // (16 * MIB))

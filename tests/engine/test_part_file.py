@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.engine import part_file as files
+from kube_cache.engine import part_file
 from kube_cache.errors import DiskFault
 
 MIB = 1 << 20
@@ -19,8 +19,8 @@ def test_blocks_are_there_before_a_direct_write_and_not_long_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No hole is written into, and what is given up holds little more than what came."""
-    monkeypatch.setattr(files, "_PREALLOCATE_BYTES", 4 * MIB)
-    part = files.PartFile(tmp_path / "part", 64 * MIB)
+    monkeypatch.setattr(part_file, "_PREALLOCATE_BYTES", 4 * MIB)
+    part = part_file.PartFile(tmp_path / "part", 64 * MIB)
     buffer = mmap.mmap(-1, MIB)
     part.write(memoryview(buffer), 0)
     assert part.preallocated_bytes(MIB) == 3 * MIB
@@ -31,12 +31,12 @@ def test_blocks_are_there_before_a_direct_write_and_not_long_before(
 
 
 def test_small_files_and_buffered_ones_are_not_allocated_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = files.PartFile(tmp_path / "small", 2 * MIB)
+    small = part_file.PartFile(tmp_path / "small", 2 * MIB)
     small.write(memoryview(mmap.mmap(-1, MIB)), 0)
     assert small.preallocated_bytes(MIB) == 0
     small.close()
-    monkeypatch.setattr(files, "_open", lambda path, *, direct: (os.open(path, os.O_RDWR | os.O_CREAT), False))
-    buffered = files.PartFile(tmp_path / "buffered", 64 * MIB)
+    monkeypatch.setattr(part_file, "_open", lambda path, *, direct: (os.open(path, os.O_RDWR | os.O_CREAT), False))
+    buffered = part_file.PartFile(tmp_path / "buffered", 64 * MIB)
     buffered.write(memoryview(bytes(MIB)), 0)
     assert buffered.preallocated_bytes(MIB) == 0
     buffered.close()
@@ -48,11 +48,11 @@ def test_a_file_system_that_cannot_or_has_no_room(
 ) -> None:
     class Libc:
         def fallocate(self, *_: object) -> int:
-            files.ctypes.set_errno(code)
+            part_file.ctypes.set_errno(code)
             return -1
 
-    monkeypatch.setattr(files, "_libc", Libc())
-    part = files.PartFile(tmp_path / "part", 16 * MIB)
+    monkeypatch.setattr(part_file, "_libc", Libc())
+    part = part_file.PartFile(tmp_path / "part", 16 * MIB)
     buffer = memoryview(mmap.mmap(-1, MIB))
     if refused:
         with pytest.raises(DiskFault, match="ENOSPC"):

@@ -12,11 +12,10 @@ from kube_cache.dataset.transfer import Manifest, Verified
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import AccessDenied, ChecksumMismatch, DatasetNotFound, SourceChanged
 from kube_cache.origin.listing import list_dataset
-from tests.engine.conftest import Fetcher
+from tests.engine.fetcher import Fetcher
+from tests.engine.objects import MIB
 from tools.stack.buckets import Bucket
 from tools.stack.s3 import READER, S3Server
-
-MIB = 1 << 20
 
 
 @pytest.fixture
@@ -27,8 +26,8 @@ def place(s3_server: S3Server) -> Iterator[Bucket]:
 
 
 @pytest.fixture
-def reader(fetcher: Callable[..., Fetcher], s3_server: S3Server) -> Fetcher:
-    return fetcher(s3_server.endpoint, access_key=READER.access_key, secret_key=READER.secret_key)
+def reader(make_fetcher: Callable[..., Fetcher], s3_server: S3Server) -> Fetcher:
+    return make_fetcher(s3_server.endpoint, access_key=READER.access_key, secret_key=READER.secret_key)
 
 
 def listed(reader: Fetcher, bucket: Bucket, prefix: str) -> Manifest:
@@ -82,9 +81,11 @@ def test_an_object_without_a_usable_checksum_is_not_called_verified(place: Bucke
 
 
 def test_by_option_a_sha256_is_checked_by_reading_again(
-    place: Bucket, fetcher: Callable[..., Fetcher], s3_server: S3Server
+    place: Bucket, make_fetcher: Callable[..., Fetcher], s3_server: S3Server
 ) -> None:
-    reader = fetcher(s3_server.endpoint, access_key=READER.access_key, secret_key=READER.secret_key, verify_hashes=True)
+    reader = make_fetcher(
+        s3_server.endpoint, access_key=READER.access_key, secret_key=READER.secret_key, verify_hashes=True
+    )
     data = random.Random(1).randbytes(9 * MIB)
     place.put("object", data, checksum="SHA256")
     reader.fetch(list(listed(reader, place, "object").objects))

@@ -51,8 +51,8 @@ def test_a_whole_buffer_and_its_checksums(pair: tuple[socket.socket, socket.sock
 def test_a_checksum_that_is_not_asked_for_stays_as_it_was(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     theirs.sendall(b"abc")
-    got = receive(ours, memoryview(bytearray(3)), 0, zlib.crc32(b"before"), both=False)
-    assert (got.length, got.crc64, got.crc32c) == (3, crt.crc64nvme(b"abc"), zlib.crc32(b"before"))
+    received = receive(ours, memoryview(bytearray(3)), 0, zlib.crc32(b"before"), both=False)
+    assert (received.length, received.crc64, received.crc32c) == (3, crt.crc64nvme(b"abc"), zlib.crc32(b"before"))
 
 
 def test_what_came_before_silence_is_told_and_then_the_silence(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -83,11 +83,11 @@ def test_drops_do_not_hold_it_for_ever(pair: tuple[socket.socket, socket.socket]
     dripping = threading.Thread(target=drip)
     dripping.start()
     started = time.monotonic()
-    got = _receive.receive_into(ours.fileno(), memoryview(bytearray(1 << 20)), 0, 0, False, 0.1)
+    received = _receive.receive_into(ours.fileno(), memoryview(bytearray(1 << 20)), 0, 0, False, 0.1)
     spent = time.monotonic() - started
     stop.set()
     dripping.join()
-    assert 0 < got[0] < 1 << 20
+    assert 0 < received[0] < 1 << 20
     assert spent < 2  # the socket's own patience, 0.2 s, and a busy machine
 
 

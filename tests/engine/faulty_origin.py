@@ -12,9 +12,7 @@ import itertools
 import re
 import socket
 import ssl
-import struct
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,7 +22,7 @@ from kube_cache.dataset.transfer import RemoteObject
 @dataclass
 class Request:
     number: int
-    """Of the request among all that the origin got, from 0."""
+    """Place among all requests that the origin received, from 0."""
     method: str
     target: str
     headers: dict[str, str]
@@ -35,13 +33,13 @@ class Request:
 
     @property
     def range(self) -> tuple[int, int] | None:
-        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", ""))
-        return (int(found[1]), int(found[2])) if found else None
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("range", ""))
+        return (int(match[1]), int(match[2])) if match else None
 
 
 @dataclass
 class Reply:
-    """The ordinary answer, which a fault may send, change or forget."""
+    """The ordinary response, which a fault may send, change or drop."""
 
     sock: socket.socket
     request: Request
@@ -74,10 +72,10 @@ class Stored:
 
 
 class Close(Exception):
-    """End this connection."""
+    """Raised by a fault to end the connection."""
 
 
-class Origin:
+class FaultyOrigin:
     def __init__(self, *, context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self.objects: dict[str, Stored] = {}
         self.script: Script = lambda _request: None
@@ -102,21 +100,22 @@ class Origin:
     def endpoint(self) -> str:
         return f"{'https' if self._context else 'http'}://{self._host}:{self.port}"
 
-    def put(self, key: str, data: bytes, **how: object) -> RemoteObject:
-        self.objects[key] = Stored(data, **how)  # type: ignore[arg-type]
+    def put(self, key: str, data: bytes, **fields: object) -> RemoteObject:
+        self.objects[key] = Stored(data, **fields)  # type: ignore[arg-type]
         return RemoteObject("s3", "bucket", key, key, len(data), self.objects[key].etag)
 
     def gets(self, key: str = "") -> list[Request]:
-        return [each for each in self.requests if each.method == "GET" and (not key or each.key == key)]
+        """Return the GETs so far; those for `key` if it is given."""
+        return [request for request in self.requests if request.method == "GET" and (not key or request.key == key)]
 
     def close(self) -> None:
         self._stop.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
-            for each in self._open:
+            for sock in self._open:
                 with contextlib.suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+                    sock.shutdown(socket.SHUT_RDWR)
         self._acceptor.join()
         for thread in self._threads:
             thread.join()
@@ -158,7 +157,7 @@ class Origin:
     def _answer(self, sock: socket.socket, head: str) -> None:
         first, *lines = head.split("\r\n")
         method, target, _ = first.split(" ", 2)
-        target = re.sub(r"^https?://[^/]+", "", target)  # as a proxy is asked
+        target = re.sub(r"^https?://[^/]+", "", target)  # requests to a proxy name the server
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         request = Request(next(self._numbers), method, target, headers)
         self.requests.append(request)
@@ -184,113 +183,3 @@ class Origin:
         return Reply(
             sock, request, status, {"Content-Length": str(len(body)), "ETag": stored.etag, **extra}, body, self._stop
         )
-
-
-# Faults.
-
-
-def reset(after_head: int | None = None, body: int = 0, *, rst: bool = True) -> Fault:
-    """Break the connection after that many bytes of the head (None: all of it) and of the body."""
-
-    def fault(reply: Reply) -> None:
-        head = reply.head if after_head is None else reply.head[:after_head]
-        reply.sock.sendall(head + bytes(reply.body[:body]))
-        if rst:
-            time.sleep(0.02)  # a reset throws away what the other side has not read yet
-            reply.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        raise Close
-
-    return fault
-
-
-def stall(after_head: int | None = None, body: int = 0) -> Fault:
-    """Send that much, then nothing for ever."""
-
-    def fault(reply: Reply) -> None:
-        head = reply.head if after_head is None else reply.head[:after_head]
-        reply.sock.sendall(head + bytes(reply.body[:body]))
-        reply.stop.wait()
-        raise Close
-
-    return fault
-
-
-def drip(interval_s: float, *, head: bool) -> Fault:
-    """One byte at a time: of the head, or of the body after an ordinary head."""
-
-    def fault(reply: Reply) -> None:
-        if not head:
-            reply.sock.sendall(reply.head)
-        for byte in reply.head if head else bytes(reply.body):
-            if reply.stop.wait(interval_s):
-                raise Close
-            reply.sock.sendall(bytes([byte]))
-        raise Close
-
-    return fault
-
-
-def status(line: str, code: str = "", **headers: str) -> Fault:
-    body = f"<Error><Code>{code}</Code><Message>as asked</Message></Error>".encode() if code else b""
-
-    def fault(reply: Reply) -> None:
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        reply.status, reply.headers = line, {"Content-Length": str(len(body)), **given}
-        reply.body = memoryview(body)
-        reply.send()
-
-    return fault
-
-
-def changed(**change: object) -> Fault:
-    """The ordinary answer with some of its fields replaced; header values of None are left out."""
-    headers = change.pop("headers", {})
-
-    def fault(reply: Reply) -> None:
-        merged = {**reply.headers, **headers}  # type: ignore[dict-item]
-        reply.headers = {name: value for name, value in merged.items() if value is not None}
-        for name, value in change.items():
-            setattr(reply, name, value)
-        reply.send()
-
-    return fault
-
-
-def corrupt(offset: int = 0) -> Fault:
-    """One byte of the body is wrong."""
-
-    def fault(reply: Reply) -> None:
-        wrong = bytearray(reply.body)
-        wrong[offset] ^= 0xFF
-        reply.body = memoryview(bytes(wrong))
-        reply.send()
-
-    return fault
-
-
-def chunked(reply: Reply) -> None:
-    reply.headers = {name: value for name, value in reply.headers.items() if name != "Content-Length"}
-    reply.headers["Transfer-Encoding"] = "chunked"
-    reply.sock.sendall(reply.head)
-    data = bytes(reply.body)
-    for start in range(0, len(data), 100_000):
-        piece = data[start : start + 100_000]
-        reply.sock.sendall(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-    reply.sock.sendall(b"0\r\n\r\n")
-
-
-def times(
-    count: int, fault: Fault, *, when: Callable[[Request], bool] = lambda request: request.method == "GET"
-) -> Script:
-    """The first `count` requests that match get the fault."""
-    left = [count]
-    lock = threading.Lock()
-
-    def script(request: Request) -> Fault | None:
-        with lock:
-            if left[0] > 0 and when(request):
-                left[0] -= 1
-                return fault
-        return None
-
-    return script

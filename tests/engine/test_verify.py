@@ -1,0 +1,15 @@
+"""Only a checksum that ranges can be combined to is used."""
+
+from __future__ import annotations
+
+from kube_cache.dataset.checksums import Algorithm, DeclaredChecksum
+from kube_cache.engine.verify import combinable_checksum
+from kube_cache.origin.stored_parts import StoredPart
+
+
+def test_a_composite_whose_parts_are_unknown_is_not_used() -> None:
+    composite = DeclaredChecksum(Algorithm.CRC32C, b"\0\0\0\1", 2)
+    assert combinable_checksum(composite, [], 10) is None
+    assert combinable_checksum(composite, [StoredPart(4, b""), StoredPart(5, b"")], 10) is None
+    assert combinable_checksum(composite, [StoredPart(4, b""), StoredPart(6, b"")], 10) is composite
+    assert combinable_checksum(DeclaredChecksum(Algorithm.SHA256, b"x" * 32), [], 10) is None
