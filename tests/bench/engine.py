@@ -110,8 +110,8 @@ class Bench:
         try:
             result = run(work, client)
         except (subprocess.SubprocessError, OSError, ValueError, KeyError, IndexError) as error:
-            said = getattr(error, "stderr", b"") or b""
-            cell.problem = (said.decode(errors="replace").strip().splitlines() or [str(error)])[-1][:160]
+            stderr = getattr(error, "stderr", b"") or b""
+            cell.problem = (stderr.decode(errors="replace").strip().splitlines() or [str(error)])[-1][:160]
             return
         server = self.origin.cpu_s() - before
         if work.disk:
@@ -181,9 +181,9 @@ class Bench:
                     process.wait(0.02)
             fetched = time.perf_counter()
             assert process.stderr is not None
-            said = process.stderr.read()
+            stderr = process.stderr.read()
         if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
+            raise subprocess.CalledProcessError(process.returncode, command, stderr=stderr)
         if work.disk:
             subprocess.run(["sync", "-f", target], check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -204,7 +204,7 @@ class Bench:
 
     def _environment(self, work: Workload, client: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "PYTHONPATH", "LANG"}}
-        made = {
+        environment = {
             **kept,
             "AWS_ACCESS_KEY_ID": "A" * 20,
             "AWS_SECRET_ACCESS_KEY": "x" * 40,
@@ -214,8 +214,8 @@ class Bench:
             "AWS_ENDPOINT_URL_S3": self._endpoint(work, client),
         }
         if work.port == "tls" and client != "s5cmd":
-            made["AWS_CA_BUNDLE"] = str(self.origin.ca)
-        return made
+            environment["AWS_CA_BUNDLE"] = str(self.origin.ca)
+        return environment
 
     def _compare(self, work: Workload) -> None:
         for key, size in work.objects.items():
@@ -228,70 +228,72 @@ class Bench:
                 raise SystemExit(f"{work.name}: {key} is not what the server has")
 
 
-def limits(folder: Path) -> dict[str, float]:
+def measure_limits(folder: Path) -> dict[str, float]:
     """What the machine can do at most: direct writes by fio, loopback by iperf3; 0 where the tool is missing."""
-    found = {"fio_direct_gbps": 0.0, "loopback_gbps": 0.0}
+    limits = {"fio_direct_gbps": 0.0, "loopback_gbps": 0.0}
     if fio := shutil.which("fio"):
         command = [
             *(fio, "--name=w", f"--directory={folder}", "--rw=write", "--bs=8M", "--size=1G", "--direct=1"),
             *("--ioengine=libaio", "--iodepth=16", "--end_fsync=1", "--output-format=json"),
         ]
         done = subprocess.run(command, capture_output=True, check=True)
-        found["fio_direct_gbps"] = json.loads(done.stdout)["jobs"][0]["write"]["bw_bytes"] / GB
+        limits["fio_direct_gbps"] = json.loads(done.stdout)["jobs"][0]["write"]["bw_bytes"] / GB
     if iperf := shutil.which("iperf3"):
         with subprocess.Popen([iperf, "-s", "-1", "-p", "5299", "-B", "127.0.0.1"], stdout=subprocess.DEVNULL):
             time.sleep(0.3)
             done = subprocess.run(
                 [iperf, "-c", "127.0.0.1", "-p", "5299", "-t", "3", "-J"], capture_output=True, check=True
             )
-        found["loopback_gbps"] = json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] / 8 / GB
-    return found
+        limits["loopback_gbps"] = json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] / 8 / GB
+    return limits
 
 
-def introduce(edges: dict[str, float]) -> None:
+def introduce(limits: dict[str, float]) -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores shared by client and server, Linux {platform.release()}")
     print(
-        f"direct writes by fio {edges['fio_direct_gbps']:.2f} GB/s, loopback by iperf3 {edges['loopback_gbps']:.2f} GB/s"
+        f"direct writes by fio {limits['fio_direct_gbps']:.2f} GB/s, loopback by iperf3 {limits['loopback_gbps']:.2f} GB/s"
         " (0: not installed)"
     )
 
 
-def table(work: Workload, cells: dict[str, Cell], edges: dict[str, float]) -> None:
+def table(work: Workload, cells: dict[str, Cell], limits: dict[str, float]) -> None:
     print(f"\n{work.name}: {len(work.objects)} objects, {work.bytes / GB:.2f} GB, {work.connections} connections")
     print(
         f"  {'client':8} {'GB/s (min-max)':>20} {'durable (min-max)':>20} {'CPU-s/GB':>9} {'+server':>8} {'RSS MiB':>8}"
     )
     for client, cell in cells.items():
-        shown = cell.json()
-        if "problem" in shown:
-            print(f"  {client:8} {shown['problem']}")
+        figures = cell.json()
+        if "problem" in figures:
+            print(f"  {client:8} {figures['problem']}")
             continue
-        rate = f"{shown['gbps']:.2f} ({shown['gbps_min']:.2f}-{shown['gbps_max']:.2f})"
-        durable = f"{shown['durable_gbps']:.2f} ({shown['durable_gbps_min']:.2f}-{shown['durable_gbps_max']:.2f})"
-        both = shown["cpu_s_per_gb"] + shown["server_cpu_s_per_gb"]
-        print(f"  {client:8} {rate:>20} {durable:>20} {shown['cpu_s_per_gb']:9.2f} {both:8.2f} {shown['rss_mib']:8.0f}")
-    _summary(work, cells, edges)
+        rate = f"{figures['gbps']:.2f} ({figures['gbps_min']:.2f}-{figures['gbps_max']:.2f})"
+        durable = f"{figures['durable_gbps']:.2f} ({figures['durable_gbps_min']:.2f}-{figures['durable_gbps_max']:.2f})"
+        both = figures["cpu_s_per_gb"] + figures["server_cpu_s_per_gb"]
+        print(
+            f"  {client:8} {rate:>20} {durable:>20} {figures['cpu_s_per_gb']:9.2f} {both:8.2f} {figures['rss_mib']:8.0f}"
+        )
+    _summary(work, cells, limits)
     sys.stdout.flush()
 
 
-def _summary(work: Workload, cells: dict[str, Cell], edges: dict[str, float]) -> None:
+def _summary(work: Workload, cells: dict[str, Cell], limits: dict[str, float]) -> None:
     mine = cells["ours"].json() if "ours" in cells else {}
-    peers = [shown for name, cell in cells.items() if name != "ours" and "problem" not in (shown := cell.json())]
+    peers = [figures for name, cell in cells.items() if name != "ours" and "problem" not in (figures := cell.json())]
     if "durable_gbps" not in mine:
         return
-    said = []
+    comparisons = []
     if peers:
-        best = max(peers, key=lambda shown: shown["durable_gbps"])
-        thrifty = min(shown["cpu_s_per_gb"] for shown in peers)
-        said.append(f"{mine['durable_gbps'] / best['durable_gbps']:.2f} x the best peer's durable rate")
-        said.append(f"{mine['cpu_s_per_gb'] / thrifty:.2f} x the thriftiest peer's CPU")
-    if work.disk and edges["fio_direct_gbps"]:
-        said.append(f"{mine['durable_gbps'] / edges['fio_direct_gbps']:.0%} of fio")
-    if not work.disk and edges["loopback_gbps"]:
-        said.append(f"{mine['gbps'] / edges['loopback_gbps']:.0%} of loopback")
+        best = max(peers, key=lambda figures: figures["durable_gbps"])
+        thrifty = min(figures["cpu_s_per_gb"] for figures in peers)
+        comparisons.append(f"{mine['durable_gbps'] / best['durable_gbps']:.2f} x the best peer's durable rate")
+        comparisons.append(f"{mine['cpu_s_per_gb'] / thrifty:.2f} x the thriftiest peer's CPU")
+    if work.disk and limits["fio_direct_gbps"]:
+        comparisons.append(f"{mine['durable_gbps'] / limits['fio_direct_gbps']:.0%} of fio")
+    if not work.disk and limits["loopback_gbps"]:
+        comparisons.append(f"{mine['gbps'] / limits['loopback_gbps']:.0%} of loopback")
     if work.port == "capped":
-        said.append(f"{mine['gbps'] / (work.connections * CAP / GB):.0%} of the ceiling")
-    print(f"  ours: {', '.join(said)}")
+        comparisons.append(f"{mine['gbps'] / (work.connections * CAP / GB):.0%} of the ceiling")
+    print(f"  ours: {', '.join(comparisons)}")
 
 
 def main() -> int:
@@ -302,7 +304,7 @@ def main() -> int:
     scale = float(os.environ.get("BENCH_SCALE", "1"))
     rounds = int(os.environ.get("BENCH_ROUNDS", "5"))
     only = os.environ.get("BENCH_ONLY", "")
-    who = tuple(os.environ.get("BENCH_CLIENTS", ",".join(CLIENTS)).split(","))
+    clients = tuple(os.environ.get("BENCH_CLIENTS", ",".join(CLIENTS)).split(","))
     chosen = [work for work in workloads(scale) if not only or work.name in only.split(",")]
     memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
     folder = Path(os.environ.get("BENCH_DIR", str(ROOT / "build" / "bench" / "data")))
@@ -313,11 +315,11 @@ def main() -> int:
         for key, size in {key: size for work in chosen for key, size in work.objects.items()}.items():
             origin.add(key, size)
         origin.start()
-        edges = limits(folder)
-        introduce(edges)
+        limits = measure_limits(folder)
+        introduce(limits)
         bench = Bench(origin, folder)
         for work in chosen:
-            cells = results[work.name] = {client: Cell() for client in work.clients if client in who}
+            cells = results[work.name] = {client: Cell() for client in work.clients if client in clients}
             for number in range(rounds):
                 for client, cell in cells.items():
                     if not cell.problem:
@@ -328,13 +330,13 @@ def main() -> int:
                             flush=True,
                         )
                         bench.round(work, client, cell)
-            table(work, cells, edges)
+            table(work, cells, limits)
     finally:
         origin.stop()
         shutil.rmtree(folder, ignore_errors=True)
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    shown = {name: {client: cell.json() for client, cell in cells.items()} for name, cells in results.items()}
-    OUT.write_text(json.dumps({**shown, "machine": {**edges, "cores": os.cpu_count(), "scale": scale}}, indent=1))
+    figures = {name: {client: cell.json() for client, cell in cells.items()} for name, cells in results.items()}
+    OUT.write_text(json.dumps({**figures, "machine": {**limits, "cores": os.cpu_count(), "scale": scale}}, indent=1))
     print(f"\n{OUT.relative_to(ROOT)}")
     return 0
 

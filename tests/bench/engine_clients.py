@@ -27,13 +27,13 @@ Run = Callable[[], None]
 
 class Job:
     def __init__(self, text: str) -> None:
-        given = json.loads(text)
-        self.client: str = given["client"]
-        self.endpoint: str = given["endpoint"]
-        self.objects: dict[str, int] = given["objects"]
-        self.folder: str = given["folder"]
-        self.connections: int = given["connections"]
-        self.ca: str = given["ca"]
+        fields = json.loads(text)
+        self.client: str = fields["client"]
+        self.endpoint: str = fields["endpoint"]
+        self.objects: dict[str, int] = fields["objects"]
+        self.folder: str = fields["folder"]
+        self.connections: int = fields["connections"]
+        self.ca: str = fields["ca"]
 
     @property
     def single(self) -> bool:
@@ -50,17 +50,17 @@ def ours(job: Job) -> Run:
     sys.modules["awscrt"] = None  # type: ignore[assignment] # a peer here, absent in production; botocore loads it where it is
 
     from kube_cache.dataset.transfer import FetchJob, RemoteObject
-    from kube_cache.engine import part_file as files
+    from kube_cache.engine import part_file
     from kube_cache.engine.engine import Engine
     from kube_cache.engine.settings import EngineSettings
     from kube_cache.origin.s3 import Origins
     from kube_cache.origin.settings import OriginSettings
 
     if not job.folder:
-        files.PartFile = Discard  # type: ignore[misc, assignment]
-        from kube_cache.engine import object_state as objects
+        part_file.PartFile = Discard  # type: ignore[misc, assignment]
+        from kube_cache.engine import object_state
 
-        objects.PartFile = Discard  # type: ignore[misc, assignment]
+        object_state.PartFile = Discard  # type: ignore[misc, assignment]
     settings = EngineSettings(connections=job.connections, max_connections=job.connections)
     engine = Engine(settings, Origins(OriginSettings()))
     folder = Path(job.folder or "/nonexistent")
@@ -76,12 +76,12 @@ def ours(job: Job) -> Run:
     ]
     engine.source.origins.of("s3")  # botocore's client, as the peers make theirs before the clock starts
 
-    def landed(done: Any) -> None:
+    def check(done: Any) -> None:
         done.job.journal_path.unlink(missing_ok=True)
         if done.verified != "full-object":
             raise SystemExit(f"{done.job.object.key} was only {done.verified}")
 
-    return lambda: engine.fetch(jobs, on_object=landed)
+    return lambda: engine.fetch(jobs, on_object=check)
 
 
 class Discard:
@@ -110,17 +110,17 @@ def _etags(job: Job) -> dict[str, str]:
 
     url = urlsplit(job.endpoint)
     context = ssl.create_default_context(cafile=job.ca) if url.scheme == "https" else None
-    made = (
+    connection = (
         http.client.HTTPSConnection(url.netloc, context=context) if context else http.client.HTTPConnection(url.netloc)
     )
-    found = {}
+    etags = {}
     for key in job.objects:
-        made.request("HEAD", f"/bkt/{key}")
-        answer = made.getresponse()
+        connection.request("HEAD", f"/bkt/{key}")
+        answer = connection.getresponse()
         answer.read()
-        found[key] = answer.headers["ETag"]
-    made.close()
-    return found
+        etags[key] = answer.headers["ETag"]
+    connection.close()
+    return etags
 
 
 def awscrt(job: Job) -> Run:
@@ -142,9 +142,9 @@ def awscrt(job: Job) -> Run:
     provider = AwsCredentialsProvider.new_static("A" * 20, "x" * 40)
     options = None
     if tls:
-        made = TlsContextOptions()
-        made.override_default_trust_store_from_path(None, job.ca)
-        options = ClientTlsContext(made).new_connection_options()
+        context = TlsContextOptions()
+        context.override_default_trust_store_from_path(None, job.ca)
+        options = ClientTlsContext(context).new_connection_options()
     client = S3Client(
         bootstrap=bootstrap,
         region="us-east-1",
@@ -166,12 +166,12 @@ def awscrt(job: Job) -> Run:
             if job.folder:
                 direct = S3FileIoOptions(should_stream=False, disk_throughput_gbps=0.0, direct_io=True)
                 how = {"recv_filepath": job.path(key), "fio_options": direct}
-            made = client.make_request(
+            request_handle = client.make_request(
                 type=S3RequestType.GET_OBJECT, request=request, on_done=lambda **_: slots.release(), **how
             )
-            futures.append(made.finished_future)
-        for each in futures:
-            each.result()
+            futures.append(request_handle.finished_future)
+        for future in futures:
+            future.result()
 
     return run
 
@@ -191,8 +191,8 @@ def obstore(job: Job) -> Run:
     )
     part = 16 * MIB
 
-    def one(what: tuple[Any, str, int, int]) -> None:
-        handle, key, start, end = what
+    def fetch_range(piece: tuple[Any, str, int, int]) -> None:
+        handle, key, start, end = piece
         view = memoryview(ob.get_range(store, key, start=start, end=end))
         done = 0
         while job.folder and done < len(view):
@@ -206,9 +206,9 @@ def obstore(job: Job) -> Run:
             for start in range(0, size, part)
         ]
         with ThreadPoolExecutor(max(8, job.connections)) as pool:
-            list(pool.map(one, ranges))
-        for each in handles.values():
-            each.close()
+            list(pool.map(fetch_range, ranges))
+        for handle in handles.values():
+            handle.close()
 
     return run
 
@@ -246,8 +246,8 @@ def boto3(job: Job) -> Run:
     def run() -> None:
         with TransferManager(client, config) as manager:
             futures = [manager.download("bkt", key, job.path(key) if job.folder else Null()) for key in job.objects]
-            for each in futures:
-                each.result()
+            for future in futures:
+                future.result()
 
     return run
 

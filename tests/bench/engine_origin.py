@@ -59,7 +59,7 @@ class Origin:
         self.crc[key] = crc
 
     def start(self) -> None:
-        _certificate(self.folder)
+        make_certificate(self.folder)
         self.port = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
         config = self.folder / "nginx.conf"
         config.write_text(self._config())
@@ -148,15 +148,15 @@ def _base64(crc: int) -> str:
 
 def _free_ports(count: int) -> list[int]:
     held = [socket.socket() for _ in range(count)]
-    for each in held:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
+    for sock in held:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in held]
+    for sock in held:
+        sock.close()
     return ports
 
 
-def _certificate(folder: Path) -> None:
+def make_certificate(folder: Path) -> None:
     """A throw-away authority and a certificate for `localhost`."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
