@@ -103,7 +103,11 @@ def kube_pods(kube: Stack) -> Iterator[Pods]:
     """Pods of a namespace of the test's own in `kube`."""
     name = f"test-{uuid.uuid4().hex[:10]}"
     kube.cluster.create_namespace(name)
-    yield Pods(kube.api, name)
+    pods = Pods(kube.api, name)
+    yield pods
+    # The end of a namespace takes seconds, in which its Pods would keep their GPUs from the next test.
+    for pod in pods.all():
+        pods.delete(pod["metadata"]["name"])
     kube.api.delete(f"/api/v1/namespaces/{name}")
 
 
