@@ -27,9 +27,10 @@ from kube_cache.dataset.transfer import (
     Verified,
 )
 from kube_cache.errors import Cancelled, DiskFault, InsufficientDisk
-from kube_cache.store import check, eviction, manifests, publish
-from kube_cache.store.capacity import free_space, measure, reservation
+from kube_cache.store import check, manifests, publish, removal
+from kube_cache.store.capacity import measure
 from kube_cache.store.context import StoreContext, make_folders
+from kube_cache.store.eviction import free_space, reservation
 from kube_cache.store.index_rows import ActiveDownload, ObjectCtime, ObjectRow
 from kube_cache.store.layout import object_id
 from kube_cache.store.manifests import Header
@@ -290,7 +291,7 @@ class Download:
             return publisher.publish(self._manifest, self._ids), publisher.linked
         except BaseException:
             with suppress(OSError):
-                eviction.roll_back(context, digest, self._ids)
+                removal.roll_back(context, digest, self._ids)
             raise
 
 

@@ -1,226 +1,142 @@
-"""Removes snapshots: out of sight by one rename, then their links, then the objects that no snapshot links any more.
+"""Eviction: makes space for a download, and decides in which order things go.
 
-Does not choose what goes: `capacity` does, or a person. A removal that was cut short is completed from what the renamed
-folder still holds, by the recovery at start-up or before the next eviction.
+The order: quarantined objects, downloads that were abandoned long ago, the least recently used snapshots that nobody
+holds (`StoreContext.digests`), then the rest of the objects and parts that no snapshot links. A request that cannot be
+met evicts nothing. How a snapshot is removed is in `removal`.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
-
-import structlog
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from kube_cache.errors import SnapshotInUse
-from kube_cache.store import manifests, mounts, publish
+from kube_cache.store import mounts, reclaimable, removal
+from kube_cache.store.capacity import insufficient_disk, measure
 from kube_cache.store.context import StoreContext
-from kube_cache.store.index_rows import ObjectCtime
-from kube_cache.store.layout import BUILDING, REMOVING
+from kube_cache.store.reclaimable import Space
 
-_log = structlog.get_logger("kube_cache.store")
-_MAX_NAMED_HOLDERS = 5
-
-
-def holders(context: StoreContext, digest: str) -> list[str]:
-    """Return who keeps the snapshot: owners of pins, and downloads."""
-    owners = [pin.owner for pin in context.index.pins() if pin.digest == digest]
-    downloads = [download for download in context.index.downloads() if download.digest == digest]
-    return owners + [f"a download (process {download.pid})" for download in downloads]
+# XFS gives blocks back in the background: wait this long for them before the next snapshot is evicted.
+_MAX_SETTLE_S = 2.0
+# A pin may be given back between the last eviction and the refusal; a mounted snapshot never goes.
+_ROUNDS = 3
+_DELETE_BATCH = 64
 
 
-def evict(context: StoreContext, digest: str, *, in_mounts: set[str] | None = None) -> int | None:
-    """Remove the snapshot unless it is in use. Call within `context.exclusive`. Raises SnapshotInUse.
+@contextmanager
+def reservation(context: StoreContext, token: str, needed: int, inodes: int, subject: str) -> Iterator[None]:
+    """Reserve `needed` bytes for a download, evicting where that is necessary. Raises InsufficientDisk.
 
-    in_mounts: digests of mounted snapshots; None: they are looked up.
-    Returns the size of the objects that were deleted, in bytes; None if there is no such snapshot.
+    token: of the download. subject: first words of the error, with a space at the end.
     """
-    layout = context.layout
-    if digest in (mounts.mounted() if in_mounts is None else in_mounts):
-        raise SnapshotInUse(
-            f"snapshot {digest[:12]} is mounted by a running container; it can be evicted when that ended"
-        )
-    header = manifests.read_header(layout.manifest(digest))
-    aside = layout.removing(digest)
-    if aside.exists():
-        complete_removal(context, aside)
-    # The pins are read in the transaction that drops the use: a pin is either seen here, or made after the eviction.
-    with context.index.transaction():
-        if owners := holders(context, digest):
-            unnamed = len(owners) - _MAX_NAMED_HOLDERS
-            more = f" and {unnamed} more" if unnamed > 0 else ""
-            raise SnapshotInUse(
-                f"snapshot {digest[:12]} is pinned by {', '.join(owners[:_MAX_NAMED_HOLDERS])}{more};"
-                " it can be evicted when they have ended",
-                digest=digest,
-            )
-        context.watch.disarm(digest)
-        try:
-            context.disk.rename(layout.snapshot(digest), aside)
-        except FileNotFoundError:
-            context.index.drop_use(digest)
-            return None
-        context.index.drop_use(digest)
-    context.disk.sync_folder(layout.snapshots)
-    if header is not None:
-        publish.clear_current(layout, context.disk, header.uri, digest)
-    freed = complete_removal(context, aside)
-    _log.info("evicted", digest=digest, uri=str(header.uri) if header else "", freed_bytes=freed)
-    return freed
-
-
-def complete_removal(context: StoreContext, aside: Path) -> int:
-    """Remove a snapshot that is out of sight, and its objects that no other snapshot links.
-
-    aside: its folder, being built or removed. Returns the size of the objects that were deleted, in bytes.
-    """
-    freed = 0
-    disk = context.disk
-    if aside.is_symlink() or not aside.is_dir():
-        disk.remove_tree(aside)
-        return freed
-    for name in (publish.LINK_NAME, publish.CHUNKS_NAME, publish.FRESH_NAME):
-        disk.unlink_if_there(aside / name)
-    unlisted: set[int] = set()
-    """Inodes of files that no manifest names."""
+    with context.exclusive():
+        free_space(context, needed, inodes=inodes, subject=subject)
+        context.index.set_reserved(token, needed)
     try:
-        for chunk in manifests.read_chunks(aside / "manifest"):
-            for folder in {path.rpartition("/")[0] for path in chunk.paths}:
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    disk.set_mode(aside / "data" / folder, 0o755)
-            for path in chunk.paths:
-                with suppress(NotADirectoryError, IsADirectoryError):
-                    disk.unlink_if_there(f"{aside}/data/{path}")
-            freed += _release_objects(context, chunk.ids, chunk.sizes)
-    except (FileNotFoundError, manifests.TornManifest):
-        if aside.name.startswith(REMOVING):  # a snapshot that was being built keeps its objects: a download needs them
-            unlisted.update(file_inodes(aside / "data"))
-    disk.remove_tree(aside / "data")
-    if unlisted:
-        rows = context.index.objects(_ids_of(context, unlisted))
-        freed += _release_objects(context, list(rows), [row.size for row in rows.values()])
-    disk.remove_tree(aside)  # with the manifest last: by it the objects are found after a crash
-    return freed
+        yield
+    finally:
+        context.index.set_reserved(token, 0)
 
 
-def complete_interrupted(context: StoreContext) -> None:
-    """Complete removals, and drop half-built snapshots, that a failing disk cut short in this agent's life.
+def free_space(context: StoreContext, needed: int, *, inodes: int = 0, subject: str = "") -> int:
+    """Evict until `needed` bytes and inodes may be used. Call within `context.exclusive`. Raises InsufficientDisk.
 
-    Call within `context.exclusive`.
+    Evicts nothing if the request cannot be met, except what restores min_free. Returns the bytes that became free.
     """
-    for name in os.listdir(context.layout.snapshots):
-        if not name.startswith((BUILDING, REMOVING)):
-            continue
-        path = context.layout.snapshots / name
-        inodes = set(file_inodes(path / "data"))
-        complete_removal(context, path)
-        ctimes = []
-        for id_ in _ids_of(context, inodes):
-            with suppress(FileNotFoundError):
-                ctimes.append(ObjectCtime(id_, os.stat(context.layout.object(id_)).st_ctime_ns))
-        context.index.set_ctimes(ctimes)
+    before = measure(context)
+    wanted = Space(needed, inodes)
+    if before.space.covers(wanted):
+        return 0
+    removal.complete_interrupted(context)
+    for _ in range(_ROUNDS):
+        # The refusal must tell what decided it: read the pins before counting what they hold.
+        pins = context.index.pins()
+        possible = _can_free(context, wanted)
+        if _evict_until(context, wanted if possible else Space(min(0, needed), 0)) and possible:
+            return max(0, measure(context).disk_free_bytes - before.disk_free_bytes)
+        if not possible:
+            break
+    raise insufficient_disk(context, wanted, subject, pins)
 
 
-def _ids_of(context: StoreContext, inodes: set[int]) -> list[str]:
-    """Find the objects with these inodes. Reads the whole index, so for rare cases only."""
-    if not inodes:
-        return []
-    return [
-        id_
-        for shard in range(256)
-        for id_, known in context.index.objects_under(shard).items()
-        if known.inode in inodes
-    ]
+def check_fits(context: StoreContext, needed: int, *, inodes: int = 0, subject: str = "") -> None:
+    """Check whether `free_space` could meet the request; evicts nothing. Raises InsufficientDisk."""
+    wanted = Space(needed, inodes)
+    pins = context.index.pins()
+    if not measure(context).space.covers(wanted) and not _can_free(context, wanted):
+        raise insufficient_disk(context, wanted, subject, pins)
 
 
-def roll_back(context: StoreContext, digest: str, ids: Sequence[str]) -> None:
-    """Remove a snapshot whose building failed. Ctimes that its links changed stay trusted.
-
-    ids: of the objects of the snapshot.
-    """
-    announced = context.index.linking()
-    linked = set(file_inodes(context.layout.building(digest) / "data"))
-    trusted: list[str] = []
-    for first in range(0, len(ids), manifests.CHUNK_FILES):
-        batch = ids[first : first + manifests.CHUNK_FILES]
-        for id_, row in context.index.objects(batch).items():
-            with suppress(FileNotFoundError):
-                now = os.stat(context.layout.object(id_))
-                ours = id_ in announced or now.st_ino in linked
-                if now.st_ino == row.inode and (ours or now.st_ctime_ns == row.ctime):
-                    trusted.append(id_)
-    context.disk.remove_tree(context.layout.building(digest))
-    context.index.end_linking([ObjectCtime(id_, os.stat(context.layout.object(id_)).st_ctime_ns) for id_ in trusted])
+def _can_free(context: StoreContext, wanted: Space) -> bool:
+    now = measure(context)
+    shortage = Space(max(0, wanted.bytes - now.free_bytes), max(0, wanted.inodes - now.free_inodes))
+    return reclaimable.estimate(context, context.digests(), shortage).covers(shortage)
 
 
-def _release_objects(context: StoreContext, ids: list[str], sizes: list[int]) -> int:
-    """Delete the objects that no snapshot links any more and no download needs. Returns their size in bytes."""
-    freed = 0
-    gone: list[str] = []
-    shared: list[ObjectCtime] = []
-    needed: list[ObjectCtime] = []
-    base = str(context.layout.objects)
-    for id_, size in zip(ids, sizes, strict=True):
-        path = f"{base}/{id_[:2]}/{id_}"
-        try:
-            now = os.stat(path)
-        except FileNotFoundError:
-            gone.append(id_)
-            continue
-        if context.disk.links(now) > 1:
-            shared.append(ObjectCtime(id_, now.st_ctime_ns))
-        elif context.claims.is_protected(id_):
-            needed.append(ObjectCtime(id_, now.st_ctime_ns))
-        else:
-            context.disk.unlink(path)
-            gone.append(id_)
-            freed += size
-    with context.index.transaction():
-        context.index.drop_objects(gone)
-        context.index.set_ctimes(shared + needed)
-        context.index.set_landed([entry.id for entry in needed], time.time())
-    return freed
-
-
-def delete_unlinked(context: StoreContext, ids: list[str]) -> int:
-    """Delete the objects, with their journals, except those that a snapshot links or a download needs.
-
-    Returns the number of deleted objects.
-    """
-    gone = []
-    for id_ in ids:
-        if context.claims.is_protected(id_):
-            continue
-        path = context.layout.object(id_)
-        with suppress(FileNotFoundError):
-            if context.disk.links(path.stat()) > 1:
-                continue
-            context.disk.unlink(path)
-        context.disk.unlink_if_there(context.layout.journal(id_))
-        gone.append(id_)
-    context.index.drop_objects(gone)
-    return len(gone)
-
-
-def recover_object(context: StoreContext, id_: str) -> bool:
-    """Move an object that the index does not know back to incoming/ if its journal can prove it; else delete it.
-
-    Returns True if it was moved back.
-    """
-    path = context.layout.object(id_)
-    if context.layout.journal(id_).exists() and not context.layout.part(id_).exists():
-        context.disk.set_mode(path, 0o600)
-        context.disk.rename(path, context.layout.part(id_))
-        context.index.drop_objects([id_])
+def _evict_until(context: StoreContext, wanted: Space) -> bool:
+    """Delete in the order of eviction until the space may be used. False if everything that may go was not enough."""
+    if measure(context).space.covers(wanted):
         return True
-    delete_unlinked(context, [id_])
+    for step in (_drop_quarantine, _drop_expired, _evict_snapshots, _drop_unlinked):
+        for _ in step(context):
+            if measure(context).space.covers(wanted):
+                return True
     return False
 
 
-def file_inodes(folder: Path) -> Iterator[int]:
-    """Yield the inodes of all files below the folder."""
-    for path, _, names in os.walk(folder):
-        for name in names:
-            yield os.stat(f"{path}/{name}", follow_symlinks=False).st_ino
+# The steps of an eviction; each yields after a deletion, so that its caller can measure.
+
+
+def _drop_quarantine(context: StoreContext) -> Iterator[None]:
+    for name in os.listdir(context.layout.quarantine):
+        context.disk.unlink_if_there(context.layout.quarantine / name)
+        yield
+
+
+def _drop_expired(context: StoreContext) -> Iterator[None]:
+    return _drop_leftovers(context, older_than_s=context.settings.keep_partial_s)
+
+
+def _evict_snapshots(context: StoreContext) -> Iterator[None]:
+    in_mounts = mounts.mounted()
+    held = reclaimable.held_digests(context)
+    for digest in context.digests():
+        if digest in held:
+            continue
+        before = os.statvfs(context.layout.root)
+        with suppress(SnapshotInUse):
+            freed = removal.evict(context, digest, in_mounts=in_mounts) or 0
+            _await_free_blocks(context, before.f_bavail + freed * 9 // (10 * before.f_frsize))
+            yield
+
+
+def _drop_unlinked(context: StoreContext) -> Iterator[None]:
+    return _drop_leftovers(context, older_than_s=0)
+
+
+def _drop_leftovers(context: StoreContext, *, older_than_s: float) -> Iterator[None]:
+    """Delete what downloads left: landed objects that no snapshot links, and parts that nobody fetches."""
+    limit = time.time() - older_than_s
+    ids = [row.id for row in context.index.unlinked(reclaimable.MAX_UNLINKED) if (row.landed or 0) <= limit]
+    for first in range(0, len(ids), _DELETE_BATCH):
+        removal.delete_unlinked(context, ids[first : first + _DELETE_BATCH])
+        yield
+    for name in os.listdir(context.layout.incoming):
+        id_, dot, kind = name.rpartition(".")
+        if not dot or kind != "part" or context.claims.is_protected(id_):
+            continue
+        path = context.layout.incoming / name
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime <= limit:
+                context.disk.unlink_if_there(path)
+                context.disk.unlink_if_there(context.layout.journal(id_))
+                yield
+
+
+def _await_free_blocks(context: StoreContext, blocks: int) -> None:
+    """Wait until so many blocks are free, at most _MAX_SETTLE_S: a removed file may still be held open."""
+    deadline = time.monotonic() + _MAX_SETTLE_S
+    while os.statvfs(context.layout.root).f_bavail < blocks and time.monotonic() < deadline:
+        time.sleep(0.02)

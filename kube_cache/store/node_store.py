@@ -25,7 +25,7 @@ import structlog
 
 from kube_cache.dataset.transfer import FetchProgress, Manifest, TransferEngine
 from kube_cache.errors import NodeUnsuitable
-from kube_cache.store import capacity, check, disk_errors, eviction, manifests, recovery, scrub, usage
+from kube_cache.store import check, disk_errors, eviction, manifests, recovery, removal, scrub, usage
 from kube_cache.store.check import SnapshotState
 from kube_cache.store.context import StoreContext, make_folders
 from kube_cache.store.damage import BadObject
@@ -271,7 +271,7 @@ class NodeStore:
 
         subject: first words of the error, with a space at the end.
         """
-        capacity.check_fits(self._current_context(), needed, inodes=inodes, subject=subject)
+        eviction.check_fits(self._current_context(), needed, inodes=inodes, subject=subject)
 
     @as_disk_faults
     def probe(self) -> None:
@@ -291,7 +291,7 @@ class NodeStore:
         """
         context = self._current_context()
         with context.exclusive():
-            return eviction.evict(context, digest) or 0
+            return removal.evict(context, digest) or 0
 
     # Downloads.
 

@@ -16,9 +16,9 @@ import structlog
 from kube_cache.store import manifests
 from kube_cache.store.context import StoreContext
 from kube_cache.store.damage import read_damaged
-from kube_cache.store.eviction import recover_object
 from kube_cache.store.index_rows import ObjectCtime, ObjectRow
 from kube_cache.store.read_back import crc_of
+from kube_cache.store.removal import recover_object
 
 _log = structlog.get_logger("kube_cache.store")
 READ_ONLY = 0o444

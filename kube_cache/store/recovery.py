@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kube_cache.dataset.transfer import Verified
 from kube_cache.names import CURRENT_LINK
-from kube_cache.store import eviction, manifests, publish
+from kube_cache.store import manifests, publish, removal
 from kube_cache.store.context import StoreContext
 from kube_cache.store.index_rows import ObjectCtime, ObjectRow
 from kube_cache.store.layout import BUILDING, REMOVING, is_id
@@ -86,8 +86,8 @@ def _complete_interrupted(context: StoreContext, report: RecoveryReport) -> set[
         with suppress(FileNotFoundError):
             linked_by_us.add(os.stat(path / publish.LINK_NAME).st_ino)
         if name.startswith((BUILDING, REMOVING)):
-            linked_by_us.update(eviction.file_inodes(path / "data"))
-            eviction.complete_removal(context, path)
+            linked_by_us.update(removal.file_inodes(path / "data"))
+            removal.complete_removal(context, path)
             report.half_built += 1
         else:
             for litter in _LITTER:
@@ -167,7 +167,7 @@ def _reconcile_objects(context: StoreContext, report: RecoveryReport, linked_by_
                     if row is not None and row.landed is not None:
                         linked.append(entry.name)
                 elif row is None or row.inode != stat.st_ino:
-                    if eviction.recover_object(context, entry.name):
+                    if removal.recover_object(context, entry.name):
                         report.recovered += 1
                     else:
                         report.removed += 1
@@ -177,7 +177,7 @@ def _reconcile_objects(context: StoreContext, report: RecoveryReport, linked_by_
                     expired.append(entry.name)
         context.index.set_landed(unlinked, now)
         context.index.set_landed(linked, None)
-        report.removed += eviction.delete_unlinked(context, expired)
+        report.removed += removal.delete_unlinked(context, expired)
         context.index.drop_objects(rows)
     context.index.end_linking(own_ctimes)
     return stale

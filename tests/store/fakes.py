@@ -15,7 +15,7 @@ from awscrt import checksums
 from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress, Manifest, RemoteObject, Verified
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import Cancelled, DiskFault
-from kube_cache.store import capacity
+from kube_cache.store import capacity, eviction
 from kube_cache.store.node_store import NodeStore
 from kube_cache.store.settings import StoreSettings
 
@@ -153,7 +153,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
 def free_space(store: NodeStore, needed: int) -> int:
     """Evict until `needed` bytes can be used, as a download does. Returns the bytes that became free."""
     with store._context.exclusive():
-        return capacity.free_space(store._context, needed)
+        return eviction.free_space(store._context, needed)
 
 
 def reserved_bytes(store: NodeStore) -> int:
