@@ -247,7 +247,15 @@ async def run_store_command(request: StoreRequest) -> StoreResponse:
     return result
 
 
-async def _node_call(name: str, node: str, arg: object, result: type[R], *, attempt_timeout: timedelta) -> R:
+async def _node_call(
+    name: str,
+    node: str,
+    arg: object,
+    result: type[R],
+    *,
+    attempt_timeout: timedelta,
+    heartbeat_timeout: timedelta | None = None,
+) -> R:
     """At most three attempts: the callers do without the answer, or ask again later."""
     answer: R = await workflow.execute_activity(
         name,
@@ -256,6 +264,7 @@ async def _node_call(name: str, node: str, arg: object, result: type[R], *, atte
         task_queue=names.node_queue(node),
         schedule_to_start_timeout=timedelta(seconds=10),
         start_to_close_timeout=attempt_timeout,
+        heartbeat_timeout=heartbeat_timeout,
         retry_policy=_THREE_TIMES,
         summary=node,
     )
@@ -271,4 +280,12 @@ async def evict(node: str, arg: EvictInput) -> EvictResult:
 
 
 async def reconcile_disk(node: str, arg: ReconcileDiskInput) -> ReconcileDiskResult:
-    return await _node_call(names.RECONCILE_DISK, node, arg, ReconcileDiskResult, attempt_timeout=timedelta(minutes=5))
+    return await _node_call(
+        names.RECONCILE_DISK,
+        node,
+        arg,
+        ReconcileDiskResult,
+        attempt_timeout=timedelta(minutes=5),
+        # An agent that is killed meanwhile must not hold up the reconcile of the whole cluster for five minutes.
+        heartbeat_timeout=timedelta(seconds=10),
+    )

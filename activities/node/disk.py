@@ -89,7 +89,9 @@ class DiskActivities:
             [(digest, names.pin_owner(uid)) for digest, uids in arg.bound.items() for uid in uids],
             {names.pin_owner(uid) for uid in arg.living},
         )
-        complete = [
-            snapshot.digest for snapshot in self._store.snapshots() if self._store.check(snapshot.digest).complete
-        ]
+        complete = []
+        for snapshot in self._store.snapshots():
+            activity.heartbeat()
+            if self._store.check(snapshot.digest).complete:
+                complete.append(snapshot.digest)
         return ReconcileDiskResult(self._store.cache_id, complete, pins.unpinned, pins.pinned)
