@@ -298,7 +298,7 @@ def test_the_api_server_comes_back_with_everything(kube: Stack) -> None:
 def test_what_a_test_breaks_is_mended_for_the_next(kube: Stack) -> None:
     kube.remove_node("gpu-2")
     kube.cluster.control_plane.stop_apiserver()
-    kube.mend()
+    kube.repair()
     found = {node["metadata"]["name"] for node in kube.api.get("/api/v1/nodes")["items"]}
     assert found == set(kube.nodes) == {"gpu-1", "gpu-2", "gpu-3"}
 
@@ -355,7 +355,7 @@ def test_a_paused_server_holds_its_connections_and_answers_later(s3_server: S3Se
     reading.start()
     reading.join(0.3)
     assert reading.is_alive()
-    s3_server.mend()
+    s3_server.repair()
     reading.join(10)
     assert got == [b"late"]
 

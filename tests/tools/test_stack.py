@@ -87,9 +87,9 @@ def test_a_stubborn_process_is_killed_after_the_grace(processes: Processes) -> N
 def test_a_process_starts_again_only_after_it_has_ended(processes: Processes) -> None:
     process = processes.spawn("server", ["/bin/sleep", "100"])
     with pytest.raises(StackError, match="still runs"):
-        process.again()
+        process.respawn()
     process.kill()
-    again = process.again()
+    again = process.respawn()
     assert again.running
     assert again.pid != process.pid
     assert [each.pid for each in processes.running] == [again.pid]
@@ -200,12 +200,12 @@ def test_a_part_is_ready_when_its_log_says_so(processes: Processes, tmp_path: Pa
     assert part.environment["MORE"] == "1"
     part.stop(grace_s=5)
     assert not part.running
-    part.mend()
+    part.repair()
     assert part.running
     assert "MORE" not in part.environment
     mended = part.pid
     part.pause()
-    part.mend()
+    part.repair()
     assert part.pid == mended
     assert "T" not in Path(f"/proc/{mended}/stat").read_text().rpartition(")")[2].split()[0]
 
@@ -362,7 +362,7 @@ def test_a_stack_says_which_server_it_lacks() -> None:
 
 
 def test_waiting_shows_what_was_there_instead() -> None:
-    with pytest.raises(waiting.NotInTime, match=r"(?s)not within 0.01 s: phase Running; last seen:.*Pending"):
+    with pytest.raises(waiting.WaitTimeout, match=r"(?s)not within 0.01 s: phase Running; last seen:.*Pending"):
         waiting.until(lambda: {"phase": "Pending"}, lambda pod: pod["phase"] == "Running", "phase Running", 0.01)
 
 
