@@ -1,6 +1,7 @@
-"""The agent process: one per node, it serves the node's queue and owns the node's disk.
+"""`kube-cache agent`: the process of one node, which serves the node's queue and owns the node's disk.
 
-Activities only; it has no Kubernetes credentials and asks for none.
+It puts the store, the engine and the node activities together and scrubs the disk in the background. It runs no
+workflows, has no Kubernetes credentials and asks for none.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _log = structlog.get_logger("kube_cache.agent")
 
 
 def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT. Return the exit code. Raises InvalidRequest, NodeUnsuitable, DiskFault."""
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
     if not settings.agent.node:
         raise InvalidRequest(
@@ -42,8 +44,8 @@ def run(settings: Settings) -> int:
 
 async def _run(settings: Settings) -> int:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     store = await asyncio.to_thread(NodeStore.open, settings.store)
     origins = Origins(settings.origin)
     engine = Engine(settings.engine, origins)
@@ -65,9 +67,9 @@ async def _run(settings: Settings) -> int:
         ],
         activity_executor=ThreadPoolExecutor(slots, thread_name_prefix="activity"),
         max_concurrent_activities=slots,
-        # A server allows some 1,200 polls per namespace and frontend: one a node.
+        # One poll per node: a Temporal frontend allows some 1,200 at once per namespace (frontend.namespaceCount).
         max_concurrent_activity_task_polls=1,
-        # By default a heartbeat, and with it a cancel, waits up to 60 s.
+        # By default the SDK holds a heartbeat, whose answer carries a cancel, back for up to 60 s.
         max_heartbeat_throttle_interval=timedelta(seconds=1),
         default_heartbeat_throttle_interval=timedelta(seconds=1),
         graceful_shutdown_timeout=timedelta(seconds=settings.agent.drain_s),
@@ -85,17 +87,17 @@ async def _run(settings: Settings) -> int:
 
 
 def _scrub(store: NodeStore, client: Client) -> AbstractContextManager[None]:
-    """In the background. What it finds is fetched again after the next reconcile, so one is asked for."""
+    """Scrub in the background. A reconcile has damaged data fetched again, so the scrub asks for one at once."""
     loop = asyncio.get_running_loop()
     return store.background_scrub(
         on_damage=lambda: asyncio.run_coroutine_threadsafe(_reconcile(client, "the scrub found damage"), loop),
     )
 
 
-async def _reconcile(client: Client, why: str) -> None:
-    """Now, instead of at the schedule's next turn."""
-    _log.info("asking for a reconcile", reason=why)
+async def _reconcile(client: Client, reason: str) -> None:
+    """Have the operator reconcile now instead of at the schedule's next turn."""
+    _log.info("asking for a reconcile", reason=reason)
     try:
         await client.get_schedule_handle(names.RECONCILE_SCHEDULE).trigger(overlap=ScheduleOverlapPolicy.BUFFER_ONE)
-    except RPCError as error:  # no operator was ever here; its next turn finds it as well
+    except RPCError as error:  # no operator has made the schedule yet; the first one reconciles at once
         _log.warning("no reconcile could be asked for", error=error.message)

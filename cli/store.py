@@ -1,4 +1,4 @@
-"""`kube-cache store`: a node's cache for people at a shell. Tables by default, `--json` for scripts. It never fetches.
+"""`kube-cache store`: a node's cache for people at a shell. Tables by default, `--json` for scripts. Downloads nothing.
 
 On the node it may run beside the agent, since every change of the store takes the same locks. With `--node` it runs
 anywhere where Temporal can be reached, and the node's agent does the work.
@@ -40,44 +40,49 @@ _COLUMNS = {
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Add `store` and its verbs. commands: the subparsers of `kube-cache`."""
     store: argparse.ArgumentParser = commands.add_parser(
         "store",
-        help="look at and care for a node's cache",
+        help="inspect and maintain a node's cache",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = store.add_subparsers(dest="verb", required=True, metavar="ls|du|verify|pin|unpin|evict|scrub")
-    for verb, text in (("ls", "snapshots, least recently used first"), ("du", "what the disk holds, and for whom")):
-        _common(verbs.add_parser(verb, help=text, description=text))
     for verb, text in (
-        ("verify", "look at each file of a snapshot; with --full, read every byte against its checksum"),
+        ("ls", "list snapshots, least recently used first"),
+        ("du", "show the use of the disk, by snapshot and pin"),
+    ):
+        _add_common_arguments(verbs.add_parser(verb, help=text, description=text))
+    for verb, text in (
+        ("verify", "check each file of a snapshot; with --full, read every byte against its checksum"),
         ("pin", "keep a snapshot until it is unpinned"),
-        ("unpin", "give a pin back"),
-        ("evict", "remove a snapshot and what only it holds, unless it is pinned"),
+        ("unpin", "remove a pin"),
+        ("evict", "remove a snapshot and the objects that only it links, unless it is pinned"),
     ):
         parser = verbs.add_parser(verb, help=text, description=text)
         parser.add_argument("digest", help="the snapshot's digest, or its beginning")
-        _common(parser)
+        _add_common_arguments(parser)
         if verb == "verify":
-            parser.add_argument("--full", action="store_true", help="read every byte; what fails is quarantined")
+            parser.add_argument("--full", action="store_true", help="read every byte; quarantine damaged objects")
         if verb in {"pin", "unpin"}:
-            parser.add_argument("--owner", default="user/cli", help="in whose name (default: %(default)s)")
+            parser.add_argument("--owner", default="user/cli", help="owner of the pin (default: %(default)s)")
         if verb == "pin":
             parser.add_argument(
                 "--for", dest="duration", default="", help="how long, like 12h (default: until unpinned)"
             )
-    scrub = verbs.add_parser("scrub", help="read everything against its checksums; what fails is quarantined")
+    scrub = verbs.add_parser("scrub", help="read every byte against its checksum; quarantine damaged objects")
     scrub.add_argument("--rate", type=_rate, default=None, help="MiB per second, 0 = no limit (default: the setting)")
-    _common(scrub)
+    _add_common_arguments(scrub)
     return store
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="JSON on standard output")
     parser.add_argument("--node", default="", help="ask the agent of this node, through Temporal (TEMPORAL_ADDRESS)")
 
 
 def _rate(text: str) -> float:
+    """Parse MiB per second into bytes per second."""
     rate = float(text)
     if rate < 0:
         raise argparse.ArgumentTypeError("a rate is not negative")
@@ -85,7 +90,8 @@ def _rate(text: str) -> float:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    # Standard output is for the answer.
+    """Run one verb here or on another node, and print the answer. Return the exit code."""
+    # Logs go to standard error, because standard output is for the answer.
     structlog.configure(
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
@@ -108,7 +114,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if response.message:
         print(f"kube-cache: {response.message}", file=sys.stderr)
     if response.data:
-        _show(args.verb, json.loads(response.data), as_json=args.json)
+        _print_data(args.verb, json.loads(response.data), as_json=args.json)
     if response.truncated_rows:
         print(
             f"kube-cache: {response.truncated_rows} more rows do not fit; run it on the node to see all",
@@ -135,31 +141,31 @@ def _run_remotely(request: StoreRequest) -> StoreResponse:
     return store_remote.run(request)
 
 
-def _show(verb: str, data: Any, *, as_json: bool) -> None:
+def _print_data(verb: str, data: Any, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(data))
     elif verb == "du":
-        _show_du(data)
+        _print_du(data)
     elif verb == "scrub":
-        _show_scrub(data)
+        _print_scrub(data)
     else:
-        _table(data, _COLUMNS[verb])
+        _print_table(data, _COLUMNS[verb])
         if verb == "verify":
             for problem in data[0]["problems"]:
                 print(problem)
 
 
-def _show_du(data: Any) -> None:
+def _print_du(data: Any) -> None:
     rows = data.pop("snapshots")
     for name, value in data.items():
         print(f"{name.replace('_', ' '):<17} {'-' if value < 0 else ''}{format_bytes(abs(value)):>11}")
     print()
     for row in rows:
         row["last_used"] = f"{format_seconds(max(0.0, time.time() - row['last_used']))} ago"
-    _table(rows, _COLUMNS["du"])
+    _print_table(rows, _COLUMNS["du"])
 
 
-def _show_scrub(data: Any) -> None:
+def _print_scrub(data: Any) -> None:
     bad = data["bad"]
     spent = format_seconds(data["seconds"])
     print(f"{data['objects']} objects, {format_bytes(data['bytes'])} in {spent}, {len(bad)} bad")
@@ -167,15 +173,16 @@ def _show_scrub(data: Any) -> None:
         print(f"{row['digest'][:12]} {row['path']}: {row['reason']}; quarantined, the next download fetches it again")
 
 
-def _table(rows: Sequence[_Row], columns: tuple[str, ...]) -> None:
+def _print_table(rows: Sequence[_Row], columns: tuple[str, ...]) -> None:
     table = [[name.replace("_", " ").upper() for name in columns]]
     table += [[_cell(name, row[name]) for name in columns] for row in rows]
-    widths = [max(len(line[place]) for line in table) for place in range(len(columns))]
+    widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
     for line in table:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _cell(name: str, value: Any) -> str:
+    """Format a value for people. name: of the column."""
     if name == "digest":
         return str(value)[:12]
     if name in _SIZES:

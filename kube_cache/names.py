@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 DOMAIN = "kube-cache.openai.com"
 
-# What users write on a Pod.
+# Names that users write on a Pod.
 DATASET_ANNOTATION = "x-openai/required-dataset"
 GATE = f"{DOMAIN}/gate"
 MAX_GATE_TIME_ANNOTATION = f"{DOMAIN}/max-gate-time"
@@ -20,7 +20,7 @@ PRIORITY_ANNOTATION = f"{DOMAIN}/priority"
 ACTION_ANNOTATION = f"{DOMAIN}/action"
 VERIFY_ANNOTATION = f"{DOMAIN}/verify"
 
-# What we write on a Pod.
+# Names that we write on a Pod.
 CONDITION = f"{DOMAIN}/DatasetReady"
 SNAPSHOT_ANNOTATION = f"{DOMAIN}/snapshot"
 NODE_ANNOTATION = f"{DOMAIN}/node"
@@ -29,7 +29,7 @@ CACHE_ID_ANNOTATION = f"{DOMAIN}/cache-id"
 FIELD_MANAGER = "kube-cache"
 REPORTING_CONTROLLER = DOMAIN
 
-# What we write on a seat (the placeholder Pod that holds a node for a gated Pod).
+# Names that we write on a seat (the placeholder Pod that holds a node for a gated Pod).
 SEAT_LABEL = f"{DOMAIN}/seat"
 SEAT_WORKFLOW_ANNOTATION = f"{DOMAIN}/workflow-id"
 SEAT_PRIORITY_CLASS = "kube-cache-seat"

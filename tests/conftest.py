@@ -3,7 +3,7 @@
 A session fixture starts its servers on first use: `kube` (Kubernetes with fake nodes), `temporal_server`, `s3_server`,
 and `stack` (all of them with operator, agents and a counting proxy before S3). A function fixture gives a test a place
 of its own: `namespace`, `pods` and `bucket` in the shared `stack`, `kube_pods` in `kube`. A test may kill a part of the
-stack and leave it dead: the stack is mended before the next test.
+stack and leave it dead: the stack is repaired before the next test.
 """
 
 from __future__ import annotations
@@ -132,11 +132,11 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
 
 
 @pytest.fixture(autouse=True)
-def _mend_stack(request: pytest.FixtureRequest) -> Iterator[None]:
+def _repair_stack(request: pytest.FixtureRequest) -> Iterator[None]:
     """Start again, after the test, every part of the stack that the test stopped."""
     yield
     if "stack" in request.fixturenames:
-        request.getfixturevalue("stack").mend()
+        request.getfixturevalue("stack").repair()
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def bucket(stack: Stack) -> Iterator[Bucket]:
     """Bucket that the product may read."""
     bucket = Bucket(stack.s3, f"test-{uuid.uuid4().hex[:10]}")
     yield bucket
-    stack.mend()  # a test may have stopped the server
+    stack.repair()  # a test may have stopped the server
     bucket.delete()
 
 

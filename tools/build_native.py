@@ -41,19 +41,19 @@ MODULES = (
     Native("kube_cache/dataset/_crc"),
     Native("kube_cache/engine/_receive"),
     Native("kube_cache/engine/_tls", ("ssl", "crypto"), without="TLS will be slower"),
-    Native("kube_cache/store/_check", without="a look at a snapshot will be slower"),
+    Native("kube_cache/store/_check", without="checks of snapshots will be slower"),
 )
 
 
 def build(root: Path) -> list[Native]:
-    """Those that were built. Raises SystemExit when one that is needed cannot be."""
+    """Build all modules; return those that were built. Raises SystemExit if a needed one cannot be built."""
     return [module for module in MODULES if _build(root, module)]
 
 
 def _build(root: Path, module: Native) -> bool:
-    """False when it cannot be built here and need not be; the reason has been printed."""
+    """Build one module. False if it cannot be built here and is not needed; the reason is printed then."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    aside = root / f"{module.target}.{os.getpid()}"
+    temporary = root / f"{module.target}.{os.getpid()}"
     command = [
         *compiler,
         *(
@@ -66,24 +66,24 @@ def _build(root: Path, module: Native) -> bool:
             "-shared",
             "-fPIC",
         ),
-        *(f"-I{sysconfig.get_paths()['include']}", str(root / module.source), "-o", str(aside)),
+        *(f"-I{sysconfig.get_paths()['include']}", str(root / module.source), "-o", str(temporary)),
         *(f"-l{name}" for name in module.libraries),
     ]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
-        aside.replace(root / module.target)  # a process that has the old one open keeps it
+        temporary.replace(root / module.target)  # a process that has the old file open keeps it
     except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        why = said[0] if said else str(error)
+        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        reason = lines[0] if lines else str(error)
         if not module.without:
             raise SystemExit(
-                f"error: {module.source} cannot be built: {why}; it needs a C compiler and Python's headers"
+                f"error: {module.source} cannot be built: {reason}; it needs a C compiler and Python's headers"
                 " (Debian: gcc python3-dev)"
             ) from error
-        print(f"{module.source} is left out, {module.without}: {why}", file=sys.stderr)
+        print(f"{module.source} is left out, {module.without}: {reason}", file=sys.stderr)
         return False
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return True
 
 

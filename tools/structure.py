@@ -50,21 +50,21 @@ class Structure(NamedTuple):
 
     def problems(self) -> list[str]:
         """One sentence for each limit that is broken; empty when the structure is sound."""
-        found = []
+        problems = []
         for kind, graph in (("files", self.file_graph()), ("folders", self.folder_graph())):
             if circle := find_circle(graph):
-                found.append(f"a circle of {kind}: {' -> '.join(circle)}; move what both need to a place below both")
+                problems.append(f"a circle of {kind}: {' -> '.join(circle)}; move what both need to a place below both")
         folder, share = self.largest_folder()
         if share > MAX_FOLDER_SHARE:
-            found.append(f"{folder} holds {share:.1%} of the lines, more than {MAX_FOLDER_SHARE:.0%}; split it by noun")
+            problems.append(f"{folder} holds {share:.1%} of the lines, more than {MAX_FOLDER_SHARE:.0%}; split it by noun")
         if (median := self.median_lines()) > MAX_MEDIAN_LINES:
-            found.append(f"the median module has {median:.0f} lines, more than {MAX_MEDIAN_LINES}")
-        found += [
+            problems.append(f"the median module has {median:.0f} lines, more than {MAX_MEDIAN_LINES}")
+        problems += [
             f"{module.path} has {module.lines} lines, more than {MAX_MODULE_LINES}; split it by noun"
             for module in self.modules
             if module.lines > MAX_MODULE_LINES
         ]
-        return found
+        return problems
 
     def figures(self) -> list[str]:
         folder, share = self.largest_folder()

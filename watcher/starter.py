@@ -83,8 +83,8 @@ class Starter:
                 rpc_timeout=_RPC_TIMEOUT,
             )
         except WorkflowAlreadyStartedError:
-            # It runs and must know how the Pod looks now, or it has released this Pod and ended: then no signal is
-            # needed.
+            # A workflow that runs must know how the Pod looks now. One that has ended has released the Pod, and the
+            # signal is dropped.
             await signal_if_running(self._client, pod.workflow_id, "pod_changed", pod.view)
         else:
             _log.info("workflow started", namespace=ref.namespace, pod=ref.name, dataset=dataset)

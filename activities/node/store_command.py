@@ -1,4 +1,4 @@
-"""`run_store_command`: what `kube-cache store --node` asks of this node's cache. Node queue."""
+"""`run_store_command`: carry out a verb of `kube-cache store --node` on this node's store. Node queue."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class RunStoreCommand:
     @activity.defn(name=names.RUN_STORE_COMMAND, no_thread_cancel_exception=True)
     @as_application_errors
     def run_store_command(self, arg: StoreRequest) -> StoreResponse:
-        """Each verb can be done twice. Raises DiskFault, StoreConflict."""
+        """Carry out the verb; every verb can be done twice. Raises DiskFault, StoreConflict."""
         callbacks = Callbacks(activity.heartbeat, lambda: activity.is_cancelled() or activity.is_worker_shutdown())
         return truncate(arg.verb, handle(self._store, arg, callbacks))

@@ -1,7 +1,8 @@
-"""`stream_dataset`: bring one snapshot to this node's disk, verified and published. Node queue.
+"""`stream_dataset`: download one snapshot to this node's disk, verify and publish it. Node queue.
 
-Blocking, in a thread: the engine's own threads do the I/O, this one heartbeats each second, also while it waits for its
-turn, so that a busy node is never taken for a dead one. The journal on the disk is the truth for resuming.
+The activity blocks a thread. The engine's own threads do the I/O, and one thread sends a heartbeat each second, also
+while the activity waits for its turn, so that a busy node does not look dead. Resuming relies on the journals on the
+disk, never on heartbeats.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from kube_cache.origin.s3 import Origins
 from kube_cache.store.node_store import NodeStore
 
 _log = structlog.get_logger("kube_cache.stream")
+# Seconds between two heartbeats.
 _BEAT_S = 1.0
 # Attempts on a faulty disk before the Pod goes to another node: three seconds with their pauses, so a hiccup passes.
-_DISK_TRIES = 3
+_MAX_DISK_ATTEMPTS = 3
 
 
 class StreamDataset:
@@ -39,15 +41,17 @@ class StreamDataset:
         self._store = store
         self._engine = engine
         self._origins = origins
-        # Bounds real I/O; the slots of the worker do not, so that a queued activity is alive and says so.
+        # Limits downloads, which the worker's slots do not: a queued activity holds a slot, so that it can send
+        # heartbeats.
         self._turns = threading.Semaphore(concurrent_downloads)
 
     @activity.defn(name=names.STREAM_DATASET, no_thread_cancel_exception=True)
     @as_application_errors
     def stream_dataset(self, arg: StreamInput) -> StreamResult:
-        """Running twice fetches nothing twice: what the store has is kept, what the journals prove is resumed.
+        """Download the snapshot if the source still is what was resolved.
 
-        Two runs at once never write one file; the second waits for the first.
+        Running twice fetches nothing twice: objects in the store are kept, and parts that the journals prove are
+        resumed. Two runs at once never write one file; the second waits for the first.
 
         Raises NodeUnsuitable (another disk), SourceChanged, InsufficientDisk, ChecksumMismatch, AccessDenied,
         DatasetNotFound, SourceUnavailable, DiskFault, and PersistentDiskFault from the third attempt on.
@@ -59,7 +63,7 @@ class StreamDataset:
             )
         started = time.monotonic()
         beats = _Heartbeats(arg.snapshot.bytes)
-        with beats.running(), self._turn(), _bounded_patience():
+        with beats.running(), self._turn(), _persistent_after_max_attempts():
             beats.state = "listing"
             uri = DatasetUri.parse(arg.snapshot.uri)
             manifest = list_dataset(self._origins.of(uri.scheme), uri, on_page=beats.listed)
@@ -86,6 +90,7 @@ class StreamDataset:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
+        """Wait for one of the concurrent downloads. Raises Cancelled, or an ApplicationError when the agent drains."""
         while not self._turns.acquire(timeout=_BEAT_S / 4):
             if _should_stop():
                 raise Cancelled("cancelled while queued")
@@ -93,7 +98,7 @@ class StreamDataset:
             yield
         except Cancelled:
             if activity.is_worker_shutdown():
-                # Retryable and in the same execution: the agent that comes back resumes from the journal.
+                # Retryable, unlike Cancelled: the restarted agent resumes the same activity from the journals.
                 raise ApplicationError("the agent is shutting down", type="WorkerDraining") from None
             raise
         finally:
@@ -101,11 +106,12 @@ class StreamDataset:
 
 
 @contextmanager
-def _bounded_patience() -> Iterator[None]:
+def _persistent_after_max_attempts() -> Iterator[None]:
+    """Raise PersistentDiskFault for the DiskFault of a late attempt."""
     try:
         yield
     except DiskFault as fault:
-        if activity.info().attempt < _DISK_TRIES:
+        if activity.info().attempt < _MAX_DISK_ATTEMPTS:
             raise
         raise PersistentDiskFault(fault.message, **fault.details) from fault
 
@@ -115,18 +121,19 @@ def _should_stop() -> bool:
 
 
 class _Heartbeats:
-    """Sends the latest progress each second from the activity's context, whatever the engine is doing."""
+    """Sends the latest progress each second in the activity's context, whatever the engine does."""
 
     def __init__(self, total: int) -> None:
         self.state = "queued"
-        self._total = total
         self._latest = FetchProgress(0, total, 0.0)
 
-    def listed(self, _seen: int) -> None:
+    def listed(self, _objects: int) -> None:
+        """Callback of the list. Raises Cancelled."""
         if _should_stop():
             raise Cancelled("cancelled while listing")
 
     def fetched(self, progress: FetchProgress) -> None:
+        """Callback of the download."""
         self._latest = progress
 
     @contextmanager

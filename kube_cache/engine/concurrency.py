@@ -1,4 +1,4 @@
-"""Controls the number of connections: grow while the throughput grows, step back when it does not.
+"""Controls the number of connections: grows with the throughput, and steps back when more of them bring no more.
 
 Decides from the figures of one second and nothing else, so that tests need no network. Why more connections stopped
 helping is not known here. Three reasons that can be seen (the disk is behind, the CPUs are busy, the object store
@@ -49,7 +49,7 @@ class ConcurrencyController:
         """Grow at once to a number that is known to help, without probes."""
         target = min(connections, self._max_connections)
         if target > self.connections:
-            # A probe under way has no earlier second any more that it could be compared with.
+            # A probe under way cannot be judged: the second before had another number of connections.
             self.connections, self._probing = target, False
 
     def step(self, window: Window) -> int:

@@ -1,4 +1,4 @@
-"""Whether a call of `fetch` goes on, and how far it has come: what the call's queue, workers and finisher share.
+"""Stops one call of `fetch`, lets its threads wait, and counts its progress; shared by queue, workers and finisher.
 
 The first error ends a call: workers stop at their next check, and threads that wait for time or for bytes are woken. A
 control knows neither objects nor workers and decides nothing, so that all other parts of a call may depend on it.
@@ -53,7 +53,7 @@ class Control:
         self._stopped.wait(seconds)
 
     def end(self) -> None:
-        """Mark the call as ended: all objects are durable, or its files are closed or abandoned after an error."""
+        """Mark the call as ended: all objects are durable, or their files are closed or abandoned after an error."""
         self._ended.set()
 
     def wait(self, seconds: float) -> bool:

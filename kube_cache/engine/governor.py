@@ -128,7 +128,7 @@ class Governor:
         if len(self._samples) < (self._samples.maxlen or 0) or self._engine.request_limiter.throttled:
             return
         if self._engine.capped:
-            return  # a worker that waits for our own limit looks slow, and a hedge would fetch the bytes twice under it
+            return  # our own limit makes a worker look slow, and a hedge would fetch the same bytes twice under it
         first, last = self._samples[0], self._samples[-1]
         rates = {
             worker: (sample.received - first[worker].received) / WATCH_S

@@ -26,7 +26,7 @@ _PREALLOCATE_BYTES: Final = 256 << 20
 """Blocks are allocated this far ahead of direct writes.
 
 Into a hole, ext4 lets one writer at a time: of eight, the others spin on the inode's lock for a fifth of the CPU. Into
-allocated blocks all write at once. Not the whole file is allocated, because an abandoned one keeps its blocks a day.
+allocated blocks all write at once. The rest of the file waits, because an abandoned file keeps its blocks a day.
 """
 _MIN_PREALLOCATED_BYTES: Final = 8 << 20
 """Smaller files are written by one worker."""

@@ -25,7 +25,7 @@ from tools.stack.waiting import true as until
 def test_a_released_pod_is_bound_to_the_node_with_its_receipt(kube_client: KubeClient, kube_pods: Pods) -> None:
     pod = kube_pods.create_gated("one", URI)
     assert gate.release(kube_client, ref(pod), "gpu-2", RECEIPT).outcome == "released"
-    bound = until(lambda: (found := kube_pods.get("one"))["spec"].get("nodeName") and found, "the Pod is bound")
+    bound = kube_pods.wait_bound("one", timeout_s=30)
     assert bound["spec"]["nodeName"] == "gpu-2"
     assert bound["metadata"]["labels"][names.MANAGED_LABEL] == "true"
     assert RECEIPT.items() <= bound["metadata"]["annotations"].items()
@@ -128,7 +128,7 @@ def test_each_term_is_pinned_and_nothing_is_loosened(kube_client: KubeClient, ku
     }
     pod = kube_pods.create_gated("one", URI, spec={"affinity": affinity})
     gate.release(kube_client, ref(pod), "gpu-3", RECEIPT)
-    bound = until(lambda: (found := kube_pods.get("one"))["spec"].get("nodeName") and found, "the Pod is bound")
+    bound = kube_pods.wait_bound("one", timeout_s=30)
     assert bound["spec"]["nodeName"] == "gpu-3"
     node = bound["spec"]["affinity"]["nodeAffinity"]
     for before, after in zip(

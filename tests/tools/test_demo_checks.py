@@ -1,4 +1,4 @@
-"""The demo's checks must be able to fail: each is shown the lie that it is there for."""
+"""The demo's checks must be able to fail: each is shown the lie that it has to find."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def release(user: str = OPERATOR) -> Write:
     return Write(user, "patch", "ml", "p", "", 200, {})
 
 
-def test_what_is_true_passes() -> None:
+def test_the_truth_passes() -> None:
     actor = released()
     assert checks.bound_where_the_data_is(actor, SOURCE, SOURCE).passed
     assert checks.receipt_is_true(actor).passed
@@ -131,6 +131,6 @@ def test_hashes_are_of_the_files_that_a_link_leads_to(tmp_path: Path) -> None:
     (tmp_path / "snapshot" / "deep").mkdir(parents=True)
     (tmp_path / "snapshot" / "deep" / "file").write_bytes(b"abc")
     (tmp_path / "@current").symlink_to("snapshot")
-    found = checks.hashes(tmp_path / "@current")
-    assert found == {"deep/file": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
+    hashes = checks.hashes(tmp_path / "@current")
+    assert hashes == {"deep/file": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
     assert checks.hashes(tmp_path / "nowhere") == {}

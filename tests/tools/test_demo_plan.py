@@ -1,4 +1,4 @@
-"""The demo's plan: what the README shows is what is played, and any size of it can end."""
+"""The demo's plan: the README's Pod is played, and a demo of any size can end."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tools.demo import plan
 GPU = "nvidia.com/gpu"
 
 
-def asked_gpus(role: plan.Role) -> int:
+def gpu_count(role: plan.Role) -> int:
     return int(role.document["spec"]["containers"][0]["resources"]["limits"].get(GPU, 0))
 
 
 def test_the_readmes_pod_asks_for_what_the_demo_uploads() -> None:
-    made = plan.make({})
-    first = made.roles[0]
+    default = plan.create({})
+    first = default.roles[0]
     assert first.document == plan.readme_pod()
-    assert first.written == made.large.uri
+    assert first.annotation == default.large.uri
     assert names.GATE in [gate["name"] for gate in first.document["spec"]["schedulingGates"]]
 
 
@@ -31,7 +31,7 @@ def test_uneven_sizes_add_up_and_differ(total: int) -> None:
 
 
 def test_the_default_plays_one_pod_of_each_kind() -> None:
-    roles = plan.make({}).roles
+    roles = plan.create({}).roles
     assert [role.name for role in roles] == [
         "gpt-4-serving",
         "trainer",
@@ -47,25 +47,25 @@ def test_the_default_plays_one_pod_of_each_kind() -> None:
     }
 
 
-@pytest.mark.parametrize("more", [0, 1, 5, 6, 7, 30])
-def test_as_many_pods_as_asked_for_with_names_of_their_own(more: int) -> None:
-    roles = plan.make({"DEMO_PODS": str(more)}).roles
-    assert len(roles) == more + 1
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 30])
+def test_as_many_pods_as_asked_for_with_names_of_their_own(count: int) -> None:
+    roles = plan.create({"DEMO_PODS": str(count)}).roles
+    assert len(roles) == count + 1
     assert len({role.name for role in roles}) == len(roles)
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 8])
-@pytest.mark.parametrize("more", [6, 100])
-def test_every_pod_finds_room_wherever_the_scheduler_puts_the_small_ones(nodes: int, more: int) -> None:
-    roles = plan.make({"DEMO_NODES": str(nodes), "DEMO_PODS": str(more)}).roles
+@pytest.mark.parametrize("count", [6, 100])
+def test_every_pod_finds_gpus_wherever_the_scheduler_puts_the_small_ones(nodes: int, count: int) -> None:
+    roles = plan.create({"DEMO_NODES": str(nodes), "DEMO_PODS": str(count)}).roles
     whole, trainer, *others = [role for role in roles if role.dataset]
-    small = sum(asked_gpus(role) for role in others)
-    assert asked_gpus(whole) == plan.GPUS
-    # The least filled of the other nodes holds at most the average of the small ones.
-    assert small <= (plan.GPUS - asked_gpus(trainer)) * (nodes - 1)
+    small = sum(gpu_count(role) for role in others)
+    assert gpu_count(whole) == plan.GPUS
+    # The emptiest of the other nodes holds at most the average number of small Pods.
+    assert small <= (plan.GPUS - gpu_count(trainer)) * (nodes - 1)
 
 
 @pytest.mark.parametrize(("name", "value"), [("DEMO_MIB", "0"), ("DEMO_NODES", "none"), ("DEMO_PODS", "-1")])
 def test_a_size_that_cannot_be_is_refused_by_name(name: str, value: str) -> None:
     with pytest.raises(plan.PlanError, match=f"{name}={value}"):
-        plan.make({name: value})
+        plan.create({name: value})

@@ -1,4 +1,4 @@
-"""The builder: what it finds, what it builds, and what it says when it cannot. `go` is a stand-in script here."""
+"""The builder of the servers: the cache, builds, and messages of failed builds. `go` is a stand-in script here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ chmod +x "$GOBIN/kwok"
 
 @pytest.fixture
 def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Puts the stand-in on an otherwise plain PATH and the cache into a fresh folder; returns its log of builds."""
+    """Put the stand-in on an otherwise plain PATH and the cache into a fresh folder; return the log of builds."""
     folder = tmp_path / "bin"
     folder.mkdir()
     script(folder / "go", FAKE_GO)
@@ -61,28 +61,28 @@ def test_a_build_is_done_once_and_found_again(fake_go: Path) -> None:
 def test_progress_names_the_server_its_place_and_the_time(fake_go: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_TICK_S", 0.05)
     monkeypatch.setenv("GO_TAKES", "0.2")
-    said: list[str] = []
-    build.ensure(["kwok"], said.append)
-    assert said[0].startswith("servers: 1 to build into ")
-    assert said[1].startswith("[1/1] kwok 0.8.0: building (first build about")
-    assert said[2].startswith("[1/1] kwok 0.8.0: building, ")
-    assert said[-1].startswith("[1/1] kwok 0.8.0: built in ")
+    lines: list[str] = []
+    build.ensure(["kwok"], lines.append)
+    assert lines[0].startswith("servers: 1 to build into ")
+    assert lines[1].startswith("[1/1] kwok 0.8.0: building (first build about")
+    assert lines[2].startswith("[1/1] kwok 0.8.0: building, ")
+    assert lines[-1].startswith("[1/1] kwok 0.8.0: built in ")
 
 
 def test_two_checkouts_build_the_same_server_once(fake_go: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GO_TAKES", "0.3")
-    found: list[Path] = []
-    said: list[str] = []
-    both = [
-        threading.Thread(target=lambda: found.append(build.ensure(["kwok"], said.append)["kwok"])) for _ in range(2)
+    paths: list[Path] = []
+    lines: list[str] = []
+    builds = [
+        threading.Thread(target=lambda: paths.append(build.ensure(["kwok"], lines.append)["kwok"])) for _ in range(2)
     ]
-    for each in both:
-        each.start()
-    for each in both:
-        each.join()
+    for thread in builds:
+        thread.start()
+    for thread in builds:
+        thread.join()
     assert fake_go.read_text().count("install") == 1
-    assert found[0] == found[1]
-    assert any("another build is at it" in line for line in said)
+    assert paths[0] == paths[1]
+    assert any("another build is at it" in line for line in lines)
 
 
 def test_a_failed_build_leaves_nothing_behind_and_names_its_log(fake_go: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_a_build_that_reports_another_version_is_not_published(fake_go: Path, mo
 
 
 @pytest.mark.parametrize(
-    "said",
+    "output",
     [
         'go: sigs.k8s.io/kwok@v0.8.0: Get "https://proxy/": dial tcp: lookup proxy: no such host',
         'go: sigs.k8s.io/kwok@v0.8.0: Get "https://proxy/": dial tcp 10.0.0.1:443: connect: connection refused',
@@ -111,15 +111,15 @@ def test_a_build_that_reports_another_version_is_not_published(fake_go: Path, mo
     ],
     ids=["dns", "refused", "proxy-off", "503"],
 )
-def test_no_network_is_one_line_that_says_so(fake_go: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
-    monkeypatch.setenv("GO_FAILS", said)
+def test_no_network_is_one_line_that_says_so(fake_go: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    monkeypatch.setenv("GO_FAILS", output)
     with pytest.raises(NetworkDown, match="cannot download the modules of kwok: check the network") as stopped:
         build.ensure(["kwok"], quiet)
     assert "\n" not in str(stopped.value)
 
 
 def test_no_go_is_one_line_that_says_so(tmp_path: Path) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "tools.servers", "kwok"],
         cwd=CHECKOUT,
         env={"PATH": str(tmp_path), "KUBE_CACHE_SERVERS": str(tmp_path / "cache"), "HOME": str(tmp_path)},
@@ -127,9 +127,9 @@ def test_no_go_is_one_line_that_says_so(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: Go 1.26.4 or newer is needed to build the servers")
-    assert done.stderr.count("\n") == 1
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: Go 1.26.4 or newer is needed to build the servers")
+    assert result.stderr.count("\n") == 1
 
 
 def test_an_old_go_is_named(fake_go: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_an_unknown_server_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "used"),
+    ("version", "used"),
     [
         ("kwok version v0.8.0 go1.24.0 (linux/amd64)", True),
         ("kwok version v0.8.3 go1.24.0 (linux/amd64)", True),
@@ -162,13 +162,13 @@ def test_an_unknown_server_is_named() -> None:
     ids=["same", "newer-patch", "older", "newer-minor", "dispatcher", "no-version"],
 )
 def test_the_users_own_binary_is_used_when_its_version_fits(
-    fake_go: Path, tmp_path: Path, says: str, used: bool
+    fake_go: Path, tmp_path: Path, version: str, used: bool
 ) -> None:
     own = tmp_path / "bin" / "kwok"
-    script(own, f"#!/bin/sh\necho '{says}'\n")
+    script(own, f"#!/bin/sh\necho '{version}'\n")
     cache.on_path.cache_clear()
-    found = build.ensure(["kwok"], quiet)["kwok"]
-    assert (found == own) is used
+    chosen = build.ensure(["kwok"], quiet)["kwok"]
+    assert (chosen == own) is used
     assert (fake_go.read_text() == "") is used
 
 

@@ -12,7 +12,7 @@ from tools.demo import plan, play
 from tools.servers.errors import ServerError
 from tools.stack import StackError
 
-_WIDTH_OF_LOGS = 160
+_LOG_WIDTH = 160
 
 
 class _Stop(Exception):
@@ -22,9 +22,9 @@ class _Stop(Exception):
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_LOGS, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH, highlight=False)
     try:
-        return play.run(plan.make(os.environ), console, keep=os.environ.get("KEEP", "") not in ("", "0"))
+        return play.run(plan.create(os.environ), console, keep=os.environ.get("KEEP", "") not in ("", "0"))
     except (_Stop, KeyboardInterrupt):
         return 130
     except (StackError, ServerError, plan.PlanError) as error:
@@ -40,5 +40,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Temporal's SDK core crashes at interpreter exit now and then; a finished demo must not look failed.
+    # Temporal's SDK core crashes at interpreter exit now and then; a finished demo must not end with an error.
     os._exit(code)

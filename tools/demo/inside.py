@@ -1,7 +1,7 @@
 """What Temporal knows beyond the Pods: each Pod's phase and node, each download's heartbeat, each workflow's result.
 
-The Pods alone tell the story (that is promise 4); this makes the live view smoother than a condition that is written
-every few seconds, and the end more exact. One background thread polls; readers take the latest picture and never wait.
+The Pods alone tell the story (promise 4). Temporal makes the live view smoother than a condition that is written every
+few seconds, and the end more exact. A background thread polls; readers take the latest picture and never wait.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ _DOWNLOADS = f"WorkflowType = '{names.DATASET_ON_NODE}' AND ExecutionStatus = 'R
 
 @dataclass(frozen=True)
 class Picture:
+    """The state of the workflows at one moment."""
+
     statuses: dict[str, WarmPodStatus] = field(default_factory=dict)
-    """By workflow id, of the workflows that run."""
+    """Status of each running workflow, by workflow id."""
     downloads: dict[tuple[str, str], StreamProgress] = field(default_factory=dict)
-    """By (node, digest), of the downloads that run."""
+    """Progress of each running download, by (node, digest)."""
 
 
 class Inside:
@@ -61,26 +63,27 @@ class Inside:
         self._watched.add(workflow_id)
 
     def result(self, workflow_id: str, timeout_s: float = 30) -> WarmPodResult | None:
-        """What the Pod's workflow said at its end; None if it does not end in time."""
+        """Return the result of a Pod's workflow; None if the workflow does not end in time."""
         handle = self._client.get_workflow_handle(workflow_id, result_type=WarmPodResult)
         try:
-            found: WarmPodResult = asyncio.run_coroutine_threadsafe(handle.result(), self._loop).result(timeout_s)
+            result: WarmPodResult = asyncio.run_coroutine_threadsafe(handle.result(), self._loop).result(timeout_s)
         except (RPCError, TimeoutError):
             return None
-        return found
+        return result
 
     async def _poll(self) -> None:
         while True:
-            # A server that is busy for a moment costs one picture of a view, not the demo.
+            # A server that is busy for a moment costs one picture, not the demo.
             with contextlib.suppress(RPCError):
-                statuses = await asyncio.gather(*(self._status(each) for each in list(self._watched)))
+                answers = await asyncio.gather(*(self._status(workflow_id) for workflow_id in list(self._watched)))
                 downloads = {}
-                async for found in self._client.list_workflows(_DOWNLOADS):
-                    if progress := await self._progress(found.id):
-                        _, node, _, digest = found.id.split("/", 3)
-                        downloads[node, digest] = progress
-                self.picture = Picture(dict(each for each in statuses if each), downloads)
-                self._watched -= {each for each, status in self.picture.statuses.items() if status.phase == Phase.DONE}
+                async for entity in self._client.list_workflows(_DOWNLOADS):
+                    if progress := await self._progress(entity.id):
+                        parts = names.parse_dataset_on_node_id(entity.id)
+                        downloads[parts.node, parts.digest] = progress
+                statuses = dict(answer for answer in answers if answer)
+                self.picture = Picture(statuses, downloads)
+                self._watched -= {name for name, status in statuses.items() if status.phase == Phase.DONE}
             await asyncio.sleep(_POLL_S)
 
     async def _status(self, workflow_id: str) -> tuple[str, WarmPodStatus] | None:
@@ -88,11 +91,11 @@ class Inside:
         try:
             return workflow_id, await handle.query("status", result_type=WarmPodStatus)
         except RPCError:
-            return None  # not started yet, or ended between two looks
+            return None  # not started yet, or ended meanwhile
 
     async def _progress(self, workflow_id: str) -> StreamProgress | None:
-        described = await self._client.get_workflow_handle(workflow_id).describe()
-        for pending in described.raw_description.pending_activities:
+        description = await self._client.get_workflow_handle(workflow_id).describe()
+        for pending in description.raw_description.pending_activities:
             if pending.activity_type.name == names.STREAM_DATASET:
                 if not pending.heartbeat_details.payloads:
                     return StreamProgress()

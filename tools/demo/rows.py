@@ -1,7 +1,7 @@
-"""One row per Pod: what it waits for, how far it is and when it will be done. Pure: documents in, rows out.
+"""One row a Pod: what the Pod waits for, how far its download is, when it will be done. Pure: documents in, rows out.
 
-Everything is read from the Pod itself, as a user would; Temporal only sharpens it, where the condition is older than
-the latest heartbeat or not written yet.
+Rows come from the Pod itself, as a user would read it. Temporal adds detail where the condition is older than the
+latest heartbeat, or not written yet.
 """
 
 from __future__ import annotations
@@ -28,33 +28,35 @@ class Row:
     phase: str
     node: str = ""
     percent: float | None = None
-    """None where it means nothing."""
+    """None in a phase without a download."""
     rate: str = ""
     eta: str = ""
     words: str = ""
-    """What the Pod says, in its own words; its first sentence."""
+    """The first line of the Pod's own message."""
 
     @property
     def settled(self) -> bool:
-        """Nothing more happens without a person: it runs, or it is held with a reason."""
+        """Whether nothing more happens without a person: the Pod runs, or is held with a reason."""
         return self.phase in (RUNNING, Phase.AWAITING_OPERATOR)
 
 
 def row(role: Role, pod: Document, workflow_id: str, picture: Picture) -> Row:
-    said = pods.condition(pod)
-    words = str(said.get("message", "")).partition("\n")[0]
+    condition = pods.condition(pod)
+    words = str(condition.get("message", "")).partition("\n")[0]
     if node := pods.node(pod):
-        return Row(role.name, role.written, RUNNING, node, 100, words=words)
+        return Row(role.name, role.annotation, RUNNING, node, 100, words=words)
     status = picture.statuses.get(workflow_id)
-    phase = str(said.get("reason") or (status.phase if status else "") or "Seen")
+    phase = str(condition.get("reason") or (status.phase if status else "") or "Seen")
     if status and phase != Phase.AWAITING_OPERATOR:
-        phase = status.phase  # the Pod is told of phases that last; short ones pass unwritten
+        phase = status.phase  # only phases that last are written to the Pod
     node = status.node if status else ""
     if phase != Phase.WARMING:
-        return Row(role.name, role.written, phase, node, words=words)
-    percent = float(found[1]) if (found := _PERCENT.search(words)) else 0.0
+        return Row(role.name, role.annotation, phase, node, words=words)
+    percent = float(match[1]) if (match := _PERCENT.search(words)) else 0.0
     parts = [picture.downloads.get((node, digest)) for digest in (status.digests if status else [])]
-    return _with_heartbeats(Row(role.name, role.written, phase, node, percent, words=words), [p for p in parts if p])
+    return _with_heartbeats(
+        Row(role.name, role.annotation, phase, node, percent, words=words), [part for part in parts if part]
+    )
 
 
 def _with_heartbeats(row: Row, parts: list[StreamProgress]) -> Row:
@@ -65,7 +67,7 @@ def _with_heartbeats(row: Row, parts: list[StreamProgress]) -> Row:
         row.dataset,
         row.phase,
         row.node,
-        # The condition may be ahead of a heartbeat that was read before it: never backwards.
+        # The condition may be newer than the heartbeat: a percentage never falls.
         max(row.percent or 0.0, 100 * done / total if total else 0.0),
         f"{format_bytes(rate)}/s" if rate else "",
         format_seconds((total - done) / rate) if rate else "",

@@ -1,7 +1,6 @@
-"""Putting the datasets into S3, and remembering what each object must read like afterwards.
+"""Uploads the datasets to S3, and keeps the SHA-256 of each object for the comparison afterwards.
 
-The SHA-256 is taken of the bytes on their way out: it owes nothing to S3, to the engine or to the checksums they
-exchange.
+The SHA-256 is taken of the bytes on their way out, independent of S3, the engine and the checksums that they exchange.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ _CHUNK = 16 * MIB
 
 
 def upload(server: S3Server, dataset: Dataset, *, seed: int = 1) -> dict[str, str]:
-    """Object name → SHA-256 of the random bytes that were uploaded; seeded, so that a failure is the same again."""
+    """Upload random bytes; return object name → SHA-256. Seeded, so that a failure can be repeated."""
 
-    def one(name: str) -> str:
+    def upload_object(name: str) -> str:
         source = _Random(f"{seed}/{dataset.prefix}/{name}", dataset.sizes[name])
         server.client().upload_fileobj(
             source,  # type: ignore[arg-type]
@@ -33,7 +32,7 @@ def upload(server: S3Server, dataset: Dataset, *, seed: int = 1) -> dict[str, st
         return source.sha256()
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(dataset.sizes, pool.map(one, dataset.sizes), strict=True))
+        return dict(zip(dataset.sizes, pool.map(upload_object, dataset.sizes), strict=True))
 
 
 class _Random:
@@ -44,8 +43,8 @@ class _Random:
         self._left = size
         self._hash = hashlib.sha256()
 
-    def read(self, wanted: int = -1) -> bytes:
-        size = self._left if wanted < 0 else min(wanted, self._left)
+    def read(self, limit: int = -1) -> bytes:
+        size = self._left if limit < 0 else min(limit, self._left)
         data = self._random.randbytes(size)
         self._left -= size
         self._hash.update(data)

@@ -1,4 +1,4 @@
-"""The table of what happened, from the Pods and the results of their workflows."""
+"""The final table, from the Pods and the results of their workflows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tools.stack import pods
 
 
 def table(actors: list[Actor]) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD, title="What happened", title_justify="left")
+    summary = Table(box=box.SIMPLE_HEAD, title="What happened", title_justify="left")
     for name in ("Pod", "that", "became", "node", "from", "fetched", "gated"):
-        shown.add_column(name, overflow="fold")
-    shown.add_column("GPU time not held", justify="right")
+        summary.add_column(name, overflow="fold")
+    summary.add_column("GPU time not held", justify="right")
     for actor in actors:
-        shown.add_row(*_cells(actor))
-    return shown
+        summary.add_row(*_cells(actor))
+    return summary
 
 
 def _cells(actor: Actor) -> list[Text | str]:

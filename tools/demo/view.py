@@ -1,4 +1,4 @@
-"""Showing the rows: a table that is alive on a terminal, a line per change elsewhere (CI logs, pipes)."""
+"""Shows the rows: a live table on a terminal, elsewhere (CI logs, pipes) a line for each change."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kube_cache.contracts.common import Phase
 from tools.demo.rows import RUNNING, Row
 
 _COLOURS = {RUNNING: "green", str(Phase.AWAITING_OPERATOR): "red", str(Phase.WARMING): "cyan"}
-_BAR = 22
+_BAR_WIDTH = 22
 
 
 class View:
-    """`show` takes the rows of this moment; call it as often as you like."""
+    """Shows the rows that `show` is given, within `open`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -56,7 +56,7 @@ class View:
         table = Table(box=box.SIMPLE_HEAD, expand=True, title=f"{time.monotonic() - self._started:.0f} s")
         for name in ("Pod", "phase", "node"):
             table.add_column(name, no_wrap=True)
-        table.add_column("data on the node", no_wrap=True, width=_BAR + 6)
+        table.add_column("data on the node", no_wrap=True, width=_BAR_WIDTH + 6)
         table.add_column("rate", justify="right", no_wrap=True)
         table.add_column("ETA", justify="right", no_wrap=True)
         table.add_column("it says", overflow="ellipsis", no_wrap=True, ratio=1)
@@ -76,5 +76,5 @@ def _bar(row: Row) -> RenderableType:
     if row.percent is None:
         return ""
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(ProgressBar(total=100, completed=row.percent, width=_BAR), f"{row.percent:3.0f}%")
+    grid.add_row(ProgressBar(total=100, completed=row.percent, width=_BAR_WIDTH), f"{row.percent:3.0f}%")
     return grid

@@ -1,4 +1,4 @@
-"""`python -m tools.servers [NAME…]`: build what is missing and print where each server is."""
+"""`python -m tools.servers [NAME…]`: builds the missing servers and prints the path of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--quiet", action="store_true", help="print no paths")
     arguments = parser.parse_args()
     try:
-        found = build.ensure(arguments.name or DEFAULT)
+        paths = build.ensure(arguments.name or DEFAULT)
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -28,7 +28,7 @@ def main() -> int:
         print("interrupted; finished builds are kept", file=sys.stderr)
         return 130
     if not arguments.quiet:
-        for name, path in found.items():
+        for name, path in paths.items():
             print(f"{name:24} {path}")
     return 0
 

@@ -1,7 +1,7 @@
-"""Builds pinned servers into the cache, one after another, and says how far it is.
+"""Builds pinned servers into the cache, one after another, and reports progress.
 
-One at a time on purpose: the Go compiler already uses every core. Two checkouts that want the same binary build it once
-(a file lock), and nobody ever sees half a binary (built aside, proven to run, renamed).
+One at a time on purpose: the Go compiler already uses every core. Two checkouts that need the same binary build it
+once (a file lock), and no half binary is ever visible (built in a temporary folder, proven to run, renamed).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tools.servers.pins import DEFAULT, GO_MINIMUM, PINS, WRAPPERS, Pin
 Report = Callable[[str], None]
 
 _TICK_S = 15
-"""How often a running build says that it lives; rare enough for a CI log."""
+"""Interval of the progress lines of a running build; long enough for a CI log."""
 
 _NETWORK = re.compile(
     r"dial tcp|no such host|connection refused|connection reset|i/o timeout|TLS handshake|proxyconnect|network is unreachable"
@@ -40,40 +40,40 @@ def report_to_stderr(line: str) -> None:
 
 
 def pins(names: Iterable[str]) -> list[Pin]:
-    wanted = set(names)
-    if unknown := sorted(wanted - PINS.keys()):
+    chosen = set(names)
+    if unknown := sorted(chosen - PINS.keys()):
         raise UnknownServer(f"unknown server {', '.join(unknown)}; known: {', '.join(PINS)}")
-    return [pin for name, pin in PINS.items() if name in wanted]
+    return [pin for name, pin in PINS.items() if name in chosen]
 
 
 def ensure(names: Iterable[str] = DEFAULT, report: Report = report_to_stderr) -> dict[str, Path]:
-    """Paths of the named servers; builds those that are missing."""
-    found: dict[str, Path] = {}
+    """Return the paths of the named servers; builds those that are missing. Raises ServerError."""
+    paths: dict[str, Path] = {}
     missing: list[Pin] = []
     for pin in pins(names):
         path = cache.locate(pin)
         if path is None:
             missing.append(pin)
         else:
-            found[pin.name] = path
+            paths[pin.name] = path
     if missing:
         go = go_version()
         total = sum(pin.build_s for pin in missing)
         report(
             f"servers: {len(missing)} to build into {cache.root()} with {go}; about {_minutes(total)} from scratch on 2 cores"
         )
-        for k, pin in enumerate(missing, 1):
-            found[pin.name] = _build(pin, go, f"[{k}/{len(missing)}] {pin.name} {pin.version}", report)
-    return found
+        for number, pin in enumerate(missing, 1):
+            paths[pin.name] = _build(pin, go, f"[{number}/{len(missing)}] {pin.name} {pin.version}", report)
+    return paths
 
 
 def go_version() -> str:
-    """The Go release that will build, `go1.26.8`; asked in a wrapper, so that Go's own toolchain switch has its say."""
+    """Return the Go release that will build, as `go1.26.8`; a wrapper's go.mod may switch the toolchain."""
     if shutil.which("go") is None:
         raise ToolchainMissing(
             f"Go {_MINIMUM} or newer is needed to build the servers: install it (https://go.dev/dl) and put `go` on PATH"
         )
-    done = subprocess.run(
+    result = subprocess.run(
         ["go", "env", "GOVERSION"],
         cwd=WRAPPERS / "temporal",
         env=_environment(),
@@ -81,13 +81,13 @@ def go_version() -> str:
         text=True,
         check=False,
     )
-    version = done.stdout.strip()
-    if done.returncode == 0 and tuple(int(part) for part in re.findall(r"\d+", version)[:3]) >= GO_MINIMUM:
+    version = result.stdout.strip()
+    if result.returncode == 0 and tuple(int(part) for part in re.findall(r"\d+", version)[:3]) >= GO_MINIMUM:
         return version
-    if _NETWORK.search(done.stderr):
-        raise NetworkDown(_network_message("a Go toolchain", done.stderr))
-    said = version or _last_line(done.stderr)
-    raise ToolchainMissing(f"Go {_MINIMUM} or newer is needed to build the servers; `go` on PATH says: {said}")
+    if _NETWORK.search(result.stderr):
+        raise NetworkDown(_network_message("a Go toolchain", result.stderr))
+    answer = version or _last_line(result.stderr)
+    raise ToolchainMissing(f"Go {_MINIMUM} or newer is needed to build the servers; `go` on PATH says: {answer}")
 
 
 def _build(pin: Pin, go: str, title: str, report: Report) -> Path:
@@ -98,10 +98,10 @@ def _build(pin: Pin, go: str, title: str, report: Report) -> Path:
             return target
         with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as scratch:
             built = _compile(pin, Path(scratch), title, report)
-            said = cache.reported_version(built, pin)
-            if not cache.fits(said, pin.version):
+            reported = cache.reported_version(built, pin)
+            if not cache.fits(reported, pin.version):
                 raise BuildFailed(
-                    f"{pin.name} was built but reports {_last_line(said)!r} instead of {pin.version}: mend its entry in pins.py"
+                    f"{pin.name} was built but reports {_last_line(reported)!r} instead of {pin.version}: mend its entry in pins.py"
                 )
             built.replace(target)
     return target
@@ -112,15 +112,15 @@ def _compile(pin: Pin, scratch: Path, title: str, report: Report) -> Path:
     flags = ["-ldflags", pin.ldflags, *(["-tags", pin.tags] if pin.tags else [])]
     if pin.wrapper:
         argv = ["go", "build", *flags, "-o", str(scratch / pin.name), pin.package]
-        where = WRAPPERS / pin.wrapper
+        folder = WRAPPERS / pin.wrapper
     else:
         argv = ["go", "install", *flags, f"{pin.package}@v{pin.version}"]
-        where = scratch
+        folder = scratch
     started = time.monotonic()
     report(f"{title}: building (first build about {pin.build_s} s)")
     with (
         log.open("wb") as out,
-        subprocess.Popen(argv, cwd=where, env=_environment(scratch), stdout=out, stderr=out) as child,
+        subprocess.Popen(argv, cwd=folder, env=_environment(scratch), stdout=out, stderr=out) as child,
     ):
         while True:
             try:
@@ -133,11 +133,11 @@ def _compile(pin: Pin, scratch: Path, title: str, report: Report) -> Path:
                 raise
     elapsed = time.monotonic() - started
     if code != 0:
-        said = log.read_text(errors="replace")
-        if _NETWORK.search(said):
-            raise NetworkDown(_network_message(f"the modules of {pin.name}", said))
+        output = log.read_text(errors="replace")
+        if _NETWORK.search(output):
+            raise NetworkDown(_network_message(f"the modules of {pin.name}", output))
         raise BuildFailed(
-            f"{pin.name} {pin.version} does not build (exit {code} after {elapsed:.0f} s): {_last_line(said)} (log: {log})"
+            f"{pin.name} {pin.version} does not build (exit {code} after {elapsed:.0f} s): {_last_line(output)} (log: {log})"
         )
     report(f"{title}: built in {elapsed:.0f} s")
     # `go install` names the binary after the last part of the package path.
@@ -164,9 +164,9 @@ def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _network_message(what: str, said: str) -> str:
-    line = next((line for line in said.splitlines() if _NETWORK.search(line)), "").strip()
-    return f"cannot download {what}: check the network, or point GOPROXY at a mirror that is reachable ({line})"
+def _network_message(missing: str, output: str) -> str:
+    line = next((line for line in output.splitlines() if _NETWORK.search(line)), "").strip()
+    return f"cannot download {missing}: check the network, or point GOPROXY at a mirror that is reachable ({line})"
 
 
 def _last_line(text: str) -> str:

@@ -1,14 +1,14 @@
-"""What stops a build, as one line that says what to do; the command line prints it without a traceback."""
+"""Errors that stop a build, each in one line that names the remedy; the command line prints no traceback."""
 
 from __future__ import annotations
 
 
 class ServerError(Exception):
-    """Base; `str()` is the whole story in one line."""
+    """Base class. `str()`: thing, reason and remedy in one line."""
 
 
 class UnknownServer(ServerError):
-    """A name that `pins` does not hold."""
+    """`pins` has no server of that name."""
 
 
 class ToolchainMissing(ServerError):
@@ -20,4 +20,4 @@ class NetworkDown(ServerError):
 
 
 class BuildFailed(ServerError):
-    """The compiler said no; the message names the log."""
+    """The compiler failed; the message names the log."""

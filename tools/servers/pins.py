@@ -1,7 +1,7 @@
-"""Which servers, in which version, built how: the one place to edit for an upgrade.
+"""The servers, their versions and how they are built: the one place to edit for an upgrade.
 
-A server that Go can install straight from its module has no folder here. One that needs `replace` lines or a main
-package of its own has a wrapper module beside this file, whose go.mod and go.sum pin it.
+A server that Go can install straight from its module has no folder here. A server that needs `replace` lines or its own
+main package has a wrapper module beside this file, whose go.mod and go.sum pin it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 WRAPPERS = Path(__file__).parent
 
 GO_MINIMUM = (1, 26, 4)
-"""What the wrapper modules' go lines ask for."""
+"""The version in the go lines of the wrapper modules."""
 
 _KUBERNETES = "1.37.2"
 _CONTAINERD = "2.4.2"
@@ -26,11 +26,11 @@ class Pin:
     """Main package; with `wrapper` empty it is installed as `package@v<version>`."""
     wrapper: str = ""
     stamps: dict[str, str] = field(default_factory=dict)
-    """Linker `-X` values, so that the binary can say its version."""
+    """Linker `-X` values, so that the binary can print its version."""
     tags: str = ""
     version_args: tuple[str, ...] = ("--version",)
     build_s: int = 60
-    """Seconds of a first build on 2 cores with empty caches; only for the progress line."""
+    """Seconds of a first build on 2 cores with empty caches; for the progress line only."""
     default: bool = True
     """Needed by `make stack`, `make test` and `make demo`; others are built when asked for by name."""
     path_name: str = ""
@@ -72,7 +72,7 @@ def _containerd(command: str) -> Pin:
 
 
 _ALL = [
-    # The order is that of the build: quick ones first, so that a missing network or toolchain shows in seconds.
+    # In the order of the build: quick ones first, so that a missing network or toolchain shows in seconds.
     Pin(name="etcd", version="3.7.3", package=".", wrapper="etcd", build_s=27),
     Pin(
         name="versitygw",
@@ -104,7 +104,7 @@ _ALL = [
     _kubernetes("kube-controller-manager", build_s=76),
     _kubernetes("kubectl", build_s=31, version_args=("version", "--client")),
     Pin(name="kwok", version="0.8.0", package="sigs.k8s.io/kwok/cmd/kwok", build_s=104),
-    # No server, but pinned and built like one: a peer in make bench-engine.
+    # Not a server, but pinned and built like one: a peer in make bench-engine.
     Pin(name="s5cmd", version="2.3.0", package=".", wrapper="s5cmd", build_s=25, default=False),
     _kubernetes("kubelet", build_s=37, default=False),
     _containerd("containerd"),

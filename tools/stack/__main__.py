@@ -1,7 +1,7 @@
-"""`python -m tools.stack`: the stack for people, up until Ctrl-C; `make stack` calls it.
+"""`python -m tools.stack`: a stack for people, which runs until Ctrl-C; `make stack` calls it.
 
-The folder (default `.stack`) is emptied at the start and stays behind at the end, for its logs. `.stack/env` exists
-exactly while everything is up, so a script may wait for it.
+The folder (default `.stack`) is emptied at the start and kept at the end, for its logs. `.stack/env` exists exactly
+while everything is up, so that a script can wait for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from tools.servers.errors import ServerError
 from tools.stack import Stack, StackError, env_file
 
-_LOOK_S = 1.0
+_POLL_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -29,7 +29,7 @@ class _Stop(Exception):
 
 def main() -> int:
     arguments = _arguments()
-    # SIGINT too: a shell starts its background jobs with it ignored, and a script that sends it means it.
+    # SIGINT too: a shell starts its background jobs with SIGINT ignored, and a script that sends it expects an end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     env = env_file.under(arguments.dir)
@@ -42,19 +42,19 @@ def main() -> int:
             gpus=arguments.gpus,
             with_product=not arguments.bare,
             state=arguments.dir,
-            # A person uploads as the owner and makes no grants: what they upload must be readable.
+            # A person uploads as the owner and grants nothing: the product must be able to read what they upload.
             as_reader=False,
-            report=_say,
+            report=_print,
         ) as stack:
             env_file.write(env, stack.user_environment())
             try:
-                _say(_banner(stack, env))
+                _print(_banner(stack, env))
                 _watch(stack)
             except _Stop:
-                _say("stack: stopping")
+                _print("stack: stopping")
             finally:
                 env_file.remove(env)
-        _say(f"stack: stopped after {time.monotonic() - started:.0f} s; logs stay in {stack.logs}")
+        _print(f"stack: stopped after {time.monotonic() - started:.0f} s; logs stay in {stack.logs}")
         return 0
     except _Stop:
         return 130
@@ -64,15 +64,15 @@ def main() -> int:
 
 
 def _watch(stack: Stack) -> None:
-    """Say so when a part dies; a stack that limps silently costs an hour."""
+    """Report a process that ends: a stack with a missing part costs an hour of search otherwise."""
     expected = {process.name: process for process in stack.processes.running}
     idle = threading.Event()
     while True:
         for name, process in list(expected.items()):
             if not process.running:
                 del expected[name]
-                _say(f"stack: {name} ended with {process.code}; {process.log}:\n{process.tail()}")
-        idle.wait(_LOOK_S)
+                _print(f"stack: {name} ended with {process.code}; {process.log}:\n{process.tail()}")
+        idle.wait(_POLL_S)
 
 
 def _banner(stack: Stack, env: Path) -> str:
@@ -101,18 +101,18 @@ def _arguments() -> argparse.Namespace:
 
 
 def _end_with_parent() -> None:
-    """For `make stack`: a make that is killed cannot pass anything on."""
+    """Stop with the parent, for `make stack`: a make that is killed cannot pass a signal on."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
-        raise _Stop  # it died a moment ago
+        raise _Stop  # the parent died before the call
 
 
 def _stop(*_: object) -> None:
     raise _Stop
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)
 
 
@@ -120,7 +120,7 @@ def _exit(run: Callable[[], int]) -> None:
     code = run()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Temporal's SDK core was loaded to probe the server, and crashes at interpreter exit now and then.
+    # Temporal's SDK core, loaded to probe the server, crashes at interpreter exit now and then.
     os._exit(code)
 
 

@@ -1,8 +1,8 @@
 """A small Kubernetes API client for tools and tests: plain JSON in, plain JSON out.
 
-Why not the official one: it costs a second to import and turns documents into objects that tests would turn back. Why
-not kubectl: a process per request. This one keeps connections, is thread-safe, and knows nothing of kinds but what the
-server's own discovery says. The product does not use it.
+The official client takes a second to import and turns documents into objects that tests would turn back; kubectl needs
+a process for each request. This client keeps connections, is thread-safe, and learns kinds from the server's own
+discovery. The product does not use it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import ssl
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import urllib3
@@ -33,6 +33,11 @@ class ApiError(Exception):
         self.status = status
 
 
+class _Resource(NamedTuple):
+    plural: str
+    namespaced: bool
+
+
 class KubeApi:
     def __init__(self, kubeconfig: Path, *, connections: int = 32) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
@@ -40,12 +45,13 @@ class KubeApi:
         self.server: str = cluster["server"]
         context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
         # The ssl module loads a client certificate from a file only.
-        with tempfile.NamedTemporaryFile() as pair:
-            pair.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
-            pair.flush()
-            context.load_cert_chain(pair.name)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
+            file.flush()
+            context.load_cert_chain(file.name)
         self._pool = urllib3.PoolManager(ssl_context=context, maxsize=connections, retries=False, timeout=30)
-        self._kinds: dict[tuple[str, str], tuple[str, bool]] = {}
+        self._resources: dict[tuple[str, str], _Resource] = {}
+        """By (prefix, kind)."""
 
     def close(self) -> None:
         self._pool.clear()
@@ -53,8 +59,8 @@ class KubeApi:
     def request(
         self, method: str, path: str, body: Any = None, *, content_type: str = "application/json", **query: Any
     ) -> Document:
-        given = {key: value for key, value in query.items() if value is not None}
-        url = f"{self.server}{path}" + (f"?{urlencode(given)}" if given else "")
+        parameters = {key: value for key, value in query.items() if value is not None}
+        url = f"{self.server}{path}" + (f"?{urlencode(parameters)}" if parameters else "")
         data = None if body is None else json.dumps(body)
         response = self._pool.request(
             method, url, body=data, headers={"Content-Type": content_type, "Accept": "application/json"}
@@ -67,7 +73,7 @@ class KubeApi:
         return self.request("GET", path, **query)
 
     def find(self, path: str) -> Document | None:
-        """Like `get`, but nothing there is an answer."""
+        """Get an object; None when it does not exist."""
         try:
             return self.get(path)
         except ApiError as error:
@@ -76,7 +82,7 @@ class KubeApi:
             raise
 
     def delete(self, path: str, grace_s: int | None = None) -> None:
-        """Deleting what is not there is fine."""
+        """Delete an object; does nothing when it does not exist."""
         try:
             self.request("DELETE", path, gracePeriodSeconds=grace_s)
         except ApiError as error:
@@ -87,7 +93,7 @@ class KubeApi:
         return self.request("POST", self.collection(document), document)
 
     def apply(self, document: Document, *, dry_run: bool = False) -> Document:
-        """Server-side apply: creates or takes over."""
+        """Apply on the server: create the object, or take over its fields."""
         path = f"{self.collection(document)}/{document['metadata']['name']}"
         return self.request(
             "PATCH",
@@ -104,26 +110,30 @@ class KubeApi:
             self.apply(document, dry_run=dry_run)
 
     def collection(self, document: Document) -> str:
-        """Path of the collection that a document belongs to."""
+        """Return the path of the collection that a document belongs to."""
         version = document["apiVersion"]
         prefix = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        plural, namespaced = self._kind(prefix, document["kind"])
+        resource = self._resource(prefix, document["kind"])
         namespace = document.get("metadata", {}).get("namespace", "default")
-        return f"{prefix}/namespaces/{namespace}/{plural}" if namespaced else f"{prefix}/{plural}"
+        return (
+            f"{prefix}/namespaces/{namespace}/{resource.plural}"
+            if resource.namespaced
+            else f"{prefix}/{resource.plural}"
+        )
 
-    def _kind(self, prefix: str, kind: str) -> tuple[str, bool]:
-        if (prefix, kind) not in self._kinds:
+    def _resource(self, prefix: str, kind: str) -> _Resource:
+        if (prefix, kind) not in self._resources:
             for resource in self.get(prefix)["resources"]:
                 if "/" not in resource["name"]:
-                    self._kinds[prefix, resource["kind"]] = (resource["name"], resource["namespaced"])
+                    self._resources[prefix, resource["kind"]] = _Resource(resource["name"], resource["namespaced"])
         try:
-            return self._kinds[prefix, kind]
+            return self._resources[prefix, kind]
         except KeyError:
             raise ApiError(404, f"the server has no {kind} in {prefix}") from None
 
 
 def documents(path: Path) -> Iterator[Document]:
-    """The documents of a manifest file."""
+    """Yield the documents of a manifest file."""
     for document in yaml.safe_load_all(path.read_text()):
         if document:
             yield document

@@ -1,8 +1,7 @@
-"""The API server's own account of who changed which Pod.
+"""The API server's own record of which user changed which Pod.
 
-"Released exactly once" is a claim about requests, and the object afterwards cannot prove it. The audit log can: it
-holds each write to a Pod with its user, body and answer. Only writes of Pods are recorded; reads would be most of the
-log.
+"Released exactly once" is a claim about requests, and the Pod afterwards cannot prove it. The audit log can: it holds
+each write to a Pod with its user, body and answer. Only writes of Pods are recorded; reads would be most of the log.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _POLICY = {
     "omitStages": ["RequestReceived"],
     "omitManagedFields": True,
     "rules": [
-        # Of the control plane's own writes (bindings, statuses) the fact is enough.
+        # With the body, which tells a release from another patch; of a binding the fact is enough.
         {
             "level": "Request",
             "verbs": ["patch", "create", "delete", "update"],
@@ -36,7 +35,7 @@ _POLICY = {
 
 @dataclass(frozen=True)
 class Write:
-    """One write that reached the API server, whatever it answered."""
+    """A write that reached the API server, whatever the answer was."""
 
     user: str
     verb: str
@@ -52,12 +51,12 @@ class Write:
 
     @property
     def was_abandoned(self) -> bool:
-        """Its client was gone before the answer. It may have been carried out all the same."""
+        """Whether the client was gone before the answer; the write may have been carried out all the same."""
         return self.status == HTTPStatus.GATEWAY_TIMEOUT
 
     @property
     def would_remove_our_gate(self) -> bool:
-        """A patch that takes our gate off, as the product writes it, whatever came of it."""
+        """Whether this is a patch that removes the product's gate, as the product writes it; successful or not."""
         if self.verb != "patch" or self.subresource:
             return False
         return any(
@@ -75,33 +74,33 @@ class Audit:
 
     @property
     def arguments(self) -> list[str]:
-        """For the API server. Blocking mode: what a client was answered is in the log already."""
+        """For the API server. Blocking mode: a write is in the log before its client has the answer."""
         return [f"--audit-policy-file={self._policy}", f"--audit-log-path={self._log}", "--audit-log-mode=blocking"]
 
     def writes(self, namespace: str, name: str = "") -> Iterator[Write]:
-        """Writes to the Pods of a namespace, in the order in which they were answered."""
-        whole, _, _ = self._log.read_text().rpartition("\n")  # what is being written has no end yet
-        for line in whole.splitlines():
+        """Yield the writes to the Pods of a namespace, in the order in which they were answered."""
+        complete, _, _ = self._log.read_text().rpartition("\n")  # the last line may be half written
+        for line in complete.splitlines():
             if f'"namespace":"{namespace}"' not in line:
                 continue
             event = json.loads(line)
-            about = event["objectRef"]
-            if about.get("namespace") == namespace and (not name or about.get("name") == name):
+            target = event["objectRef"]
+            if target.get("namespace") == namespace and (not name or target.get("name") == name):
                 yield Write(
                     user=event["user"]["username"],
                     verb=event["verb"],
                     namespace=namespace,
-                    name=about.get("name", ""),
-                    subresource=about.get("subresource", ""),
+                    name=target.get("name", ""),
+                    subresource=target.get("subresource", ""),
                     status=event.get("responseStatus", {}).get("code", 0),
                     body=event.get("requestObject"),
                 )
 
     def releases(self, namespace: str, name: str) -> list[Write]:
-        """The patches that took our gate off this Pod; a retry that was answered 409 took nothing off.
+        """Return the patches that removed the product's gate from a Pod; a patch that was answered 409 removed nothing.
 
-        Where none succeeded, the last abandoned one stands for them: of a Pod whose gate is off, one of them did it.
+        If none succeeded, the last abandoned one stands for them: one of them removed the gate of a Pod without a gate.
         """
-        asked = [write for write in self.writes(namespace, name) if write.would_remove_our_gate]
-        abandoned = [write for write in asked if write.was_abandoned]
-        return [write for write in asked if write.succeeded] or abandoned[-1:]
+        attempts = [write for write in self.writes(namespace, name) if write.would_remove_our_gate]
+        abandoned = [write for write in attempts if write.was_abandoned]
+        return [write for write in attempts if write.succeeded] or abandoned[-1:]

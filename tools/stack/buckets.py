@@ -1,4 +1,4 @@
-"""A bucket with datasets in it, made for one test or one demo."""
+"""A bucket with datasets in it, created for one test or one demo."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Bucket:
         self.server.client().put_object(Bucket=self.name, Key=key, Body=data, ChecksumAlgorithm=checksum)  # type: ignore[arg-type]
 
     def fill(self, prefix: str, sizes: Mapping[str, int] | list[int], *, seed: int = 1) -> dict[str, bytes]:
-        """Random objects under a prefix, by name or numbered; returns name → bytes for the comparison later.
+        """Upload random objects under a prefix, named or numbered; return name → bytes to compare with later.
 
-        Random, so that two objects never look alike; seeded, so that a failure is the same again.
+        Random, so that no two objects are equal; seeded, so that a failure can be repeated.
         """
-        named = sizes if isinstance(sizes, Mapping) else {f"shard-{k:05}": size for k, size in enumerate(sizes)}
+        size_by_name = sizes if isinstance(sizes, Mapping) else {f"shard-{k:05}": size for k, size in enumerate(sizes)}
         source = random.Random(f"{seed}/{prefix}")
-        content = {name: source.randbytes(size) for name, size in named.items()}
+        content = {name: source.randbytes(size) for name, size in size_by_name.items()}
         for name, data in content.items():
             self.put(f"{prefix.rstrip('/')}/{name}", data)
         return content

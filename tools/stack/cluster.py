@@ -11,7 +11,7 @@ from tools.stack.pki import Authority
 from tools.stack.processes import Processes, StackError
 
 SERVERS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
-_SETTLE_S = 60
+_READY_S = 60
 
 
 class Cluster:
@@ -26,7 +26,7 @@ class Cluster:
         control_plane.install(self.api)
         self.kwok = nodes.start_kwok(processes, binaries["kwok"], state, self.kubeconfig)
         self.nodes: list[str] = []
-        self._made = 0
+        self._created = 0
         for _ in range(node_count):
             self._create_node()
         for node in self.nodes:
@@ -36,16 +36,16 @@ class Cluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """Admin."""
+        """Of the cluster's admin."""
         return self.control_plane.admin_kubeconfig
 
     @property
     def operator_kubeconfig(self) -> Path:
-        """The operator's own rights, no more."""
+        """Of the operator's ServiceAccount, with the rights that the shipped manifests grant."""
         return self.control_plane.operator_kubeconfig
 
     def user_kubeconfig(self, user: str) -> Path:
-        """For a user with no rights but those that a test binds to the name."""
+        """Write a kubeconfig for a user without rights, except those that a test binds to the name."""
         return self._authority.kubeconfig(self._state / f"{user}.kubeconfig", self.control_plane.server, user)
 
     def create_namespace(self, namespace: str) -> None:
@@ -53,14 +53,14 @@ class Cluster:
         self.wait_namespace(namespace)
 
     def wait_namespace(self, namespace: str) -> None:
-        """A namespace takes Pods once the controller manager has made its default service account."""
+        """Wait for the namespace's default service account, without which no Pod can be created."""
         account = partial(self.api.find, f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
         self.control_plane.controller_manager.wait_until(
-            lambda: account() is not None, f"default service account in {namespace}", _SETTLE_S
+            lambda: account() is not None, f"default service account in {namespace}", _READY_S
         )
 
     def add_node(self, name: str = "") -> str:
-        """One more node; by name, one that was deleted comes back."""
+        """Add a node and return its name. name: of a node that was deleted, to bring it back."""
         node = self._create_node(name)
         self._wait_ready(node)
         return node
@@ -74,14 +74,14 @@ class Cluster:
 
     def _create_node(self, name: str = "") -> str:
         if not name:
-            self._made += 1
-        node = name or nodes.name(self._made)
+            self._created += 1
+        node = name or nodes.name(self._created)
         self.api.create(nodes.document(node, self._gpus))
         self.nodes.append(node)
         return node
 
     def _wait_ready(self, node: str) -> None:
-        deadline = time.monotonic() + _SETTLE_S
+        deadline = time.monotonic() + _READY_S
         while not nodes.ready(self.api, node):
             if not self.kwok.running or time.monotonic() > deadline:
                 raise StackError(f"node {node} does not become Ready; {self.kwok.log}:\n{self.kwok.tail()}")

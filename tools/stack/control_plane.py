@@ -1,8 +1,7 @@
 """A Kubernetes control plane on loopback: etcd, API server, controller manager, scheduler.
 
-RBAC and all default admission are on, because half of what can go wrong with an operator goes wrong there. The
-operator's kubeconfig carries the very user name that its ServiceAccount has in a cluster, so the shipped bindings are
-the ones tested.
+RBAC and all default admission are on, because half of an operator's errors come from there. The operator's kubeconfig
+has the user name of its ServiceAccount in a cluster, so that the shipped bindings are the ones tested.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from tools.stack.pki import Authority
 from tools.stack.processes import Process, Processes
 
 MANIFESTS = Path(__file__).parents[2] / "deploy" / "manifests"
-_NEEDED = ("namespace.yaml", "priority-class.yaml", "rbac.yaml")
+_APPLIED = ("namespace.yaml", "priority-class.yaml", "rbac.yaml")
 OPERATOR_NAMESPACE = "kube-cache-system"
 OPERATOR_USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:kube-cache-operator"
 USER_NAMESPACE = "ml"
 
 _READY_S = 90
-"""Ten times what is usual on two idle cores: a build may run beside."""
+"""Ten times the usual on two idle cores, because a build may run beside."""
 
 
 @dataclass
@@ -40,28 +39,28 @@ class ControlPlane:
     _context: ssl.SSLContext
 
     def stop_apiserver(self) -> None:
-        """SIGKILL: every watch breaks and requests are refused."""
+        """Send SIGKILL: every watch breaks and requests are refused."""
         self.apiserver.kill()
 
     def start_apiserver(self) -> None:
-        """Again on the same port, over the same etcd."""
-        self.apiserver = self.apiserver.again()
+        """Start again on the same port, over the same etcd."""
+        self.apiserver = self.apiserver.respawn()
         self.apiserver.wait_until(lambda: probe.answers(f"{self.server}/readyz", self._context), "/readyz", _READY_S)
 
 
 def start(processes: Processes, binaries: dict[str, Path], state: Path, authority: Authority) -> ControlPlane:
-    return _Start(processes, binaries, state, authority).everything()
+    return _Launcher(processes, binaries, state, authority).start_all()
 
 
 def install(client: api.KubeApi) -> None:
-    """Namespaces, priority class and the operator's rights, from the manifests that are shipped."""
-    for name in _NEEDED:
+    """Apply the namespaces, the priority class and the operator's rights from the shipped manifests."""
+    for name in _APPLIED:
         client.apply_all(api.documents(MANIFESTS / name))
     client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": USER_NAMESPACE}})
 
 
-class _Start:
-    """What the starts of the four have in common."""
+class _Launcher:
+    """Starts the four components; holds what their command lines share."""
 
     def __init__(self, processes: Processes, binaries: dict[str, Path], state: Path, authority: Authority) -> None:
         self._processes = processes
@@ -73,7 +72,7 @@ class _Start:
         self._tokens = authority.signing_key("service-account")
         self._context = ssl.create_default_context(cafile=str(authority.certificate))
 
-    def everything(self) -> ControlPlane:
+    def start_all(self) -> ControlPlane:
         etcd, etcd_url = ports.binding(2, self._etcd)
         apiserver, server = ports.binding(1, partial(self._apiserver, etcd_url))
         state, authority = self._state, self._authority
@@ -100,8 +99,8 @@ class _Start:
             _context=self._context,
         )
 
-    def _etcd(self, picked: list[int]) -> tuple[Process, str]:
-        client, peer = (f"http://{ports.LOOPBACK}:{port}" for port in picked)
+    def _etcd(self, chosen: list[int]) -> tuple[Process, str]:
+        client, peer = (f"http://{ports.LOOPBACK}:{port}" for port in chosen)
         process = self._spawn(
             "etcd",
             "--name=kube-cache",
@@ -117,13 +116,13 @@ class _Start:
         process.wait_until(lambda: probe.answers(f"{client}/health"), "healthy member", _READY_S)
         return process, client
 
-    def _apiserver(self, etcd_url: str, picked: list[int]) -> tuple[Process, str]:
-        server = f"https://{ports.LOOPBACK}:{picked[0]}"
+    def _apiserver(self, etcd_url: str, chosen: list[int]) -> tuple[Process, str]:
+        server = f"https://{ports.LOOPBACK}:{chosen[0]}"
         process = self._spawn(
             "kube-apiserver",
             f"--etcd-servers={etcd_url}",
             f"--bind-address={ports.LOOPBACK}",
-            f"--secure-port={picked[0]}",
+            f"--secure-port={chosen[0]}",
             f"--cert-dir={self._state / 'apiserver'}",
             f"--tls-cert-file={self._tls.certificate}",
             f"--tls-private-key-file={self._tls.key}",
@@ -135,7 +134,7 @@ class _Start:
             f"--service-account-issuer={server}/",
             f"--service-account-key-file={self._tokens.certificate}",
             f"--service-account-signing-key-file={self._tokens.key}",
-            # Without these a machine with no default route cannot start it: it looks for an address of its own.
+            # Without these two it looks for an address of its own, and ends on a machine without a default route.
             f"--advertise-address={ports.LOOPBACK}",
             "--endpoint-reconciler-type=none",
             "--profiling=false",
@@ -150,7 +149,7 @@ class _Start:
         """Controller manager or scheduler."""
         config = self._authority.kubeconfig(self._state / f"{name}.kubeconfig", server, f"system:{name}")
 
-        def begin(picked: list[int]) -> Process:
+        def launch(chosen: list[int]) -> Process:
             process = self._spawn(
                 name,
                 f"--kubeconfig={config}",
@@ -159,18 +158,18 @@ class _Start:
                 f"--tls-cert-file={self._tls.certificate}",
                 f"--tls-private-key-file={self._tls.key}",
                 f"--bind-address={ports.LOOPBACK}",
-                f"--secure-port={picked[0]}",
+                f"--secure-port={chosen[0]}",
                 "--leader-elect=false",
-                # The defaults protect an API server that others need too; here they would be what a bench measures.
+                # The defaults protect an API server from its clients; a bench would measure them here.
                 "--kube-api-qps=500",
                 "--kube-api-burst=1000",
                 *own,
             )
-            url = f"https://{ports.LOOPBACK}:{picked[0]}/healthz"
+            url = f"https://{ports.LOOPBACK}:{chosen[0]}/healthz"
             process.wait_until(lambda: probe.answers(url, self._context), "/healthz", _READY_S)
             return process
 
-        return ports.binding(1, begin)
+        return ports.binding(1, launch)
 
     def _spawn(self, name: str, *arguments: str) -> Process:
         return self._processes.spawn(name, [self._binaries[name], *arguments], environment.clean(self._state))

@@ -1,4 +1,4 @@
-"""`.stack/env`: what a shell or a program needs to use a stack that is up. Written whole, or not there."""
+"""`.stack/env`: the variables with which a shell or a program uses a running stack. Never half written."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def write(path: Path, values: Mapping[str, str]) -> None:
-    """Plain `NAME=value` lines: good for `set -a; . .stack/env`, for `env $(cat …)` and for dotenv readers."""
+    """Write `NAME=value` lines, which `set -a; . .stack/env`, `env $(cat …)` and dotenv readers understand."""
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in values.items()]
-    aside = path.with_suffix(".new")
-    aside.touch(mode=0o600)
-    aside.write_text("".join(lines))
-    aside.replace(path)
+    temporary = path.with_suffix(".new")
+    temporary.touch(mode=0o600)
+    temporary.write_text("".join(lines))
+    temporary.replace(path)
 
 
 def remove(path: Path) -> None:

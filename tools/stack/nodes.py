@@ -1,7 +1,7 @@
-"""Fake GPU nodes, played by kwok.
+"""Fake GPU nodes, whose kubelet is kwok.
 
-A node is a document and kwok its kubelet: Pods bound to it become Running at once and nothing runs. Sizes are those of
-a large GPU machine; Pods per node are many more than a kubelet takes, so that a bench needs no hundred nodes.
+A node is a document, and kwok plays its kubelet: Pods bound to it become Running at once, and nothing runs. Sizes are
+those of a large GPU machine; a node takes many more Pods than with a kubelet, so that a bench needs no hundred nodes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def name(number: int) -> str:
 
 
 def document(node: str, gpus: int) -> api.Document:
-    room = {"cpu": "192", "memory": "2Ti", "ephemeral-storage": "8Ti", "pods": "500", "nvidia.com/gpu": str(gpus)}
+    capacity = {"cpu": "192", "memory": "2Ti", "ephemeral-storage": "8Ti", "pods": "500", "nvidia.com/gpu": str(gpus)}
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -39,8 +39,8 @@ def document(node: str, gpus: int) -> api.Document:
         },
         "spec": {"taints": [TAINT]},
         "status": {
-            "capacity": room,
-            "allocatable": room,
+            "capacity": capacity,
+            "allocatable": capacity,
             "addresses": [{"type": "Hostname", "address": node}],
             "nodeInfo": {
                 "architecture": "amd64",
@@ -65,8 +65,8 @@ def start_kwok(processes: Processes, binary: Path, state: Path, kubeconfig: Path
 
 
 def ready(client: api.KubeApi, node: str) -> bool:
-    """Ready, and the taint that every new node carries until then is off: the scheduler would use it now."""
-    found = client.get(f"/api/v1/nodes/{node}")
-    conditions = {each["type"]: each["status"] for each in found["status"].get("conditions", [])}
-    taints = {each["key"] for each in found["spec"].get("taints", [])}
+    """Whether the scheduler would use the node: it is Ready, and the taint of a new node is off."""
+    document = client.get(f"/api/v1/nodes/{node}")
+    conditions = {condition["type"]: condition["status"] for condition in document["status"].get("conditions", [])}
+    taints = {taint["key"] for taint in document["spec"].get("taints", [])}
     return conditions.get("Ready") == "True" and not any(key.startswith("node.kubernetes.io/") for key in taints)

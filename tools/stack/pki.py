@@ -1,7 +1,7 @@
 """A throw-away certificate authority for one stack.
 
-Keys are elliptic (an RSA key costs a tenth of a second each, and nobody keeps these). Everything expires within a week:
-a leftover kubeconfig is worth nothing. Not for any other use.
+Keys are elliptic, because an RSA key takes a tenth of a second to create. Everything expires within a week, so that a
+leftover kubeconfig is worth nothing. Not for any other use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SKEW = dt.timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Pair:
+class KeyPair:
     certificate: Path
     key: Path
 
@@ -35,31 +35,30 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("kube-cache development CA")
-        built = (
+        builder = (
             self._builder(self._name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(sign_certificates=True), critical=True)
         )
-        self._certificate = built.sign(self._key, hashes.SHA256())
+        self._certificate = builder.sign(self._key, hashes.SHA256())
         self.certificate = folder / "ca.crt"
         self.certificate.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, name: str) -> Pair:
-        """For servers on loopback, and under the name that Pods would use."""
-        names: list[x509.GeneralName] = [
-            x509.DNSName(each) for each in ("localhost", "kubernetes", "kubernetes.default.svc")
-        ]
+    def server(self, name: str) -> KeyPair:
+        """Issue a certificate for a server on loopback, and under the name that Pods would use."""
+        hosts = ("localhost", "kubernetes", "kubernetes.default.svc")
+        names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
         names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
         return self._issue(name, _name(name), ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names))
 
-    def client(self, user: str, group: str = "") -> Pair:
-        """Kubernetes reads the user from the common name and the group from the organisation."""
+    def client(self, user: str, group: str = "") -> KeyPair:
+        """Issue a client certificate. Kubernetes takes the common name for the user, the organisation for the group."""
         return self._issue(user.replace(":", "-"), _name(user, group), ExtendedKeyUsageOID.CLIENT_AUTH)
 
-    def signing_key(self, name: str) -> Pair:
-        """A bare key pair, for service account tokens; `certificate` holds the public key."""
+    def signing_key(self, name: str) -> KeyPair:
+        """Create a bare key pair for service account tokens; `certificate` holds the public key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        pair = Pair(self._folder / f"{name}.pub", self._folder / f"{name}.key")
+        pair = KeyPair(self._folder / f"{name}.pub", self._folder / f"{name}.key")
         pair.certificate.write_bytes(
             key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         )
@@ -67,7 +66,7 @@ class Authority:
         return pair
 
     def kubeconfig(self, path: Path, server: str, user: str, group: str = "", namespace: str = "default") -> Path:
-        """Certificates inside, so that the file can be copied. JSON is YAML, and needs no library."""
+        """Write a kubeconfig that holds its certificates, so that the file can be copied. JSON is YAML."""
         pair = self.client(user, group)
         config = {
             "apiVersion": "v1",
@@ -102,20 +101,20 @@ class Authority:
         subject: x509.Name,
         purpose: x509.ObjectIdentifier,
         names: x509.SubjectAlternativeName | None = None,
-    ) -> Pair:
+    ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
             self._builder(subject, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-            # Python's strict verification wants to find the issuer by its key, not only by name.
+            # Python's strict verification looks for the issuer by its key, not only by name.
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         if names is not None:
             builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
-        pair = Pair(self._folder / f"{file}.crt", self._folder / f"{file}.key")
+        pair = KeyPair(self._folder / f"{file}.crt", self._folder / f"{file}.key")
         pair.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         _write_key(pair.key, key)
         return pair

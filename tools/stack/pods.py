@@ -1,4 +1,4 @@
-"""Pods as users write them, and looking at what becomes of them. For tests, demo and benches."""
+"""Pods as users write them, and what becomes of them. For tests, demo and benches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tools.stack import nodes, waiting
 from tools.stack.api import Document, KubeApi
 
 CONTAINER = {"name": "train", "image": "registry.example/train:1"}
-"""No image is ever pulled: fake nodes run nothing."""
+"""The image is never pulled, because fake nodes run nothing."""
 
 
 def gated(
@@ -22,7 +22,7 @@ def gated(
     gates: Sequence[str] = (names.GATE,),
     spec: Mapping[str, Any] | None = None,
 ) -> Document:
-    """A Pod that asks for a dataset: annotation, gate, toleration of the GPU taint, one container."""
+    """Return a Pod that asks for a dataset: annotation, gate, toleration of the GPU taint, one container."""
     limits = {"cpu": "1", "memory": "1Gi", **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
     return {
         "apiVersion": "v1",
@@ -50,8 +50,9 @@ class Pods:
     def create(self, pod: Document) -> Document:
         return self.api.request("POST", self._path, pod)
 
-    def create_gated(self, name: str, dataset: str, **how: Any) -> Document:
-        return self.create(gated(name, dataset, **how))
+    def create_gated(self, name: str, dataset: str, **options: Any) -> Document:
+        """Create a Pod of `gated`, which explains the options."""
+        return self.create(gated(name, dataset, **options))
 
     def get(self, name: str) -> Document:
         return self.api.get(f"{self._path}/{name}")
@@ -73,7 +74,7 @@ class Pods:
         )
 
     def remove_gate(self, name: str, gate: str) -> None:
-        """As the owner of a foreign gate does."""
+        """Remove a gate, as its owner does."""
         self.api.request(
             "PATCH",
             f"{self._path}/{name}",
@@ -82,7 +83,7 @@ class Pods:
         )
 
     def finish(self, name: str) -> None:
-        """As the kubelet does when the last container has ended well."""
+        """Set the phase Succeeded, as the kubelet does when the last container has ended well."""
         self.api.request(
             "PATCH",
             f"{self._path}/{name}/status",
@@ -94,19 +95,19 @@ class Pods:
         self.api.delete(f"{self._path}/{name}", grace_s=0)
 
     def events(self, name: str) -> list[Document]:
-        """Events about one Pod, oldest first."""
-        found = self.api.get(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")["items"]
-        mine = [event for event in found if event.get("regarding", {}).get("name") == name]
-        return sorted(mine, key=lambda event: event.get("eventTime") or event["metadata"]["creationTimestamp"])
+        """Return the Events about one Pod, oldest first."""
+        events = self.api.get(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")["items"]
+        about_pod = [event for event in events if event.get("regarding", {}).get("name") == name]
+        return sorted(about_pod, key=lambda event: event.get("eventTime") or event["metadata"]["creationTimestamp"])
 
-    def wait(self, name: str, good: Callable[[Document], Any], what: str, timeout_s: float = 60) -> Document:
-        return waiting.until(lambda: self.get(name), good, f"Pod {self.namespace}/{name} {what}", timeout_s)
+    def wait(self, name: str, accept: Callable[[Document], Any], expected: str, timeout_s: float = 60) -> Document:
+        return waiting.until(lambda: self.get(name), accept, f"Pod {self.namespace}/{name} {expected}", timeout_s)
 
     def wait_bound(self, name: str, timeout_s: float = 60) -> Document:
         return self.wait(name, node, "bound to a node", timeout_s)
 
     def wait_reason(self, name: str, reason: str, timeout_s: float = 60) -> Document:
-        """Until DatasetReady has this reason; the reason is the phase."""
+        """Wait until the condition DatasetReady has this reason, which is the phase."""
         return self.wait(name, lambda pod: condition(pod).get("reason") == reason, f"with reason {reason}", timeout_s)
 
     def wait_gone(self, name: str, timeout_s: float = 30) -> None:
@@ -114,7 +115,7 @@ class Pods:
 
 
 def node(pod: Document) -> str:
-    """Where it is bound; empty while it is not."""
+    """Return the node that the Pod is bound to; "" while it is not bound."""
     return str(pod["spec"].get("nodeName", ""))
 
 
@@ -123,8 +124,8 @@ def gates(pod: Document) -> list[str]:
 
 
 def condition(pod: Document) -> Document:
-    """Our condition; empty while there is none."""
-    for each in pod.get("status", {}).get("conditions", []):
-        if each["type"] == names.CONDITION:
-            return dict(each)
+    """Return the product's condition; {} while there is none."""
+    for item in pod.get("status", {}).get("conditions", []):
+        if item["type"] == names.CONDITION:
+            return dict(item)
     return {}

@@ -1,4 +1,4 @@
-"""Asking a loopback server whether it is up. No proxy, no retries: the caller polls."""
+"""Asks a loopback server whether it is up. No proxy, no retries: the caller polls."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ssl
 import urllib.error
 import urllib.request
 
-_PATIENCE_S = 2
+_TIMEOUT_S = 2
 
 
 def answers(url: str, context: ssl.SSLContext | None = None) -> bool:
-    """Whether a GET comes back with 200."""
+    """Whether a GET is answered with 200."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
-        with opener.open(url, timeout=_PATIENCE_S) as answer:
-            return bool(answer.status == 200)
+        with opener.open(url, timeout=_TIMEOUT_S) as response:
+            return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
         return False

@@ -1,7 +1,7 @@
-"""Starting, watching and ending the stack's processes, through the supervisor that outlives us by a moment.
+"""Starts, watches and ends the stack's processes through the supervisor, which outlives its owner by a moment.
 
-`Processes` is the owner's end. A `Process` is one server with its log; when it dies before it is ready, the error
-carries the end of that log, because the reason is almost always there. Nothing here knows what a process is for.
+`Processes` is the owner's end. A `Process` is one server with its log; an error about a server that ends before it is
+ready shows the end of that log, because the reason is almost always there. Does not know what a process is for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_TAIL_LINES = 15
+_MAX_TAIL_LINES = 15
 _POLL_S = 0.02
 
 
@@ -37,7 +37,7 @@ class Process:
     env: dict[str, str] = field(repr=False)
     cwd: Path
     log_offset: int = 0
-    """Where this start's output begins in a log that several starts share."""
+    """Where the output of this process begins in a log that its predecessors wrote to, too; bytes."""
     _owner: Processes | None = field(default=None, repr=False)
     _ended: threading.Event = field(default_factory=threading.Event, repr=False)
     code: int | None = None
@@ -54,19 +54,19 @@ class Process:
         return self._ended.wait(timeout_s)
 
     def kill(self, timeout_s: float = 10) -> None:
-        """SIGKILL, and return only once the kernel says it is gone."""
+        """Send SIGKILL, and return once the process has ended."""
         self.signal(signal.SIGKILL)
         if not self.wait(timeout_s):
             raise StackError(f"{self.name} (pid {self.pid}) did not die of SIGKILL within {timeout_s} s")
 
     def stop(self, grace_s: float) -> None:
-        """SIGTERM, and SIGKILL when it has not ended after the grace."""
+        """Send SIGTERM, and SIGKILL if the process has not ended after the grace."""
         self.signal(signal.SIGTERM)
         if not self.wait(grace_s):
             self.kill()
 
-    def again(self) -> Process:
-        """The same command once more, after this one has ended; its output goes on in the same log."""
+    def respawn(self) -> Process:
+        """Start the same command once more, after this process has ended; the log is continued."""
         if self.running:
             raise StackError(f"{self.name} (pid {self.pid}) still runs")
         assert self._owner is not None
@@ -77,27 +77,30 @@ class Process:
         self._ended.set()
 
     def output(self) -> str:
-        """What this start has written so far."""
+        """Return what this process has written so far."""
         with self.log.open("rb") as log:
             log.seek(self.log_offset)
             return log.read().decode(errors="replace")
 
     def tail(self) -> str:
-        return "\n".join(f"    {line}" for line in self.output().splitlines()[-_TAIL_LINES:])
+        return "\n".join(f"    {line}" for line in self.output().splitlines()[-_MAX_TAIL_LINES:])
 
-    def wait_until(self, ready: Callable[[], bool], what: str, timeout_s: float) -> None:
-        """Poll until ready; a process that ends first, or takes too long, is an error that shows its log."""
+    def wait_until(self, ready: Callable[[], bool], expected: str, timeout_s: float) -> None:
+        """Poll until ready. Raises StackError, with the end of the log, if the process ends first or takes too long.
+
+        expected: what is awaited, for the message.
+        """
         deadline = time.monotonic() + timeout_s
         while not ready():
             if not self.running:
-                raise StackError(f"{self.name} ended with {self.code} before {what}; {self.log}:\n{self.tail()}")
+                raise StackError(f"{self.name} ended with {self.code} before {expected}; {self.log}:\n{self.tail()}")
             if time.monotonic() > deadline:
-                raise StackError(f"{self.name}: no {what} within {timeout_s:.0f} s; {self.log}:\n{self.tail()}")
+                raise StackError(f"{self.name}: no {expected} within {timeout_s:.0f} s; {self.log}:\n{self.tail()}")
             time.sleep(_POLL_S)
 
 
 class Processes:
-    """Spawns through one supervisor process. Thread-safe: parts of a stack start side by side."""
+    """Spawns processes through one supervisor. Thread-safe, because parts of a stack start side by side."""
 
     def __init__(self, logs: Path) -> None:
         logs.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,7 @@ class Processes:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        """Apart from `_lock`: a full socket must not keep the reader from emptying the other direction."""
+        """Not `_lock`: a full socket must not keep the reader from emptying the other direction."""
         self._replies: dict[int, dict[str, object]] = {}
         self._replied = threading.Condition(self._lock)
         self._by_pid: dict[int, Process] = {}
@@ -128,16 +131,16 @@ class Processes:
     ) -> Process:
         log = self._logs / f"{name}.log"
         offset = log.stat().st_size if log.exists() else 0
-        words = [str(word) for word in argv]
+        command = [str(word) for word in argv]
         environment = dict(os.environ if env is None else env)
-        where = cwd or Path.cwd()
-        wanted = {"argv": words, "env": environment, "cwd": str(where), "log": str(log)}
-        with self._asking("spawn", wanted) as reply:
+        folder = cwd or Path.cwd()
+        request = {"argv": command, "env": environment, "cwd": str(folder), "log": str(log)}
+        with self._request("spawn", request) as reply:
             if "error" in reply:
                 raise StackError(f"{name} cannot start: {reply['error']}")
             pid = int(str(reply["pid"]))
             process = Process(
-                name=name, pid=pid, log=log, argv=words, env=environment, cwd=where, log_offset=offset, _owner=self
+                name=name, pid=pid, log=log, argv=command, env=environment, cwd=folder, log_offset=offset, _owner=self
             )
             self._by_pid[pid] = process
             if pid in self._ended_early:
@@ -145,8 +148,8 @@ class Processes:
             return process
 
     def send_signal(self, pid: int, number: int) -> None:
-        """Returns once it is sent; to a process that has ended it goes nowhere."""
-        with self._asking("signal", {"pid": pid, "signal": number}):
+        """Send a signal, and return once it is sent; does nothing to a process that has ended."""
+        with self._request("signal", {"pid": pid, "signal": number}):
             pass
 
     @property
@@ -155,7 +158,7 @@ class Processes:
             return [process for process in self._by_pid.values() if process.running]
 
     def close(self) -> None:
-        """End everything and wait for it. Safe to call twice."""
+        """End every process and wait for that. Safe to call twice."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         try:
@@ -167,16 +170,16 @@ class Processes:
         self._socket.close()
 
     @contextlib.contextmanager
-    def _asking(self, what: str, wanted: Mapping[str, object]) -> Iterator[dict[str, object]]:
-        """Ask the supervisor, and hold what it answers still (under the lock) while the block uses it."""
+    def _request(self, verb: str, arguments: Mapping[str, object]) -> Iterator[dict[str, object]]:
+        """Ask the supervisor. No message is handled while the block uses the reply, because the lock is held."""
         number = next(self._numbers)
-        data = json.dumps({"number": number, what: wanted}).encode() + b"\n"
-        with self._sending, contextlib.suppress(OSError):  # an end that is gone is noticed below
+        data = json.dumps({"number": number, verb: arguments}).encode() + b"\n"
+        with self._sending, contextlib.suppress(OSError):  # a supervisor that is gone is noticed below
             self._socket.sendall(data)
         with self._lock:
             while number not in self._replies:
                 if self._closed:
-                    raise StackError(f"cannot {what}: the stack's supervisor has ended")
+                    raise StackError(f"cannot {verb}: the stack's supervisor has ended")
                 self._replied.wait()
             yield self._replies.pop(number)
 
@@ -184,9 +187,9 @@ class Processes:
         with self._socket.makefile("rb") as lines:
             try:
                 for line in lines:
-                    self._take(json.loads(line))
+                    self._handle(json.loads(line))
             except OSError:
-                pass  # closed under us: the same as the end
+                pass  # closed by `close`: the same as the end of the stream
         with self._lock:
             self._closed = True
             for process in self._by_pid.values():
@@ -194,7 +197,7 @@ class Processes:
                     process.mark_ended(-signal.SIGKILL)
             self._replied.notify_all()
 
-    def _take(self, message: dict[str, object]) -> None:
+    def _handle(self, message: dict[str, object]) -> None:
         with self._lock:
             if "exited" in message:
                 pid, code = int(str(message["exited"])), int(str(message["code"]))

@@ -1,7 +1,7 @@
-"""The product's own processes as the stack runs them: the operator, and one agent per fake node.
+"""The product's own processes in a stack: the operator, and one agent for each fake node.
 
-Configured by environment only, as in a cluster. Ready is what the process says in its log; a process that ends before
-that is an error with the end of its log.
+Configured by environment only, as in a cluster. A process is ready once its log says so; a process that ends before is
+an error that shows the end of its log.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from tools.stack.processes import Process, Processes, StackError
 
 _READY_S = 60
 _GRACE_S = 30
-"""Longer than the product's own drain (20 s), so that a stop is never cut short by us."""
+"""Longer than the product's own drain (20 s), so that the stack never cuts a stop short."""
 
 
 class Part:
-    """One operator or agent that can be killed and started again; its log is one file over all its lives."""
+    """An operator or an agent that can be killed and started again; all its processes write to one log."""
 
     def __init__(self, processes: Processes, name: str, command: str, env: Mapping[str, str], cwd: Path) -> None:
         self.name = name
         self._processes = processes
         self._command = command
         self._env = dict(env)
-        self._original = dict(env)
+        self._original_env = dict(env)
         self._cwd = cwd
         self._process: Process | None = None
 
@@ -64,27 +64,27 @@ class Part:
 
     def wait_ready(self, timeout_s: float = _READY_S) -> None:
         event = f"{self._command} ready"
-        self.process.wait_until(lambda: _says(self.process.output(), event), f"log line {event!r}", timeout_s)
+        self.process.wait_until(lambda: _has_event(self.process.output(), event), f"log line {event!r}", timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL, no goodbye."""
+        """Send SIGKILL, so that the process ends without a goodbye."""
         self.process.kill()
 
     def stop(self, grace_s: float = _GRACE_S) -> None:
-        """SIGTERM, as the kubelet does it."""
+        """Send SIGTERM, as the kubelet does."""
         self.process.stop(grace_s)
 
     def pause(self) -> None:
-        """SIGSTOP: alive for the kernel, silent for everybody else."""
+        """Send SIGSTOP: the process is alive for the kernel and silent for everybody else."""
         self.process.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self.process.signal(signal.SIGCONT)
 
-    def mend(self) -> None:
-        """Running, with the environment that it was made with, whatever was done to it."""
-        changed = self._env != self._original
-        self._env = dict(self._original)
+    def repair(self) -> None:
+        """Have it run with its original environment, whatever a test did to it."""
+        changed = self._env != self._original_env
+        self._env = dict(self._original_env)
         if not self.running:
             self.start()
         elif changed:
@@ -93,7 +93,7 @@ class Part:
             self.resume()
 
     def restart(self, *, kill: bool = True, env: Mapping[str, str] | None = None, wait: bool = True) -> None:
-        """End it if it runs and start it again, with more environment if given."""
+        """End the process if it runs, and start it again. env: variables to add to its environment."""
         if self.running:
             if kill:
                 self.kill()
@@ -103,7 +103,7 @@ class Part:
         self.start(wait=wait)
 
 
-def _says(output: str, event: str) -> bool:
+def _has_event(output: str, event: str) -> bool:
     for line in output.splitlines():
         if line.startswith("{") and event in line:
             try:

@@ -1,8 +1,7 @@
 """An S3 server on loopback: versitygw over a folder.
 
-Two identities. The owner creates buckets and uploads. The reader is what the product gets: it sees a bucket only by
-grant (`create_bucket(readable=True)` writes the bucket policy), so "access denied" is tested against the server's own
-answer.
+The server has two users. The owner creates buckets and uploads. The reader is the product's user and sees a bucket only
+by grant (`create_bucket(readable=True)` writes the bucket policy), so that "access denied" is the server's own answer.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _OBJECT_ACTIONS = ["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectAttribute
 
 
 class S3Server:
-    """Start it, stop it, make buckets; the data survives a stop, as on a real one."""
+    """The server and its buckets; the data survives a stop."""
 
     def __init__(self, processes: Processes, binary: Path, state: Path) -> None:
         self._processes = processes
@@ -50,7 +49,7 @@ class S3Server:
         for folder in (self._data, self._users, self._versions):
             folder.mkdir(parents=True, exist_ok=True)
         self._client: S3Client | None = None
-        self._port, self.process = ports.binding(1, lambda picked: (picked[0], self._spawn(picked[0])))
+        self._port, self.process = ports.binding(1, lambda chosen: (chosen[0], self._spawn(chosen[0])))
         self._create_reader()
 
     @property
@@ -62,7 +61,7 @@ class S3Server:
         return self._port
 
     def client(self) -> S3Client:
-        """The owner's boto3 client; path style, because a bucket has no host name on loopback."""
+        """Return the owner's boto3 client."""
         if self._client is None:
             self._client = client(self.endpoint, OWNER)
         return self._client
@@ -73,7 +72,7 @@ class S3Server:
             self.grant(bucket)
 
     def grant(self, bucket: str) -> None:
-        """Let the reader read this bucket."""
+        """Let the reader read the bucket."""
         self.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps(_policy(bucket)))
 
     def revoke(self, bucket: str) -> None:
@@ -83,15 +82,15 @@ class S3Server:
         self.client().put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
 
     def delete_bucket(self, bucket: str) -> None:
-        """With everything in it."""
+        """Delete a bucket and everything in it."""
         s3 = self.client()
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-            for found in page.get("Contents", []):
-                s3.delete_object(Bucket=bucket, Key=found["Key"])
+            for entry in page.get("Contents", []):
+                s3.delete_object(Bucket=bucket, Key=entry["Key"])
         s3.delete_bucket(Bucket=bucket)
 
     def damage(self, bucket: str, key: str, offset: int = 0) -> None:
-        """Flip one byte behind the server's back: it goes on serving the old checksum and ETag, as a bad disk would."""
+        """Invert one byte on the server's disk: the server goes on serving the old checksum and ETag."""
         with (self._data / bucket / key).open("r+b") as handle:
             handle.seek(offset)
             byte = handle.read(1)
@@ -99,23 +98,23 @@ class S3Server:
             handle.write(bytes([byte[0] ^ 0xFF]))
 
     def stop(self) -> None:
-        """SIGKILL: open connections break, new ones are refused."""
+        """Send SIGKILL: open connections break, new ones are refused."""
         self.process.kill()
 
     def start(self) -> None:
-        """Again on the same port, over the same data."""
-        self.process = self.process.again()
+        """Start again on the same port, over the same data."""
+        self.process = self.process.respawn()
         self._wait_ready(self.process, self._port)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing comes, the harder kind of failure."""
+        """Send SIGSTOP: connections stay open and nothing comes, the harder kind of failure."""
         self.process.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self.process.signal(signal.SIGCONT)
 
-    def mend(self) -> None:
-        """Running and not paused."""
+    def repair(self) -> None:
+        """Start the server if it is stopped, and resume it if it is paused."""
         if self.process.running:
             self.resume()
         else:
@@ -130,7 +129,7 @@ class S3Server:
                 f"--region={REGION}",
                 f"--iam-dir={self._users}",
                 "--health=/health",
-                "--keep-alive",  # off as it comes; S3 itself keeps connections
+                "--keep-alive",  # off by default; S3 itself keeps connections
                 "--quiet",
                 "posix",
                 f"--versioning-dir={self._versions}",
@@ -145,7 +144,7 @@ class S3Server:
         process.wait_until(lambda: probe.answers(f"http://{ports.LOOPBACK}:{port}/health"), "health answer", _READY_S)
 
     def _create_reader(self) -> None:
-        done = subprocess.run(
+        result = subprocess.run(
             [
                 *(str(self._binary), "admin", "--endpoint-url", self.endpoint, "create-user"),
                 *("--access", READER.access_key, "--secret", READER.secret_key, "--role", "user"),
@@ -161,21 +160,22 @@ class S3Server:
             check=False,
             timeout=30,
         )
-        if done.returncode != 0:
-            raise StackError(f"the S3 server refuses to create the reader: {(done.stderr or done.stdout).strip()}")
+        if result.returncode != 0:
+            raise StackError(f"the S3 server refuses to create the reader: {(result.stderr or result.stdout).strip()}")
 
 
-def client(endpoint: str, who: Credentials) -> S3Client:
+def client(endpoint: str, user: Credentials) -> S3Client:
+    """Create a boto3 client; path style, because a bucket has no host name on loopback."""
     import boto3
     from botocore.config import Config
 
-    # One attempt: a test that means to see an error must see the first one.
+    # One attempt, so that a test sees the first error.
     config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, max_pool_connections=32)
     return boto3.client(
         "s3",
         endpoint_url=endpoint,
-        aws_access_key_id=who.access_key,
-        aws_secret_access_key=who.secret_key,
+        aws_access_key_id=user.access_key,
+        aws_secret_access_key=user.secret_key,
         region_name=REGION,
         config=config,
     )
@@ -183,11 +183,11 @@ def client(endpoint: str, who: Credentials) -> S3Client:
 
 def _policy(bucket: str) -> dict[str, object]:
     arn = f"arn:aws:s3:::{bucket}"
-    who = {"AWS": [READER.access_key]}
+    reader = {"AWS": [READER.access_key]}
     return {
         "Version": "2012-10-17",
         "Statement": [
-            {"Effect": "Allow", "Principal": who, "Action": _BUCKET_ACTIONS, "Resource": arn},
-            {"Effect": "Allow", "Principal": who, "Action": _OBJECT_ACTIONS, "Resource": f"{arn}/*"},
+            {"Effect": "Allow", "Principal": reader, "Action": _BUCKET_ACTIONS, "Resource": arn},
+            {"Effect": "Allow", "Principal": reader, "Action": _OBJECT_ACTIONS, "Resource": f"{arn}/*"},
         ],
     }

@@ -1,8 +1,9 @@
-"""A proxy in front of the S3 server that counts what the product really receives, and can slow, hold or refuse it.
+"""A proxy in front of the S3 server that counts the bytes that the product receives, and can slow, hold or refuse them.
 
-versitygw's access log has no byte counts for objects and knows nothing of ranges, and "each byte once" must be counted
-where the bytes pass. Bodies go through the kernel (splice), so the proxy costs little even at a gigabyte a second and
-its counts are of bytes handed to the client's socket. It serves readers only: a request with a body is answered 501.
+versitygw's access log has neither byte counts of objects nor ranges, and "each byte once" must be counted where the
+bytes pass. Bodies go through the kernel (splice), so that the proxy costs little even at a gigabyte a second; a byte
+is counted when it is handed to the client's socket. The proxy serves readers only: a request with a body is answered
+501.
 """
 
 from __future__ import annotations
@@ -18,28 +19,24 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from tools.stack import ports
+from tools.stack.http_messages import HangUp, Reader, has_body, headers
 
-_CHUNK = 1 << 20
-_HEAD_LIMIT = 1 << 16
+_CHUNK = 1 << 20  # bytes
 _F_SETPIPE_SZ = 1031
-_RESET = struct.pack("ii", 1, 0)
-
-
-class _Hangup(Exception):
-    """One of the two sides closed."""
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing resets the connection
 
 
 @dataclass
 class Exchange:
-    """One request and what was delivered of its answer."""
+    """A request, and how much of its answer was delivered."""
 
     method: str
     bucket: str
     key: str
     range: str
     status: int = 0
-    body: int = 0
-    """Body bytes handed to the client so far."""
+    body_bytes: int = 0
+    """Bytes of the body that were handed to the client so far."""
 
 
 class S3Proxy:
@@ -62,36 +59,36 @@ class S3Proxy:
         return f"http://{ports.LOOPBACK}:{self._listener.getsockname()[1]}"
 
     def exchanges(self, bucket: str = "", prefix: str = "") -> list[Exchange]:
-        """GETs of objects, oldest first; lists and HEADs are not in it."""
+        """Return the GETs of objects, oldest first; neither lists nor HEADs."""
         with self._lock:
             return [
-                each
-                for each in self._exchanges
-                if each.method == "GET"
-                and each.key
-                and (not bucket or each.bucket == bucket)
-                and each.key.startswith(prefix)
+                exchange
+                for exchange in self._exchanges
+                if exchange.method == "GET"
+                and exchange.key
+                and (not bucket or exchange.bucket == bucket)
+                and exchange.key.startswith(prefix)
             ]
 
     def bytes_served(self, bucket: str = "", prefix: str = "") -> int:
-        """Body bytes of object GETs that were handed to clients."""
-        return sum(each.body for each in self.exchanges(bucket, prefix) if each.status in (200, 206))
+        """Return how many bytes of objects were handed to clients."""
+        return sum(self.bytes_by_key(bucket, prefix).values())
 
-    def bytes_by_key(self, bucket: str, prefix: str = "") -> dict[str, int]:
+    def bytes_by_key(self, bucket: str = "", prefix: str = "") -> dict[str, int]:
         served: dict[str, int] = {}
-        for each in self.exchanges(bucket, prefix):
-            if each.status in (200, 206):
-                served[each.key] = served.get(each.key, 0) + each.body
+        for exchange in self.exchanges(bucket, prefix):
+            if exchange.status in (200, 206):
+                served[exchange.key] = served.get(exchange.key, 0) + exchange.body_bytes
         return served
 
     def forget(self) -> None:
-        """Start counting at zero."""
+        """Forget the exchanges so far, so that counting starts at zero."""
         with self._lock:
             self._exchanges.clear()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nothing flows inside the block, not even within a body; connections stay open."""
+        """Hold all traffic within the block, also in the middle of a body; connections stay open."""
         self._flowing.clear()
         try:
             yield
@@ -100,7 +97,7 @@ class S3Proxy:
 
     @contextmanager
     def limited(self, bytes_per_s: float) -> Iterator[None]:
-        """All bodies together flow no faster than this inside the block."""
+        """Limit the rate of all bodies together within the block."""
         self._rate = bytes_per_s
         try:
             yield
@@ -109,7 +106,7 @@ class S3Proxy:
 
     @contextmanager
     def refusing(self, status: int = 503) -> Iterator[None]:
-        """Every request inside the block gets this answer from us and never reaches the server."""
+        """Answer every request within the block with `status`; none reaches the server."""
         self._refusal = status
         try:
             yield
@@ -117,13 +114,13 @@ class S3Proxy:
             self._refusal = 0
 
     def drop_connections(self) -> None:
-        """Break what is open, as a switch that fails would."""
+        """Reset the open connections, as a switch that fails would."""
         with self._lock:
             sockets = list(self._sockets)
-        for each in sockets:
+        for connection in sockets:
             with suppress(OSError):
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                each.shutdown(socket.SHUT_RDWR)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._closing = True
@@ -147,15 +144,15 @@ class S3Proxy:
             try:
                 with socket.create_connection((ports.LOOPBACK, self._upstream)) as server:
                     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    with self._known(client, server):
+                    with self._registered(client, server):
                         self._relay(client, server)
-            except (OSError, _Hangup):
-                # What the client sees of a server that is down: a connection that breaks.
+            except (OSError, HangUp):
+                # A client of a server that is down sees a connection that breaks.
                 with suppress(OSError):
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     @contextmanager
-    def _known(self, *sockets: socket.socket) -> Iterator[None]:
+    def _registered(self, *sockets: socket.socket) -> Iterator[None]:
         with self._lock:
             self._sockets.update(sockets)
         try:
@@ -171,71 +168,71 @@ class S3Proxy:
                 import fcntl
 
                 fcntl.fcntl(writing, _F_SETPIPE_SZ, _CHUNK)
-            request, answer = _Reader(client), _Reader(server)
+            requests, answers = Reader(client), Reader(server)
             while True:
-                head = request.head()
+                head = requests.head()
                 self._flowing.wait()
                 exchange = _exchange(head)
                 with self._lock:
                     self._exchanges.append(exchange)
-                if refusal := (501 if _has_body(head) else self._refusal):
+                if refusal := (501 if has_body(head) else self._refusal):
                     exchange.status = refusal
                     client.sendall(
                         f"HTTP/1.1 {refusal} Refused by the test proxy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
                     )
                     return
                 server.sendall(head)
-                if not self._answer(exchange, answer, client, (reading, writing)):
+                if not self._relay_answer(exchange, answers, client, (reading, writing)):
                     return
         finally:
             os.close(reading)
             os.close(writing)
 
-    def _answer(self, exchange: Exchange, answer: _Reader, client: socket.socket, pipe: tuple[int, int]) -> bool:
-        """Pass one answer on; False when the connection cannot be used again."""
-        head = answer.head()
+    def _relay_answer(self, exchange: Exchange, answers: Reader, client: socket.socket, pipe: tuple[int, int]) -> bool:
+        """Relay one answer; False if the connection cannot be used again."""
+        head = answers.head()
         exchange.status = int(head.split(b" ", 2)[1])
-        headers = _headers(head)
+        fields = headers(head)
         client.sendall(head)
         if exchange.method != "HEAD" and exchange.status not in (204, 304):
-            if "content-length" in headers:
-                self._pass(exchange, answer, client, int(headers["content-length"]), pipe)
-            elif headers.get("transfer-encoding", "").lower() == "chunked":
-                for piece in answer.chunked():
+            if "content-length" in fields:
+                self._relay_body(exchange, answers, client, int(fields["content-length"]), pipe)
+            elif fields.get("transfer-encoding", "").lower() == "chunked":
+                for piece in answers.chunks():
                     client.sendall(piece)
             else:
-                while piece := answer.some():
-                    exchange.body += len(piece)
+                while piece := answers.receive():
+                    exchange.body_bytes += len(piece)
                     client.sendall(piece)
                 return False
-        return headers.get("connection", "").lower() != "close"
+        return fields.get("connection", "").lower() != "close"
 
-    def _pass(
-        self, exchange: Exchange, answer: _Reader, client: socket.socket, left: int, pipe: tuple[int, int]
+    def _relay_body(
+        self, exchange: Exchange, answers: Reader, client: socket.socket, left: int, pipe: tuple[int, int]
     ) -> None:
-        early = answer.take(left)
-        if early:
-            exchange.body += len(early)
-            client.sendall(early)
-            left -= len(early)
+        buffered = answers.take(left)
+        if buffered:
+            exchange.body_bytes += len(buffered)
+            client.sendall(buffered)
+            left -= len(buffered)
         reading, writing = pipe
         while left:
             self._flowing.wait()
-            arrived = os.splice(answer.fileno(), writing, min(left, self._allowance()))
+            arrived = os.splice(answers.fileno(), writing, min(left, self._allowance()))
             if not arrived:
-                raise _Hangup
+                raise HangUp
             left -= arrived
-            # Counted before it is passed: who has read the last byte and then asks must find it counted.
-            exchange.body += arrived
+            # Counted before it is handed over: a client that has read the last byte must find it counted.
+            exchange.body_bytes += arrived
             try:
                 while arrived:
                     arrived -= os.splice(reading, client.fileno(), arrived)
             except OSError:
-                exchange.body -= arrived
+                exchange.body_bytes -= arrived
                 raise
 
     def _allowance(self) -> int:
-        """How many bytes may be moved now; sleeps first when a rate is set."""
+        """Return how many bytes may be moved now; sleeps first when a rate is set."""
         rate = self._rate
         if not rate:
             return _CHUNK
@@ -248,63 +245,7 @@ class S3Proxy:
         return size
 
 
-class _Reader:
-    """Heads of messages from a socket, and the bytes that came along behind them."""
-
-    def __init__(self, source: socket.socket) -> None:
-        self._source = source
-        self._rest = b""
-
-    def fileno(self) -> int:
-        return self._source.fileno()
-
-    def head(self) -> bytes:
-        return self._until(b"\r\n\r\n")
-
-    def take(self, most: int) -> bytes:
-        taken, self._rest = self._rest[:most], self._rest[most:]
-        return taken
-
-    def some(self) -> bytes:
-        return self.take(len(self._rest)) or self._source.recv(_HEAD_LIMIT)
-
-    def chunked(self) -> Iterator[bytes]:
-        while True:
-            line = self._until(b"\r\n")
-            yield line
-            left = int(line.split(b";")[0], 16)
-            if not left:
-                yield self._until(b"\r\n")  # no trailers: the servers that we use send none
-                return
-            left += 2
-            while left:
-                piece = self.take(left) or self._source.recv(min(left, _HEAD_LIMIT))
-                if not piece:
-                    raise _Hangup
-                left -= len(piece)
-                yield piece
-
-    def _until(self, end: bytes) -> bytes:
-        while end not in self._rest:
-            piece = self._source.recv(_HEAD_LIMIT)
-            if not piece or len(self._rest) > _HEAD_LIMIT:
-                raise _Hangup
-            self._rest += piece
-        at = self._rest.index(end) + len(end)
-        return self.take(at)
-
-
 def _exchange(head: bytes) -> Exchange:
     method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
     bucket, _, key = unquote(target.partition("?")[0]).lstrip("/").partition("/")
-    return Exchange(method, bucket, key, _headers(head).get("range", ""))
-
-
-def _headers(head: bytes) -> dict[str, str]:
-    lines = head.decode("latin-1").split("\r\n")[1:]
-    return {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
-
-
-def _has_body(head: bytes) -> bool:
-    headers = _headers(head)
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    return Exchange(method, bucket, key, headers(head).get("range", ""))

@@ -1,8 +1,8 @@
-"""The whole of Kube-Cache on one machine: the real servers, the operator and an agent a node.
+"""The whole of Kube-Cache on one machine: the real servers, the operator and an agent for each node.
 
-Tests, demo, benches and `make stack` all use this one class, so that what people try by hand is what is tested. It owns
-order and lifetime; each server's particulars are in the module of its name. Leaving the context ends every process, and
-so does any death of the process that entered it.
+Tests, demo, benches and `make stack` use the same class, so that people try by hand what is tested. `Stack` owns order
+and lifetime; each server's details are in the module of its name. Every process ends when the context is left, and
+when the process that entered the context dies.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ T = TypeVar("T")
 
 
 class Stack:
-    """Arguments beyond the obvious.
+    """A context manager that runs the servers and the product.
 
-    `servers`: which of the three to start; the product needs all.
-    `as_reader`: the product gets the S3 identity that needs a grant for each bucket, else the owner's.
-    `count_s3`: the product reaches S3 through `s3_proxy`, which counts and can disturb.
-    `state`: a folder to use (emptied first) and to leave behind; without one, a temporary folder that is removed.
+    servers: which of the three to start; the product needs all. as_reader: the product uses the S3 user that needs a
+    grant for each bucket, else the owner. count_s3: the product reaches S3 through `s3_proxy`, which counts bytes and
+    can disturb. state: a folder, emptied first and left behind; without one, a temporary folder that is removed.
+    report: called with each line of progress.
     """
 
     def __init__(
@@ -101,42 +101,42 @@ class Stack:
         self.close()
 
     def close(self) -> None:
-        """End everything. Safe to call twice."""
+        """End every process. Safe to call twice."""
         self._cleanup.close()
 
     # The servers.
 
     @property
     def cluster(self) -> kubernetes.Cluster:
-        return _there(self._cluster, KUBERNETES)
+        return _started(self._cluster, KUBERNETES)
 
     @property
     def temporal(self) -> temporal.Temporal:
-        return _there(self._temporal, TEMPORAL)
+        return _started(self._temporal, TEMPORAL)
 
     @property
     def s3(self) -> s3.S3Server:
-        return _there(self._s3, S3)
+        return _started(self._s3, S3)
 
     @property
     def operator(self) -> Part:
-        return _there(self._operator, "operator")
+        return _started(self._operator, "operator")
 
-    # Where things are.
+    # Addresses, names and folders.
 
     @property
     def api(self) -> api.KubeApi:
-        """Kubernetes as admin."""
+        """A client with the rights of the cluster's admin."""
         return self.cluster.api
 
     @property
     def audit(self) -> Audit:
-        """Who wrote which Pod, by the API server's own account."""
+        """The API server's own record of the writes to Pods."""
         return self.cluster.control_plane.audit
 
     @property
     def nodes(self) -> list[str]:
-        """Names, in the order in which they were made."""
+        """Names of the nodes, in the order of their creation."""
         return list(self.cluster.nodes)
 
     @property
@@ -157,7 +157,7 @@ class Stack:
 
     @property
     def s3_endpoint(self) -> str:
-        """Where the product reads: the counting proxy if there is one."""
+        """The endpoint that the product uses: that of the counting proxy if there is one."""
         return self.s3_proxy.endpoint if self.s3_proxy else self.s3.endpoint
 
     def cache_root(self, node: str) -> Path:
@@ -166,7 +166,7 @@ class Stack:
     # The product.
 
     def start_product(self) -> None:
-        """Operator and agents, side by side."""
+        """Start operator and agents side by side."""
         self._operator = Part(self.processes, "operator", "operator", self.operator_environment(), CHECKOUT)
         parts = [self._operator, *(self._new_agent(node) for node in self.nodes)]
         for part in parts:
@@ -174,10 +174,10 @@ class Stack:
         for part in parts:
             part.wait_ready()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Undo what a test did: start what it stopped, resume what it paused, bring back the nodes it removed."""
         if self._s3:
-            self._s3.mend()
+            self._s3.repair()
         if self._temporal and not self._temporal.process.running:
             self._temporal.start()
         if self._cluster:
@@ -190,23 +190,23 @@ class Stack:
                         self._new_agent(node).start()
         if self._operator is not None:
             for part in (self._operator, *self.agents.values()):
-                part.mend()
+                part.repair()
 
     def add_node(self, *, with_agent: bool | None = None) -> str:
-        """One more fake node, with an agent if the stack has any."""
+        """Add a fake node and return its name. with_agent: None for an agent if the stack runs the product."""
         node = self.cluster.add_node()
         if self._operator is not None if with_agent is None else with_agent:
             self._new_agent(node).start()
         return node
 
     def remove_node(self, node: str) -> None:
-        """The machine is gone: agent killed, Node object deleted. Its disk stays for a test to look at."""
+        """Kill the agent and delete the Node object, as if the machine were gone. Its disk stays for checks."""
         if (agent := self.agents.pop(node, None)) and agent.running:
             agent.kill()
         self.cluster.delete_node(node)
 
     def start_agent(self, node: str, env: Mapping[str, str] | None = None) -> Part:
-        """For a node that was added without one; `env` beyond what every agent gets."""
+        """Start the agent of a node that was added without one. env: variables beyond those of every agent."""
         agent = self._new_agent(node, env)
         agent.start()
         return agent
@@ -217,10 +217,10 @@ class Stack:
         self.agents[node] = Part(self.processes, f"agent-{node}", "agent", environment, CHECKOUT)
         return self.agents[node]
 
-    # What processes are told.
+    # Environments of processes.
 
     def operator_environment(self) -> dict[str, str]:
-        """Also for an operator that a test starts itself."""
+        """Return the operator's variables; also for an operator that a test starts itself."""
         return self._product_environment(
             KUBECONFIG=str(self.operator_kubeconfig),
             KUBE_CACHE_OPERATOR__NAMESPACE=control_plane.OPERATOR_NAMESPACE,
@@ -232,13 +232,13 @@ class Stack:
             KUBE_CACHE_AGENT__NODE=node,
             KUBE_CACHE_STORE__ROOT=str(self.cache_root(node)),
             KUBE_CACHE_STORE__ALLOW_ROOT_DISK="true",
-            # A developer's disk is fuller than a node's NVMe, and no kubelet evicts anything here.
+            # A developer's disk is fuller than a node's NVMe, and here no kubelet evicts Pods from a full disk.
             KUBE_CACHE_STORE__MIN_FREE="0.01",
             **self._agent_env,
         )
 
     def user_environment(self) -> dict[str, str]:
-        """For a person or a program beside the stack: admin of the cluster, owner of the buckets."""
+        """Return the variables of a person beside the stack: admin of the cluster, owner of the buckets."""
         return {
             "KUBECONFIG": str(self.kubeconfig),
             "TEMPORAL_ADDRESS": self.temporal_address,
@@ -252,41 +252,41 @@ class Stack:
         }
 
     def _product_environment(self, **own: str) -> dict[str, str]:
-        who = s3.READER if self._as_reader else s3.OWNER
-        given = {
+        user = s3.READER if self._as_reader else s3.OWNER
+        variables = {
             "TEMPORAL_ADDRESS": self.temporal_address,
             "TEMPORAL_NAMESPACE": self.temporal_namespace,
             "AWS_ENDPOINT_URL_S3": self.s3_endpoint,
-            "AWS_ACCESS_KEY_ID": who.access_key,
-            "AWS_SECRET_ACCESS_KEY": who.secret_key,
+            "AWS_ACCESS_KEY_ID": user.access_key,
+            "AWS_SECRET_ACCESS_KEY": user.secret_key,
             "AWS_REGION": s3.REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
             "KUBE_CACHE_TELEMETRY__LOG_FORMAT": "json",
             "PYTHONUNBUFFERED": "1",
         }
-        return environment.clean(self.state, **{**given, **own})
+        return environment.clean(self.state, **{**variables, **own})
 
     def _start_servers(self, binaries: dict[str, Path], undo: ExitStack) -> None:
-        """Side by side: Temporal and Kubernetes each take seconds, and mostly wait for themselves."""
+        """Start the servers side by side: Temporal and Kubernetes take seconds each, most of them without CPU."""
         with ThreadPoolExecutor(3) as pool:
-            temporal_starts = s3_starts = None
+            temporal_start = s3_start = None
             if TEMPORAL in self._servers:
-                temporal_starts = pool.submit(temporal.start, self.processes, binaries["temporal"], self.state)
+                temporal_start = pool.submit(temporal.start, self.processes, binaries["temporal"], self.state)
             if S3 in self._servers:
-                s3_starts = pool.submit(s3.S3Server, self.processes, binaries["versitygw"], self.state)
+                s3_start = pool.submit(s3.S3Server, self.processes, binaries["versitygw"], self.state)
             if KUBERNETES in self._servers:
                 self._cluster = kubernetes.Cluster(
                     self.processes, binaries, self.state, node_count=self._node_count, gpus=self.gpus
                 )
                 undo.callback(self._cluster.close)
-            self._temporal = temporal_starts.result() if temporal_starts else None
-            self._s3 = s3_starts.result() if s3_starts else None
+            self._temporal = temporal_start.result() if temporal_start else None
+            self._s3 = s3_start.result() if s3_start else None
         if self._s3 and self._count_s3:
             self.s3_proxy = S3Proxy(self._s3.port)
             undo.callback(self.s3_proxy.close)
 
 
-def _there(part: T | None, name: str) -> T:
+def _started(part: T | None, name: str) -> T:
     if part is None:
         raise StackError(f"this stack has no {name}: it was started without")
     return part

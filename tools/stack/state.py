@@ -1,7 +1,7 @@
-"""A stack's folder: claimed by a lock, and swept up after a stack that was killed.
+"""A stack's folder: claimed by a lock, and removed by the next stack if its own was killed.
 
-A stack of a test run may hold gigabytes; a run that was killed cannot delete them, so the next one does. The lock is
-held by the process that uses the stack, and the kernel drops it whatever way that process ends.
+A stack of a test run may hold gigabytes; a run that was killed cannot delete them, so the next run does. The process
+that uses the stack holds the lock, and the kernel releases it however that process ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOCK = "stack.lock"
 
 
 class State:
-    """The folder and its lock. Without a path: a temporary one that is removed at the end."""
+    """The folder and its lock. path: emptied first, and kept; None for a temporary folder, removed at the end."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._temporary = path is None
@@ -64,7 +64,7 @@ def _empty(path: Path) -> None:
 
 def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{_PREFIX}*"):
-        # A folder with no lock yet may be one that is being made this moment.
+        # A folder without a lock may be one that another stack creates at this moment.
         if not (folder / _LOCK).exists() or folder.stat().st_uid != os.getuid():
             continue
         try:

@@ -1,10 +1,11 @@
-"""The parent of every process that a stack starts, and the guarantee that none outlives it.
+"""The parent of every process that a stack starts, and the guarantee that none of them outlives the stack.
 
-A program of its own (standard library only, one thread), because a guarantee inside the process that uses the stack
-dies with it. Its owner talks to it over a socket. When that closes, whether the owner finished, crashed or was killed
-with SIGKILL, everything here is killed: each child leads a session of its own, and this process is a subreaper, so that
-children's children come back to it and are killed too. Should this process itself be killed, the kernel kills its
-children (PDEATHSIG, reliable here because the only thread that forks is the one that lives as long as the process).
+A program of its own (standard library only, one thread), because a guarantee inside the stack's owner would die with
+the owner. The owner talks to the supervisor over a socket. When the socket closes, because the owner finished, crashed
+or was killed with SIGKILL, the supervisor kills every process: each child leads a session of its own, and the
+supervisor is a subreaper, so that orphaned grandchildren become its children and are killed too. If the supervisor
+itself is killed, the kernel kills its children (PDEATHSIG, reliable here because the only thread that forks lives as
+long as the process).
 
 Protocol, one JSON object a line. In: {"number": n, "spawn": {argv, env, cwd, log}} and
 {"number": n, "signal": {pid, signal}}. Out: {"number": n, "pid": p} or {"number": n, "error": text}, and
@@ -29,13 +30,13 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
-"""Loaded before any fork: loading a library in a forked child is not safe."""
+"""Loaded before any fork, because loading a library in a forked child is not safe."""
 
-_LOOK_S = 0.5
-"""Only for the rare case that the socket does not tell of the owner's end."""
+_POLL_S = 0.5
+"""How often the parent is checked; only for the rare case that the socket does not tell of the owner's end."""
 
-_KILL_PATIENCE_S = 10
-"""A killed process that is still there after this is stuck in the kernel; nothing more can be done about it."""
+_KILL_TIMEOUT_S = 10
+"""A killed process that still exists after this is stuck in the kernel; nothing more can be done."""
 
 
 class Supervisor:
@@ -50,9 +51,9 @@ class Supervisor:
         self._selector.register(self._control, selectors.EVENT_READ)
         owner = os.getppid()
         try:
-            # A fork of the owner may hold the socket open after its death: then we have another parent.
+            # A fork of the owner may hold the socket open after the owner's death: then the parent is another process.
             while os.getppid() == owner:
-                for key, _ in self._selector.select(_LOOK_S):
+                for key, _ in self._selector.select(_POLL_S):
                     if key.fileobj is self._control:
                         if not self._read_commands():
                             return
@@ -77,13 +78,13 @@ class Supervisor:
                 self._signal(command["number"], command["signal"])
         return True
 
-    def _spawn(self, number: int, wanted: dict[str, Any]) -> None:
+    def _spawn(self, number: int, request: dict[str, Any]) -> None:
         try:
-            with Path(wanted["log"]).open("ab") as log:
+            with Path(request["log"]).open("ab") as log:
                 child = subprocess.Popen(
-                    wanted["argv"],
-                    env=wanted["env"],
-                    cwd=wanted["cwd"],
+                    request["argv"],
+                    env=request["env"],
+                    cwd=request["cwd"],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -91,35 +92,35 @@ class Supervisor:
                     preexec_fn=_die_with_parent,  # noqa: PLW1509 -- this program has one thread
                 )
         except (OSError, subprocess.SubprocessError) as error:
-            self._say({"number": number, "error": f"{wanted['argv'][0]}: {error}"})
+            self._reply({"number": number, "error": f"{request['argv'][0]}: {error}"})
             return
         self._children[child.pid] = child
         self._pidfds[child.pid] = pidfd = os.pidfd_open(child.pid)
         self._selector.register(pidfd, selectors.EVENT_READ, child.pid)
-        self._say({"number": number, "pid": child.pid})
+        self._reply({"number": number, "pid": child.pid})
 
-    def _signal(self, number: int, wanted: dict[str, int]) -> None:
-        # Only what is not reaped yet: its number cannot have been given to somebody else's process.
-        if wanted["pid"] in self._children:
-            _signal_group(wanted["pid"], wanted["signal"])
-        self._say({"number": number, "pid": wanted["pid"]})
+    def _signal(self, number: int, request: dict[str, int]) -> None:
+        # Only a child that is not reaped yet: the kernel cannot have given its pid to another process.
+        if request["pid"] in self._children:
+            _signal_group(request["pid"], request["signal"])
+        self._reply({"number": number, "pid": request["pid"]})
 
     def _reap(self, pid: int) -> None:
         code = self._children.pop(pid).wait()
         pidfd = self._pidfds.pop(pid)
         self._selector.unregister(pidfd)
         os.close(pidfd)
-        self._say({"exited": pid, "code": code})
+        self._reply({"exited": pid, "code": code})
 
-    def _say(self, message: dict[str, Any]) -> None:
-        # An owner that is gone reads nothing; the loop sees the end of file next and ends everything.
+    def _reply(self, message: dict[str, Any]) -> None:
+        # An owner that is gone reads nothing; the loop meets the end of file next and kills everything.
         with contextlib.suppress(OSError):
             self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def _kill_everything(self) -> None:
-        deadline = time.monotonic() + _KILL_PATIENCE_S
+        deadline = time.monotonic() + _KILL_TIMEOUT_S
         while time.monotonic() < deadline:
-            # Each round sees what the last one orphaned: grandchildren are ours once their parents are dead.
+            # Each round finds the processes that the last one orphaned: they are children of this process now.
             children = _own_children()
             if not children:
                 return
@@ -157,7 +158,7 @@ _SELF = os.getpid()
 
 def main() -> None:
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    # A terminal's Ctrl-C is for the owner, who then closes the socket. SIGTERM ends everything here, in order.
+    # A terminal's Ctrl-C is for the owner, which then closes the socket. SIGTERM ends every process in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(0))

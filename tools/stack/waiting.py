@@ -1,4 +1,4 @@
-"""Waiting for a condition, and saying what was there instead when it does not come. Nobody sleeps and hopes."""
+"""Waits for a condition by polling; a time-out shows the last value seen. Tests do not sleep and hope."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _POLL_S = 0.02
-_SHOWN = 3000
+_MAX_SHOWN = 3000  # characters
 
 
-class NotInTime(AssertionError):
-    """The condition did not come true; the message holds the last state seen."""
+class WaitTimeout(AssertionError):
+    """The condition did not come true; the message holds the last value seen."""
 
 
 def until(
-    look: Callable[[], T], good: Callable[[T], Any], what: str, timeout_s: float = 30, poll_s: float = _POLL_S
+    read: Callable[[], T], accept: Callable[[T], Any], expected: str, timeout_s: float = 30, poll_s: float = _POLL_S
 ) -> T:
-    """Look until it is good, and return what was seen then."""
+    """Poll `read` until `accept` takes its value, and return that. Raises WaitTimeout that names `expected`."""
     deadline = time.monotonic() + timeout_s
     while True:
-        seen = look()
-        if good(seen):
-            return seen
+        value = read()
+        if accept(value):
+            return value
         if time.monotonic() > deadline:
-            raise NotInTime(f"not within {timeout_s} s: {what}; last seen:\n{_shown(seen)}")
+            raise WaitTimeout(f"not within {timeout_s} s: {expected}; last seen:\n{_shown(value)}")
         time.sleep(poll_s)
 
 
-def true(look: Callable[[], Any], what: str, timeout_s: float = 30, poll_s: float = _POLL_S) -> Any:
-    """Look until the answer is truthy, and return it."""
-    return until(look, lambda seen: seen, what, timeout_s, poll_s)
+def true(read: Callable[[], Any], expected: str, timeout_s: float = 30, poll_s: float = _POLL_S) -> Any:
+    """Poll `read` until its value is truthy, and return that. Raises WaitTimeout that names `expected`."""
+    return until(read, lambda value: value, expected, timeout_s, poll_s)
 
 
-def _shown(seen: object) -> str:
+def _shown(value: object) -> str:
     try:
-        text = json.dumps(seen, indent=1, default=str)
+        text = json.dumps(value, indent=1, default=str)
     except (TypeError, ValueError):
-        text = repr(seen)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + " …"
+        text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + " …"

@@ -1,0 +1,82 @@
+"""Executions from outside: the query for running workflows, and signals to workflows that may have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from temporalio.service import RPCError, RPCStatusCode
+
+from kube_cache.temporal import executions
+
+
+class FakeClient:
+    """One workflow, which answers or raises as told."""
+
+    def __init__(self, *, error: RPCStatusCode | None = None, close_time: object = None) -> None:
+        self.queries: list[str] = []
+        self.signals: list[tuple[str, list[Any]]] = []
+        self._error = error
+        self._close_time = close_time
+
+    def list_workflows(self, query: str) -> str:
+        self.queries.append(query)
+        return query
+
+    def get_workflow_handle(self, _workflow_id: str) -> Any:
+        return SimpleNamespace(signal=self._signal, describe=self._describe)
+
+    async def _signal(self, name: str, *, args: list[Any], **_: Any) -> None:
+        self._fail()
+        self.signals.append((name, args))
+
+    async def _describe(self, **_: Any) -> Any:
+        self._fail()
+        return SimpleNamespace(close_time=self._close_time)
+
+    def _fail(self) -> None:
+        if self._error is not None:
+            raise RPCError("as told", self._error, b"")
+
+
+def test_a_quote_in_a_dataset_does_not_end_the_query() -> None:
+    client = FakeClient()
+    executions.running(client, "DatasetOnNode", dataset="s3://b/it's")  # type: ignore[arg-type]
+    executions.running(client, "WarmPod")  # type: ignore[arg-type]
+    assert client.queries == [
+        "WorkflowType = 'DatasetOnNode' AND ExecutionStatus = 'Running' AND KcDataset = 's3://b/it''s'",
+        "WorkflowType = 'WarmPod' AND ExecutionStatus = 'Running'",
+    ]
+
+
+def test_a_signal_without_an_argument_sends_none() -> None:
+    client = FakeClient()
+
+    async def send() -> None:
+        await executions.signal_if_running(client, "w", "resync")  # type: ignore[arg-type]
+        await executions.signal_if_running(client, "w", "leave", "consumer")  # type: ignore[arg-type]
+
+    asyncio.run(send())
+    assert client.signals == [("resync", []), ("leave", ["consumer"])]
+
+
+def test_a_workflow_that_is_not_there_needs_no_signal_and_has_ended() -> None:
+    client: Any = FakeClient(error=RPCStatusCode.NOT_FOUND)
+    asyncio.run(executions.signal_if_running(client, "w", "leave"))
+    assert asyncio.run(executions.has_ended(client, "w"))
+
+
+def test_a_server_that_is_away_is_an_error() -> None:
+    client: Any = FakeClient(error=RPCStatusCode.UNAVAILABLE)
+    with pytest.raises(RPCError):
+        asyncio.run(executions.signal_if_running(client, "w", "leave"))
+    with pytest.raises(RPCError):
+        asyncio.run(executions.has_ended(client, "w"))
+
+
+@pytest.mark.parametrize(("close_time", "ended"), [(None, False), ("2026-01-01", True)])
+def test_a_workflow_has_ended_once_it_has_a_close_time(close_time: object, ended: bool) -> None:
+    client: Any = FakeClient(close_time=close_time)
+    assert asyncio.run(executions.has_ended(client, "w")) is ended

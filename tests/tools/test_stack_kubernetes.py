@@ -1,0 +1,150 @@
+"""The stack's Kubernetes: a real control plane with real rights, an audit log, and fake nodes that behave."""
+
+from __future__ import annotations
+
+import pytest
+
+from kube_cache import names
+from tools.stack import Stack, control_plane, pods, waiting
+from tools.stack.api import ApiError, KubeApi
+
+
+def test_pods_run_on_gpu_nodes_only_if_they_tolerate_them(kube: Stack) -> None:
+    ml = pods.Pods(kube.api, control_plane.USER_NAMESPACE)
+    ml.create(pods.gated("tolerant", "s3://a/b", gates=[], gpus=0))
+    ml.create(pods.gated("intolerant", "s3://a/b", gates=[], gpus=0, spec={"tolerations": []}))
+    bound = ml.wait("tolerant", lambda pod: pod["status"]["phase"] == "Running", "running")
+    assert pods.node(bound) in kube.nodes
+    refused = ml.wait("intolerant", lambda pod: pod["status"].get("conditions"), "tried by the scheduler")
+    assert refused["status"]["conditions"][0]["reason"] == "Unschedulable"
+    for name in ("tolerant", "intolerant"):
+        ml.delete(name)
+        ml.wait_gone(name)
+
+
+def test_a_pod_that_asks_for_gpus_tolerates_gpu_nodes_without_saying_so(kube: Stack) -> None:
+    """The README's Pod names no toleration."""
+    ml = pods.Pods(kube.api, control_plane.USER_NAMESPACE)
+    ml.create(pods.gated("readme", "s3://a/b", gates=[], spec={"tolerations": []}))
+    assert pods.node(ml.wait_bound("readme")) in kube.nodes
+    ml.delete("readme")
+    ml.wait_gone("readme")
+
+
+def test_a_node_takes_as_many_gpu_pods_as_it_has_gpus(kube: Stack) -> None:
+    ml = pods.Pods(kube.api, control_plane.USER_NAMESPACE)
+    capacity = kube.gpus * len(kube.nodes)
+    created = [f"full-{k}" for k in range(capacity + 1)]
+    for name in created:
+        ml.create(pods.gated(name, "s3://a/b", gates=[]))
+    waiting.until(
+        lambda: sum(1 for pod in ml.all() if pods.node(pod)), lambda bound: bound == capacity, "all GPUs taken"
+    )
+    (left,) = [pod for pod in ml.all() if not pods.node(pod)]
+    assert (
+        "Insufficient nvidia.com/gpu"
+        in ml.wait(left["metadata"]["name"], lambda pod: pod["status"].get("conditions"), "refused")["status"][
+            "conditions"
+        ][0]["message"]
+    )
+    for name in created:
+        ml.delete(name)
+    for name in created:
+        ml.wait_gone(name)
+
+
+def test_conditions_of_others_survive_the_fake_kubelet(kube: Stack) -> None:
+    ml = pods.Pods(kube.api, control_plane.USER_NAMESPACE)
+    ml.create_gated("condition", "s3://a/b", gates=["example.com/held"])
+    ours = {"type": names.CONDITION, "status": "True", "reason": "Done"}
+    path = f"/api/v1/namespaces/{control_plane.USER_NAMESPACE}/pods/condition/status"
+    merge = "application/strategic-merge-patch+json"
+    kube.api.request("PATCH", path, {"status": {"conditions": [ours]}}, content_type=merge)
+    ml.remove_gate("condition", "example.com/held")
+    running = ml.wait("condition", lambda pod: pod["status"]["phase"] == "Running", "running")
+    assert pods.condition(running)["reason"] == "Done"
+    ml.delete("condition")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "verb", "resource", "namespace"),
+    [
+        (True, "list", "pods", ""),
+        (True, "watch", "pods", ""),
+        (True, "patch", "pods", "ml"),
+        (True, "patch", "pods/status", "ml"),
+        (True, "create", "events.events.k8s.io", "ml"),
+        (True, "list", "nodes", ""),
+        (True, "create", "pods", "kube-cache-system"),
+        (True, "delete", "pods", "kube-cache-system"),
+        (False, "create", "pods", "ml"),
+        (False, "delete", "pods", "ml"),
+        (False, "update", "pods", "ml"),
+        (False, "create", "pods/binding", "ml"),
+        (False, "create", "pods/exec", "ml"),
+        (False, "patch", "nodes", ""),
+        (False, "get", "secrets", "kube-cache-system"),
+        (False, "list", "configmaps", "ml"),
+        (False, "create", "serviceaccounts/token", "kube-cache-system"),
+        (False, "escalate", "clusterroles.rbac.authorization.k8s.io", ""),
+    ],
+    ids=lambda value: str(value).replace("/", "-") if value != "" else "cluster",
+)
+def test_the_operator_has_its_rights_and_no_more(
+    kube: Stack, allowed: bool, verb: str, resource: str, namespace: str
+) -> None:
+    qualified, _, subresource = resource.partition("/")
+    name, _, group = qualified.partition(".")
+    attributes = {"verb": verb, "resource": name, "group": group, "subresource": subresource, "namespace": namespace}
+    review = KubeApi(kube.operator_kubeconfig).create(
+        {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "metadata": {},
+            "spec": {"resourceAttributes": attributes},
+        }
+    )
+    assert review["status"]["allowed"] is allowed
+
+
+def test_the_audit_log_tells_a_release_from_other_writes(kube: Stack) -> None:
+    namespace = control_plane.USER_NAMESPACE
+    operator = pods.Pods(KubeApi(kube.operator_kubeconfig), namespace)
+    ml = pods.Pods(kube.api, namespace)
+    ml.create_gated("audited", "s3://a/b", gates=[names.GATE, "example.com/held"])
+    operator.remove_gate("audited", "example.com/held")
+    assert kube.audit.releases(namespace, "audited") == []
+    stale = {
+        "metadata": {"resourceVersion": "1"},
+        "spec": {"schedulingGates": [{"$patch": "delete", "name": names.GATE}]},
+    }
+    path = f"/api/v1/namespaces/{namespace}/pods/audited"
+    with pytest.raises(ApiError, match="409"):
+        operator.api.request("PATCH", path, stale, content_type="application/strategic-merge-patch+json")
+    assert kube.audit.releases(namespace, "audited") == []
+    operator.remove_gate("audited", names.GATE)
+    assert [write.user for write in kube.audit.releases(namespace, "audited")] == [control_plane.OPERATOR_USER]
+    ml.delete("audited")
+    ml.wait_gone("audited")
+
+
+def test_a_stranger_is_refused(kube: Stack) -> None:
+    stranger = KubeApi(kube.cluster.user_kubeconfig("stranger"))
+    with pytest.raises(ApiError, match="forbidden") as refused:
+        stranger.get("/api/v1/pods")
+    assert refused.value.status == 403
+
+
+def test_the_api_server_comes_back_with_everything(kube: Stack) -> None:
+    before = kube.api.get("/api/v1/namespaces/ml")["metadata"]["uid"]
+    kube.cluster.control_plane.stop_apiserver()
+    kube.cluster.control_plane.start_apiserver()
+    assert kube.api.get("/api/v1/namespaces/ml")["metadata"]["uid"] == before
+
+
+def test_a_broken_part_is_repaired_for_the_next_test(kube: Stack) -> None:
+    kube.remove_node("gpu-2")
+    kube.cluster.control_plane.stop_apiserver()
+    kube.repair()
+    registered = {node["metadata"]["name"] for node in kube.api.get("/api/v1/nodes")["items"]}
+    assert registered == set(kube.nodes) == {"gpu-1", "gpu-2", "gpu-3"}
