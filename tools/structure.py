@@ -56,7 +56,9 @@ class Structure(NamedTuple):
                 problems.append(f"a circle of {kind}: {' -> '.join(circle)}; move what both need to a place below both")
         folder, share = self.largest_folder()
         if share > MAX_FOLDER_SHARE:
-            problems.append(f"{folder} holds {share:.1%} of the lines, more than {MAX_FOLDER_SHARE:.0%}; split it by noun")
+            problems.append(
+                f"{folder} holds {share:.1%} of the lines, more than {MAX_FOLDER_SHARE:.0%}; split it by noun"
+            )
         if (median := self.median_lines()) > MAX_MEDIAN_LINES:
             problems.append(f"the median module has {median:.0f} lines, more than {MAX_MEDIAN_LINES}")
         problems += [
