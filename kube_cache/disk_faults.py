@@ -13,13 +13,19 @@ from typing import Final
 
 from kube_cache.errors import DiskFault
 
+_FAILING: Final = "the disk is failing: look at dmesg and drain the node"
 _REMEDIES: Final = {
     errno.ENOSPC: "the disk is full in spite of the reservation: something else writes to it; make room,"
     " or raise KUBE_CACHE_STORE__MIN_FREE",
     errno.EDQUOT: "raise the quota of the cache directory",
     errno.EROFS: "the file system is read-only, perhaps because the kernel found errors on it (dmesg):"
     " remount it read-write",
-    errno.EIO: "the disk is failing: look at dmesg and drain the node",
+    errno.EIO: _FAILING,
+    **dict.fromkeys(
+        (errno.ENODATA, errno.EREMOTEIO, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EUCLEAN, errno.EBADMSG),
+        _FAILING,
+    ),
+    errno.ESTALE: "the file system was unmounted or its server lost it: mount it again and restart the agent",
     errno.EACCES: "give the agent's user write permission on the cache root",
     errno.EPERM: "give the agent's user write permission on the cache root",
     errno.EMFILE: "raise the agent's limit of open files",

@@ -61,7 +61,7 @@ def words(fault: DiskFault) -> str:
         pytest.param(errno.EMLINK, "evict old snapshots", id="EMLINK"),
         pytest.param(errno.ENOSPC, "make room", id="ENOSPC"),
         pytest.param(errno.EROFS, "remount it read-write", id="EROFS"),
-        pytest.param(errno.ENXIO, "look at the agent's log and dmesg", id="one that the table lacks"),
+        pytest.param(errno.ENOSYS, "look at the agent's log and dmesg", id="one that the table lacks"),
     ],
 )
 def test_engine_and_store_name_the_same_reason_and_remedy(

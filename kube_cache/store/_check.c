@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* The layout of a frame: `manifests.py` writes it and explains it. */
@@ -44,6 +45,7 @@ typedef struct {
     const Frame *frames;
     size_t count;
     int data;
+    int openat2; /* whether the kernel has the call */
     uint8_t *verdicts; /* one for each file of the piece */
     int64_t *ctimes;   /* the current ones in nanoseconds, where CTIME_CHANGED */
     uint64_t first;    /* place of the piece's first file in the whole manifest */
@@ -114,28 +116,45 @@ static size_t folder_length(const char *path) {
     return slash ? (size_t)(slash - path) : 0;
 }
 
-/* The folder of the last files, kept open: its files are looked up from it, which spares the walk to it. Not opened for
- * one file alone. */
+/* The folder of the last files, kept open: its files are looked up from it by name alone, so that no folder on the way
+ * to them can be a link. */
 typedef struct {
-    int fd;
+    int fd; /* -1 where there is no such folder, or a link is in its place */
     const char *path;
     size_t length;
 } Folder;
 
-static int is_open(const Folder *folder, const char *path, size_t length) {
-    return folder->fd >= 0 && folder->length == length && !memcmp(folder->path, path, length);
+/* As `beneath.open_beneath`, which explains it. */
+static int open_beneath(int data, char *path, int openat2) {
+    const int flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+    if (openat2) {
+        const struct {
+            uint64_t flags, mode, resolve;
+        } how = {(uint64_t)flags, 0, 0x08 | 0x04 | 0x01};
+        int tries = 100, fd;
+        do fd = (int)syscall(437, data, path, &how, sizeof how);
+        while (fd < 0 && (errno == EAGAIN || errno == EINTR) && --tries);
+        return fd;
+    }
+    int fd = data;
+    for (char *name = path, *rest = path; fd >= 0 && (name = strtok_r(rest, "/", &rest));) {
+        int above = fd;
+        fd = strcmp(name, "..") ? openat(above, name, flags | O_NOFOLLOW) : -1;
+        if (above != data) close(above);
+    }
+    return fd;
 }
 
-static void open_folder(Folder *folder, int data, const char *path, size_t length) {
+static void open_folder(const Check *check, Folder *folder, const char *path, size_t length) {
     char name[PATH_MAX];
     if (folder->fd >= 0) close(folder->fd);
     folder->fd = -1;
+    folder->path = path;
+    folder->length = length;
     if (length >= sizeof name) return;
     memcpy(name, path, length);
     name[length] = 0;
-    folder->fd = openat(data, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    folder->path = path;
-    folder->length = length;
+    folder->fd = open_beneath(check->data, name, check->openat2);
 }
 
 static int64_t nanoseconds(struct timespec time) { return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec; }
@@ -145,27 +164,26 @@ static void check_frame(Check *check, const Frame *frame, Folder *folder) {
     const uint8_t *sizes = frame->payload + COUNTS_BYTES, *mtimes = sizes + 8 * count, *ctimes = mtimes + 8 * count,
                   *inodes = ctimes + 8 * count;
     const char *path = paths_of(frame), *end = (const char *)frame->payload + frame->length;
-    size_t length = count ? folder_length(path) : 0;
     long long good = 0, ctime_changed = 0;
     uint64_t fingerprint = 0;
     for (size_t place = 0; place < count; place++) {
         /* `parse` has checked that the last byte of the frame is a NUL. */
         const char *following = path + strlen(path) + 1;
-        size_t following_length = following < end ? folder_length(following) : 0;
         if (place + 1 < count && following >= end) {
             atomic_store(&check->torn, 1);
             return;
         }
+        const size_t length = folder_length(path);
         int at = check->data;
         const char *name = path;
         if (length) {
-            if (!is_open(folder, path, length) && following_length == length && !memcmp(path, following, length))
-                open_folder(folder, check->data, path, length);
-            if (is_open(folder, path, length)) at = folder->fd, name = path + length + 1;
+            if (!folder->path || folder->length != length || memcmp(folder->path, path, length))
+                open_folder(check, folder, path, length);
+            at = folder->fd, name = path + length + 1;
         }
         struct stat now;
         uint8_t verdict = SAME;
-        if (fstatat(at, name, &now, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT)) {
+        if (at < 0 || fstatat(at, name, &now, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT)) {
             verdict = MISSING;
         } else if ((uint64_t)now.st_size != u64(sizes, place) || (uint64_t)now.st_ino != u64(inodes, place) ||
                    nanoseconds(now.st_mtim) != (int64_t)u64(mtimes, place)) {
@@ -180,7 +198,6 @@ static void check_frame(Check *check, const Frame *frame, Folder *folder) {
         }
         check->verdicts[frame->first + place] = verdict;
         path = following;
-        length = following_length;
     }
     atomic_fetch_add(&check->good_bytes, good);
     atomic_fetch_add(&check->ctime_changed_bytes, ctime_changed);
@@ -271,16 +288,16 @@ static PyObject *report(const Check *check, Py_ssize_t bytes, size_t files, size
 
 static PyObject *check_piece(PyObject *self, PyObject *args) {
     Py_buffer view;
-    int data;
+    int data, openat2;
     long threads;
     unsigned long long first;
     Py_ssize_t max_listed;
     size_t files, count;
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "y*ilKn", &view, &data, &threads, &first, &max_listed)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*iplKn", &view, &data, &openat2, &threads, &first, &max_listed)) return NULL;
     Py_ssize_t bytes = parse(view.buf, (size_t)view.len, NULL, &count, &files);
     Frame *frames = calloc(count + 1, sizeof *frames);
-    Check check = {.frames = frames, .count = count, .data = data, .first = first};
+    Check check = {.frames = frames, .count = count, .data = data, .openat2 = openat2, .first = first};
     check.verdicts = calloc(files + 1, sizeof *check.verdicts);
     check.ctimes = calloc(files + 1, sizeof *check.ctimes);
     if (!frames || !check.verdicts || !check.ctimes) {
@@ -306,7 +323,8 @@ static PyObject *check_piece(PyObject *self, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"check_piece", check_piece, METH_VARARGS,
-     "check_piece(piece of a manifest, descriptor of the data folder, threads, files before the piece, max_listed) ->\n"
+     "check_piece(piece of a manifest, descriptor of the data folder, whether there is openat2, threads,\n"
+     "files before the piece, max_listed) ->\n"
      "(bytes used, files, bytes of good files, number of bad files, the first bad files as (path, whether missing),\n"
      "number of files whose ctime alone differs, their bytes, the fingerprint of their ctimes,\n"
      "the first max_listed of them as (id, inode, ctime in ns, size, path)).\n"

@@ -6,14 +6,13 @@ has yet to write, so that no byte is counted twice. Numbers only: `eviction` dec
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from kube_cache.errors import InsufficientDisk
 from kube_cache.store import manifests
 from kube_cache.store.context import StoreContext
+from kube_cache.store.disk import Disk
 from kube_cache.store.index_rows import Pin
 from kube_cache.store.reclaimable import Space
 from kube_cache.units import format_bytes
@@ -44,12 +43,14 @@ class Capacity:
 
 
 def measure(context: StoreContext) -> Capacity:
-    filesystem = os.statvfs(context.layout.root)
+    filesystem = context.disk.space()
     size = filesystem.f_blocks * filesystem.f_frsize
     kept = int(size * context.settings.min_free)
     reserved = sum(download.reserved_bytes for download in context.index.downloads())
     disk_free = filesystem.f_bavail * filesystem.f_frsize
-    beside = allocated_bytes(context.layout.incoming) + allocated_bytes(context.layout.quarantine)
+    beside = sum(
+        allocated_bytes(context.disk, folder) for folder in (context.layout.incoming, context.layout.quarantine)
+    )
     used = context.index.totals().bytes + beside
     capacity = int(size * context.settings.capacity_share)
     if context.settings.capacity_bytes:
@@ -61,19 +62,21 @@ def measure(context: StoreContext) -> Capacity:
     return Capacity(capacity, free, reserved, kept, used, disk_free, inodes)
 
 
-def allocated_bytes(folder: Path) -> int:
+def allocated_bytes(disk: Disk, folder: PurePosixPath) -> int:
     """Add up the blocks of the files in a folder, in bytes. Not their sizes: parts are sparse until they are filled."""
-    total = 0
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(FileNotFoundError):
-                total += entry.stat(follow_symlinks=False).st_blocks * 512
-    return total
+    try:
+        return sum(found.st_blocks * 512 for _, found in disk.entries(folder))
+    except FileNotFoundError:
+        return 0
 
 
-def insufficient_disk(context: StoreContext, wanted: Space, subject: str, pins: list[Pin]) -> InsufficientDisk:
-    """Make the error that tells why the request does not fit, with the arithmetic. subject: its first words."""
-    now = measure(context)
+def insufficient_disk(
+    context: StoreContext, now: Capacity, wanted: Space, subject: str, pins: list[Pin]
+) -> InsufficientDisk:
+    """Make the error that tells why the request does not fit, with the arithmetic.
+
+    now: what does not cover the request. subject: first words of the error.
+    """
     if now.free_bytes >= wanted.bytes:
         text = (
             f"{subject}needs {wanted.inodes} files, but the file system has inodes for {max(0, now.free_inodes)} more"
@@ -92,7 +95,7 @@ def _explain_shortage(context: StoreContext, now: Capacity, needed: int, subject
     present = {
         digest: header
         for digest in {pin.digest for pin in pins}
-        if (header := manifests.read_header(context.layout.manifest(digest))) is not None
+        if (header := manifests.read_header(context.disk, context.layout.manifest(digest))) is not None
     }
     # Persons first: their pins can be undone at once.
     owners = {pin.owner for pin in pins if pin.digest in present}

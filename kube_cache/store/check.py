@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, Protocol
 
-from kube_cache.store import manifests
+from kube_cache.store import beneath, manifests
+from kube_cache.store.beneath import KeptFolders
 from kube_cache.store.damage import read_damaged
 from kube_cache.store.disk import Disk
 from kube_cache.store.layout import Layout
@@ -39,6 +40,8 @@ class SnapshotState:
     present_bytes: int
     problems: list[str] = field(default_factory=list)
     """At most a hundred, then the number of the others."""
+    verified: str = ""
+    """The weakest verification among the files; given by `NodeStore.check_for_pod` for a complete snapshot."""
 
 
 class CtimeIndex(Protocol):
@@ -110,13 +113,15 @@ class _Tally:
 
 def check_snapshot(layout: Layout, disk: Disk, digest: str, index: CtimeIndex) -> SnapshotState:
     """Compare the files of the snapshot with its manifest. Raises OSError if the manifest exists but cannot be read."""
-    damage = [f"{file.path} {file.reason}" for file in read_damaged(layout, digest)]
+    damage = [f"{file.path} {file.reason}" for file in read_damaged(layout, disk, digest)]
     try:
-        with layout.manifest(digest).open("rb") as file, _open_folder(layout.files(digest)) as data:
-            header, _ = manifests.read_start(file)
+        with disk.open_file(layout.manifest(digest)) as file, _open_folder(disk, layout.files(digest)) as data:
+            header = manifests.read_start(file)
             tally = _check_files(file, header, data, damage, index if disk.trusts_ctime else None)
     except FileNotFoundError:
         return SnapshotState(complete=False, present_bytes=0)
+    except manifests.OtherVersion as error:
+        return SnapshotState(complete=False, present_bytes=0, problems=[f"the manifest is of another build ({error})"])
     except manifests.TornManifest as error:
         return SnapshotState(complete=False, present_bytes=0, problems=[f"the manifest is torn ({error})"])
     return tally.state()
@@ -151,24 +156,11 @@ def _check_files(file: BinaryIO, header: Header, data: int, damage: list[str], i
     return tally
 
 
-def watchable_folders(layout: Layout, digest: str) -> Iterator[Path] | None:
-    """Folders to watch for changes of the snapshot; None when they are too many to watch, or not known."""
-    try:
-        with layout.manifest(digest).open("rb") as file:
-            _, names = manifests.read_start(file)
-    except (OSError, manifests.TornManifest):
-        return None
-    if names is None:
-        return None
-    data = layout.files(digest)
-    return iter([layout.snapshot(digest), *(data / name for name in names)])
-
-
 @contextmanager
-def _open_folder(path: Path) -> Iterator[int]:
-    """Open an O_PATH descriptor of the folder, or yield -1 if it cannot be opened: every lookup then fails."""
+def _open_folder(disk: Disk, path: PurePosixPath) -> Iterator[int]:
+    """Open the folder, or yield -1 if it cannot be opened: every lookup then fails."""
     try:
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = disk.open_folder(path)
     except OSError:
         yield -1
         return
@@ -190,7 +182,9 @@ def _check_natively(
     while True:
         piece = left + file.read(_PIECE_BYTES)
         try:
-            report = _PieceReport._make(_native.check_piece(piece, data, threads, tally.files, max_listed))
+            report = _PieceReport._make(
+                _native.check_piece(piece, data, beneath.USES_OPENAT2, threads, tally.files, max_listed)
+            )
         except ValueError as error:
             raise manifests.TornManifest(str(error)) from error
         tally.files += report.files
@@ -210,22 +204,23 @@ def _check_chunk(chunk: Chunk, data: int, tally: _Tally, lookup: _CtimeLookup | 
     """Check the files of one chunk in Python, as `_check.c` does."""
     problems: list[str] = []
     ctime_changed: list[CtimeChanged] = []
-    stat = os.stat
-    for place, (path, size, mtime, ctime, inode) in enumerate(
-        zip(chunk.paths, chunk.sizes, chunk.mtimes, chunk.ctimes, chunk.inodes, strict=True)
-    ):
-        try:
-            now = stat(path, dir_fd=data, follow_symlinks=False)
-        except OSError:
-            problems.append(_problem(path, missing=True))
-            continue
-        if now.st_size != size or now.st_mtime_ns != mtime or now.st_ino != inode:
-            problems.append(_problem(path, missing=False))
-        elif now.st_ctime_ns != ctime:
-            id_ = bytes.fromhex(chunk.ids[place])
-            ctime_changed.append(CtimeChanged(id_, inode, now.st_ctime_ns, size, os.fsencode(path)))
-        else:
-            tally.good_bytes += size
+    with KeptFolders(data) as folders:
+        for place, (path, size, mtime, ctime, inode) in enumerate(
+            zip(chunk.paths, chunk.sizes, chunk.mtimes, chunk.ctimes, chunk.inodes, strict=True)
+        ):
+            try:
+                folder, name = folders.find(path)
+                now = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except OSError:
+                problems.append(_problem(path, missing=True))
+                continue
+            if now.st_size != size or now.st_mtime_ns != mtime or now.st_ino != inode:
+                problems.append(_problem(path, missing=False))
+            elif now.st_ctime_ns != ctime:
+                id_ = bytes.fromhex(chunk.ids[place])
+                ctime_changed.append(CtimeChanged(id_, inode, now.st_ctime_ns, size, os.fsencode(path)))
+            else:
+                tally.good_bytes += size
     tally.add_problems(problems, len(problems))
     _accept_own_ctimes(ctime_changed, tally, lookup)
 

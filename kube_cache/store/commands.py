@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kube_cache.contracts.node import ExitCode, StoreRequest, StoreResponse
+from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import InvalidRequest, KubeCacheError, SnapshotInUse
 from kube_cache.store.damage import BadObject
 from kube_cache.store.node_store import NodeStore
@@ -72,7 +73,7 @@ def _rows(verb: str, data: Any) -> _Rows:
     rows: _Rows = {
         "du": lambda: data["snapshots"],
         "scrub": lambda: data["bad"],
-        "verify": lambda: data[0]["problems"],
+        "verify": lambda: data[0]["problems"] if len(data) == 1 else data,
     }.get(verb, lambda: data)()
     return rows
 
@@ -85,7 +86,7 @@ def _ls(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tupl
             "uri": str(header.uri),
             "files": header.files,
             "bytes": header.bytes,
-            "verified": str(header.verified),
+            "verified": str(header.verified) if header.is_readable else f"manifest of version {header.version}",
             "pinned_by": [pin.owner for pin in pins if pin.digest == header.digest],
         }
         for header in store.snapshots()
@@ -95,6 +96,7 @@ def _ls(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tupl
 def _du(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
     usage = store.usage()
     capacity = usage.capacity
+    capabilities = store.capabilities()
     return ExitCode.DONE, {
         "capacity": capacity.capacity_bytes,
         "used": capacity.used_bytes,
@@ -105,6 +107,7 @@ def _du(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tupl
         "incoming": usage.incoming_bytes,
         "quarantine": usage.quarantine_bytes,
         "unlinked": usage.unlinked_bytes,
+        "file_system": capabilities.summary() if capabilities else None,
         "snapshots": [
             {
                 "digest": snapshot.digest,
@@ -125,13 +128,21 @@ def _find(store: NodeStore, request: StoreRequest, _callbacks: Callbacks) -> tup
 
 
 def _verify(store: NodeStore, request: StoreRequest, callbacks: Callbacks) -> tuple[int, Any]:
-    digest = _full_digest(store, request.digest)
-    if request.full:
-        state = store.check_full(digest, beat=callbacks.beat, cancelled=callbacks.cancelled)
+    """Check one snapshot, or all of them where none is named."""
+    if request.digest:
+        digests = [_full_digest(store, request.digest)]
     else:
-        state = store.check(digest)
-    row = {"digest": digest, "complete": state.complete, "present": state.present_bytes, "problems": state.problems}
-    return ExitCode.DONE if state.complete else ExitCode.DAMAGED, [row]
+        digests = [header.digest for header in store.snapshots()]
+    rows = []
+    for digest in digests:
+        if request.full:
+            state = store.check_full(digest, beat=callbacks.beat, cancelled=callbacks.cancelled)
+        else:
+            state = store.check(digest)
+        rows.append(
+            {"digest": digest, "complete": state.complete, "present": state.present_bytes, "problems": state.problems}
+        )
+    return ExitCode.DONE if all(row["complete"] for row in rows) else ExitCode.DAMAGED, rows
 
 
 def _pin(store: NodeStore, request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
@@ -142,8 +153,11 @@ def _pin(store: NodeStore, request: StoreRequest, _callbacks: Callbacks) -> tupl
 
 
 def _unpin(store: NodeStore, request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
-    digests = {pin.digest for pin in store.pins()} | {header.digest for header in store.snapshots()}
-    digest = _unique_match(digests, request.digest)
+    if "://" in request.digest:
+        digest = _full_digest(store, request.digest)
+    else:  # a pin may outlive its snapshot
+        pinned = {pin.digest for pin in store.pins()}
+        digest = _unique_match(pinned | {header.digest for header in store.snapshots()}, request.digest)
     removed = store.unpin(digest, request.owner)
     return ExitCode.DONE, [{"digest": digest, "owner": request.owner, "removed": removed}]
 
@@ -179,9 +193,22 @@ _VERBS: dict[str, Callable[[NodeStore, StoreRequest, Callbacks], tuple[int, Any]
 }
 
 
-def _full_digest(store: NodeStore, beginning: str) -> str:
-    """Find the visible snapshot whose digest begins so. Raises _NoSuchSnapshot, InvalidRequest."""
-    return _unique_match({header.digest for header in store.snapshots()}, beginning)
+def _full_digest(store: NodeStore, wanted: str) -> str:
+    """Find the visible snapshot whose digest begins so, or the only one of the dataset with this URI.
+
+    Raises _NoSuchSnapshot, InvalidRequest.
+    """
+    headers = store.snapshots()
+    if "://" not in wanted:
+        return _unique_match({header.digest for header in headers}, wanted)
+    uri = DatasetUri.parse(wanted)
+    digests = [header.digest for header in headers if str(header.uri).rstrip("/") == str(uri).rstrip("/")]
+    if not digests:
+        raise _NoSuchSnapshot(f"no snapshot of {wanted}; see `kube-cache store ls`")
+    if len(digests) > 1:
+        named = ", ".join(digest[:16] for digest in digests[:_MAX_NAMED_DIGESTS])
+        raise InvalidRequest(f"{wanted} has {len(digests)} snapshots ({named}); name one by its digest")
+    return digests[0]
 
 
 def _unique_match(digests: set[str], beginning: str) -> str:

@@ -1,7 +1,7 @@
 """What the modules of the store share: settings, paths, the index, locks, claims, and the list of visible snapshots.
 
-Lock order, outermost first: `exclusive` (the snapshots), the claims, the index. The index's lock may be taken under any
-other. Nothing is fetched or read through while one of them is held.
+Lock order, outermost first: `exclusive` (the snapshots), `pods.lock` (links of Pods and datasets), the claims, the
+index. The index's lock may be taken under any other. Nothing is fetched or read through while one of them is held.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from kube_cache.errors import Cancelled, StoreConflict
+from kube_cache.errors import Cancelled
+from kube_cache.names import pin_owner
 from kube_cache.store.disk import Disk
+from kube_cache.store.health import DiskHealth
 from kube_cache.store.index import Index
-from kube_cache.store.inotify import Watch
-from kube_cache.store.layout import BUILDING, REMOVING, Layout
+from kube_cache.store.index_rows import Pin
+from kube_cache.store.layout import Layout, is_snapshot
+from kube_cache.store.locks import POLL_S, ProcessLock, try_lock
+from kube_cache.store.pod_links import PodLinks
 from kube_cache.store.settings import StoreSettings
 
-_POLL_S = 0.05
 _LOCK_TRIES = 3
-_LOCK_TIMEOUT_S = 60.0
 
 
 class StoreContext:
@@ -33,10 +35,10 @@ class StoreContext:
         self.layout = layout
         self.disk = disk
         self.index = index
-        self.watch = Watch(shard_folders(layout), trust_s=settings.watch_trust_s)
         self.claims = Claims()
-        self._exclusive_lock = threading.RLock()
-        self._exclusive_depth = 0
+        self.health = DiskHealth()
+        self.pods = PodLinks(layout, disk)
+        self._exclusive = ProcessLock(disk, layout.lock)
         self._writers = 0
         """Downloads of this process that are under way; they share one lock on the writer's file."""
         self._writers_fd = -1
@@ -45,26 +47,8 @@ class StoreContext:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Keep other threads and processes from publishing or removing snapshots. Reentrant. Raises StoreConflict."""
-        with self._exclusive_lock:
-            if self._exclusive_depth:
-                yield
-                return
-            fd = _open_lock(self.layout.lock)
-            try:
-                deadline = time.monotonic() + _LOCK_TIMEOUT_S
-                while not _try_lock(fd):
-                    if time.monotonic() > deadline:
-                        raise StoreConflict(
-                            f"another process has held {self.layout.lock} for {_LOCK_TIMEOUT_S:.0f} s; it is tried again"
-                        )
-                    time.sleep(_POLL_S)
-                self._exclusive_depth += 1
-                try:
-                    yield
-                finally:
-                    self._exclusive_depth -= 1
-            finally:
-                os.close(fd)
+        with self._exclusive.held():
+            yield
 
     @contextlib.contextmanager
     def writer_lock(self, cancelled: Callable[[], bool]) -> Iterator[None]:
@@ -72,15 +56,15 @@ class StoreContext:
 
         Waits for another process: an agent drains while its successor starts.
         """
-        while not self._writers_lock.acquire(timeout=_POLL_S):  # its holder may wait long for another process
+        while not self._writers_lock.acquire(timeout=POLL_S):  # its holder may wait long for another process
             _raise_if_cancelled(cancelled())
         try:
             if self._writers == 0:
-                fd = _open_lock(self.layout.writer_lock)
+                fd = self.disk.open_lock(self.layout.writer_lock)
                 try:
-                    while not _try_lock(fd):
+                    while not try_lock(fd):
                         _raise_if_cancelled(cancelled())
-                        time.sleep(_POLL_S)
+                        time.sleep(POLL_S)
                     # The process that held the lock is gone, and its reservations with it.
                     self.index.end_downloads_except(os.getpid())
                 except BaseException:
@@ -99,14 +83,18 @@ class StoreContext:
                     os.close(self._writers_fd)
                     self._writers_fd = -1
 
+    def is_writer(self) -> bool:
+        """Check whether this process downloads, and so holds the writer's lock."""
+        return self._writers > 0
+
     def is_downloading(self) -> bool:
         """Check whether this process or another one downloads."""
         if self._writers > 0:
             return True
-        fd = _open_lock(self.layout.writer_lock)
+        fd = self.disk.open_lock(self.layout.writer_lock)
         try:
             # Shared, and for an instant: a download that begins meanwhile tries again soon.
-            return not _try_lock(fd, fcntl.LOCK_SH)
+            return not try_lock(fd, fcntl.LOCK_SH)
         finally:
             os.close(fd)
 
@@ -114,22 +102,29 @@ class StoreContext:
         """Take the writer's lock, as a descriptor to close; None while this process or another one downloads."""
         if self._writers > 0:
             return None
-        fd = _open_lock(self.layout.writer_lock)
+        fd = self.disk.open_lock(self.layout.writer_lock)
         for _ in range(_LOCK_TRIES):  # `is_downloading` of another process may hold it for an instant
-            if _try_lock(fd):
+            if try_lock(fd):
                 return fd
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
         os.close(fd)
         return None
 
     def digests(self) -> list[str]:
         """Return the digests of the visible snapshots, least recently used first, after those that the index lacks."""
         order = {digest: place for place, digest in enumerate(self.index.uses())}
-        names = [name for name in os.listdir(self.layout.snapshots) if not name.startswith((BUILDING, REMOVING))]
+        names = filter(is_snapshot, self.disk.names(self.layout.snapshots))
         return sorted(names, key=lambda name: order.get(name, -1))
 
+    def pins(self) -> list[Pin]:
+        """Return the pins: people's, from the index, and those of the Pods, from their links."""
+        pins = self.index.pins()
+        for folder in self.pods.folders():
+            owner = pin_owner(folder.uid)
+            pins += [Pin(digest, owner, folder.changed) for digest in sorted(self.pods.digests(folder))]
+        return pins
+
     def close(self) -> None:
-        self.watch.close()
         self.index.close()
 
 
@@ -199,28 +194,17 @@ def _raise_if_cancelled(cancelled: bool) -> None:
         raise Cancelled("cancelled while another agent process on this disk was still fetching")
 
 
-def shard_folders(layout: Layout) -> list[Path]:
+def shard_folders(layout: Layout) -> list[PurePosixPath]:
     """Folders that hold objects: `objects/` and its 256 shards."""
     return [layout.objects, *(layout.objects / f"{number:02x}" for number in range(256))]
 
 
 def make_folders(layout: Layout, disk: Disk) -> None:
     """Create the missing folders of the cache, durably."""
-    missing = [folder for folder in (*layout.folders, *shard_folders(layout)) if not folder.is_dir()]
+    PodLinks(layout, disk).prepare()
+    missing = [folder for folder in (*layout.folders, *shard_folders(layout)) if not disk.is_folder(folder)]
     for folder in missing:
         disk.make_folder(folder)
     if missing:
         disk.sync_folder(layout.objects)
-        disk.sync_folder(layout.root)
-
-
-def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _try_lock(fd: int, operation: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(fd, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        disk.sync_folder(layout.top)

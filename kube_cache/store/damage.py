@@ -14,7 +14,9 @@ import structlog
 
 from kube_cache.store import manifests
 from kube_cache.store.context import StoreContext
+from kube_cache.store.disk import Disk
 from kube_cache.store.layout import Layout
+from kube_cache.telemetry import metrics
 
 _log = structlog.get_logger("kube_cache.store")
 _SEPARATOR = " | "
@@ -44,14 +46,14 @@ def quarantine_object(context: StoreContext, bad: BadObject, inode: int) -> bool
     layout = context.layout
     with context.exclusive():
         try:
-            if os.stat(layout.files(bad.digest) / bad.path).st_ino != inode:
+            if context.disk.stat(layout.files(bad.digest) / bad.path).st_ino != inode:
                 return False
         except FileNotFoundError:
             return False
         # Mark the snapshots first: a crash in between leaves a mark too many, never one too few.
         for digest in context.digests():
             with suppress(FileNotFoundError, manifests.TornManifest):
-                for chunk in manifests.read_chunks(layout.manifest(digest)):
+                for chunk in manifests.read_chunks(context.disk, layout.manifest(digest)):
                     rows = zip(chunk.paths, chunk.ids, chunk.inodes, strict=True)
                     damaged = [
                         DamagedFile(path, bad.reason) for path, id_, ino in rows if (id_, ino) == (bad.object, inode)
@@ -59,28 +61,28 @@ def quarantine_object(context: StoreContext, bad: BadObject, inode: int) -> bool
                     if damaged:
                         mark_damaged(context, digest, damaged)
         with suppress(FileNotFoundError):
-            if os.stat(layout.object(bad.object)).st_ino == inode:
+            if context.disk.stat(layout.object(bad.object)).st_ino == inode:
                 # rename(2) does nothing where both are names of one file.
                 context.disk.unlink_if_there(layout.quarantine / bad.object)
                 context.disk.rename(layout.object(bad.object), layout.quarantine / bad.object)
                 context.index.drop_objects([bad.object])
+    metrics.CORRUPT_OBJECTS.inc()
     _log.error("an object is quarantined", digest=bad.digest, path=bad.path, reason=bad.reason)
     return True
 
 
 def mark_damaged(context: StoreContext, digest: str, damaged: list[DamagedFile]) -> None:
     """Add files to the snapshot's list of damage. No check finds the snapshot complete until it is repaired."""
-    known = read_damaged(context.layout, digest)
+    known = read_damaged(context.layout, context.disk, digest)
     files = known + [file for file in damaged if file not in known]
-    context.watch.disarm(digest)
-    lines = [f"{file.path}{_SEPARATOR}{file.reason}\n".encode() for file in files]
+    lines = [os.fsencode(f"{file.path}{_SEPARATOR}{file.reason}\n") for file in files]
     context.disk.write_whole(context.layout.damaged(digest), lines)
 
 
-def read_damaged(layout: Layout, digest: str) -> list[DamagedFile]:
+def read_damaged(layout: Layout, disk: Disk, digest: str) -> list[DamagedFile]:
     """Read the snapshot's list of damage; empty if there is none."""
     try:
-        lines = layout.damaged(digest).read_text().splitlines()
+        lines = disk.read(layout.damaged(digest)).decode(errors="surrogateescape").splitlines()
     except FileNotFoundError:
         return []
     return [DamagedFile(path, reason) for path, _, reason in (line.rpartition(_SEPARATOR) for line in lines)]

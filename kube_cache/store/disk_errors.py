@@ -49,9 +49,10 @@ def _errno_of_open(root: Path) -> int:
     return 0 if os.access(root, os.W_OK) else errno.EACCES
 
 
-def is_corrupt(error: sqlite3.Error) -> bool:
-    """Check whether the file is no database any more. Every other error may pass."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+def is_useless(error: sqlite3.Error) -> bool:
+    """Check whether the file is no database any more, or has no tables that we understand. Other errors may pass."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
 
 class _Rooted(Protocol):

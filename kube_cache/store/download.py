@@ -11,23 +11,18 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
-from kube_cache.dataset.transfer import (
-    FetchedObject,
-    FetchJob,
-    FetchProgress,
-    Manifest,
-    RemoteObject,
-    TransferEngine,
-    Verified,
-)
+from kube_cache.dataset.exchange import Exchange
+from kube_cache.dataset.remote import Manifest, RemoteObject
+from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress, TransferEngine, Verified
 from kube_cache.errors import Cancelled, DiskFault, InsufficientDisk
-from kube_cache.store import check, manifests, publish, removal
+from kube_cache.store import check, current, manifests, publish, removal
 from kube_cache.store.capacity import measure
 from kube_cache.store.context import StoreContext, make_folders
 from kube_cache.store.eviction import free_space, reservation
@@ -35,6 +30,9 @@ from kube_cache.store.index_rows import ActiveDownload, ObjectCtime, ObjectRow
 from kube_cache.store.layout import object_id
 from kube_cache.store.manifests import Header
 from kube_cache.store.present import READ_ONLY, present_objects, relink
+from kube_cache.telemetry import metrics
+from kube_cache.telemetry.stages import Stage
+from kube_cache.telemetry.steps import timed
 from kube_cache.units import format_bytes
 
 _log = structlog.get_logger("kube_cache.store")
@@ -53,12 +51,20 @@ class DownloadResult:
     verified: Verified
     """The weakest verification among the files."""
     seconds: float = 0.0
+    neighbour_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Of `fetched_bytes`, by the name of the node that they came from."""
+
+    @property
+    def from_neighbours(self) -> int:
+        """Bytes that came from all other nodes."""
+        return sum(self.neighbour_bytes.values())
 
 
 class Download:
     """One attempt to bring a snapshot to the disk; used once.
 
-    cancelled: asked often, also from the engine's threads. priority: of the engine.
+    cancelled: asked often, also from the engine's threads. priority: of the engine. resolved_at: of the snapshot, in
+    seconds since the epoch. exchange: with other nodes; None = everything comes from the origin.
     """
 
     def __init__(
@@ -69,6 +75,8 @@ class Download:
         progress: Callable[[FetchProgress], None],
         cancelled: Callable[[], bool],
         priority: int,
+        resolved_at: float,
+        exchange: Exchange | None = None,
     ) -> None:
         self._context = context
         self._manifest = manifest
@@ -76,6 +84,8 @@ class Download:
         self._progress = progress
         self._cancel_requested = cancelled
         self._priority = priority
+        self._resolved_at = resolved_at
+        self._exchange = exchange
         self._token = uuid.uuid4().hex
         self._disk_pressure = threading.Event()
         """Set when others have taken the space that was reserved."""
@@ -84,10 +94,12 @@ class Download:
         """Objects that landed and are not in the index yet."""
         self._recorded_at = time.monotonic()
         self._lock = threading.Lock()
-        """Guards `_landed`, `_recorded_at`, `fetched_bytes` and `resumed_bytes`."""
+        """Guards `_landed`, `_recorded_at`, and the bytes by their source."""
         self._done_bytes = 0
         self.fetched_bytes = 0
         self.resumed_bytes = 0
+        self.neighbour_bytes: dict[str, int] = {}
+        """By the neighbour's name."""
 
     def run(self) -> Header:
         """Bring what is missing and publish. Raises what `TransferEngine.fetch` raises, InsufficientDisk, Cancelled."""
@@ -98,7 +110,8 @@ class Download:
             for _ in range(_MAX_ROUNDS):
                 self._fetch_missing(dict(zip(self._ids, self._manifest.objects, strict=True)))
                 try:
-                    return self._publish()
+                    with timed(Stage.PUBLISH):
+                        return self._publish()
                 except publish.ObjectsMissing as error:
                     _log.warning("an object went away before it was linked; it is fetched again", object=str(error))
             raise DiskFault(
@@ -137,9 +150,11 @@ class Download:
                 for first in range(0, len(ours), _BATCH):
                     present |= present_objects(context, ours[first : first + _BATCH], self._raise_if_cancelled)
                     self._raise_if_cancelled()
-                for id_ in present:
-                    self._done_bytes += pending.pop(id_).size
+                found_bytes = sum(pending.pop(id_).size for id_ in present)
+                self._done_bytes += found_bytes
+                metrics.LANDED_BYTES.labels("present").inc(found_bytes)
                 context.claims.release(present, self._token)
+                self._offer(present)
                 missing = {id_: pending[id_] for id_ in ours if id_ not in present}
                 if missing:
                     self._fetch(missing)
@@ -158,12 +173,13 @@ class Download:
 
     def _fetch(self, missing: dict[str, RemoteObject]) -> None:
         """Have the engine fetch the objects, within a reservation that shrinks with what is written."""
-        context = self._context
+        context, layout = self._context, self._context.layout
         jobs = {
-            id_: FetchJob(obj, context.layout.part(id_), context.layout.journal(id_)) for id_, obj in missing.items()
+            id_: self._job(id_, obj, layout.absolute(layout.part(id_)), layout.absolute(layout.journal(id_)))
+            for id_, obj in missing.items()
         }
         id_of_part = {job.part_path: id_ for id_, job in jobs.items()}
-        needed = sum(max(0, obj.size - _allocated(jobs[id_].part_path)) for id_, obj in missing.items())
+        needed = sum(max(0, obj.size - _allocated(context, id_)) for id_, obj in missing.items())
         inodes = 2 * len(missing)  # a part and a journal; links take none, folders few
         done_before = self._done_bytes
         reported_at = 0.0
@@ -202,6 +218,16 @@ class Download:
                 raise
         self._raise_if_cancelled()
 
+    def _job(self, id_: str, obj: RemoteObject, part: Path, journal: Path) -> FetchJob:
+        plan = self._exchange.plan(id_, part) if self._exchange is not None else None
+        return FetchJob(obj, part, journal, plan)
+
+    def _offer(self, ids: Iterable[str]) -> None:
+        """Let other nodes have objects that are in their place."""
+        if self._exchange is not None:
+            for id_ in ids:
+                self._exchange.landed(id_, self._context.layout.absolute(self._context.layout.object(id_)))
+
     def _watch_free_space(self) -> None:
         """Evict when others use the reserved space; stop the download before the kubelet evicts Pods."""
         now = measure(self._context)
@@ -223,11 +249,10 @@ class Download:
         context = self._context
         if not context.claims.holds(id_, self._token):
             raise Cancelled("another attempt has taken this object over")
-        part = str(fetched.job.part_path)
-        target = str(context.layout.object(id_))
+        part, target = context.layout.part(id_), context.layout.object(id_)
         context.disk.set_mode(part, READ_ONLY)
         context.disk.rename(part, target)
-        now = os.stat(target)
+        now = context.disk.stat(target)
         row = ObjectRow(
             id_,
             now.st_size,
@@ -238,10 +263,14 @@ class Download:
             now.st_ctime_ns,
             time.time(),
         )
+        _count(fetched)
+        self._offer([id_])
         with self._lock:
             self._landed.append(row)
             self.fetched_bytes += fetched.fetched_bytes
             self.resumed_bytes += fetched.resumed_bytes
+            for name, count in fetched.neighbour_bytes.items():
+                self.neighbour_bytes[name] = self.neighbour_bytes.get(name, 0) + count
             due = len(self._landed) >= _BATCH or time.monotonic() - self._recorded_at > _MAX_UNRECORDED_S
         if due:
             self._record_landed()
@@ -262,12 +291,11 @@ class Download:
         self._raise_if_cancelled()
         with context.exclusive():
             state = check.check_snapshot(context.layout, context.disk, digest, context.index)
-            header = manifests.read_header(context.layout.manifest(digest)) if state.complete else None
+            header = manifests.read_header(context.disk, context.layout.manifest(digest)) if state.complete else None
             linked: list[ObjectCtime] = []
             if header is None:
-                context.watch.disarm(digest)
                 header, linked = self._build()
-            publish.set_current(context.layout, context.disk, self._manifest.uri, digest)
+            current.point(context, self._manifest.uri, digest, self._resolved_at)
             # The objects are published and durable now, so their journals are of no more use.
             for id_ in context.index.record_published(digest, self._ids, linked):
                 context.disk.unlink_if_there(context.layout.journal(id_))
@@ -277,7 +305,7 @@ class Download:
         """Build or repair the snapshot. Returns its header, and the ctimes that its links left."""
         context, digest = self._context, self._manifest.digest
         index = context.index
-        if not context.layout.snapshot(digest).exists():
+        if not context.disk.exists(context.layout.snapshot(digest)):
             index.drop_use(digest)  # if a person removed it: the recovery indexes the snapshots that have no use
         publisher = publish.Publisher(
             context.layout,
@@ -291,13 +319,37 @@ class Download:
             return publisher.publish(self._manifest, self._ids), publisher.linked
         except BaseException:
             with suppress(OSError):
-                removal.roll_back(context, digest, self._ids)
+                removal.roll_back(context, digest, self._ids, publisher.linked)
             raise
 
 
-def _allocated(path: os.PathLike[str]) -> int:
+def _count(fetched: FetchedObject) -> None:
+    """Count an object that landed: once, for it is in its place now and no later attempt fetches it."""
+    obj = fetched.job.object
+    resumed = min(fetched.resumed_bytes, obj.size)  # more where a resumed range was fetched again after all
+    neighbours = min(sum(fetched.neighbour_bytes.values()), obj.size - resumed)
+    metrics.LANDED_BYTES.labels("origin").inc(obj.size - resumed - neighbours)
+    metrics.LANDED_BYTES.labels("neighbours").inc(neighbours)
+    metrics.LANDED_BYTES.labels("resumed").inc(resumed)
+    metrics.BUCKET_BYTES.labels(obj.bucket).inc(obj.size - resumed - neighbours)
+    metrics.PROVED_BYTES.labels(fetched.verified).inc(obj.size)
+
+
+def monotonic(progress: Callable[[FetchProgress], None]) -> Callable[[FetchProgress], None]:
+    """Wrap the callback: done_bytes never falls and never exceeds the total, though a download may start over."""
+    max_done = 0
+
+    def report(now: FetchProgress) -> None:
+        nonlocal max_done
+        max_done = min(now.total_bytes, max(max_done, now.done_bytes))
+        progress(FetchProgress(max_done, now.total_bytes, now.bytes_per_s))
+
+    return report
+
+
+def _allocated(context: StoreContext, id_: str) -> int:
     """Return the bytes that a part file takes on the disk already; it is sparse until it is filled."""
     try:
-        return os.stat(path).st_blocks * 512
+        return context.disk.stat(context.layout.part(id_)).st_blocks * 512
     except FileNotFoundError:
         return 0

@@ -7,16 +7,17 @@ met evicts nothing. How a snapshot is removed is in `removal`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kube_cache.errors import SnapshotInUse
 from kube_cache.store import mounts, reclaimable, removal
-from kube_cache.store.capacity import insufficient_disk, measure
+from kube_cache.store.capacity import Capacity, insufficient_disk, measure
 from kube_cache.store.context import StoreContext
+from kube_cache.store.index_rows import Pin
 from kube_cache.store.reclaimable import Space
+from kube_cache.telemetry import metrics
 
 # XFS gives blocks back in the background: wait this long for them before the next snapshot is evicted.
 _MAX_SETTLE_S = 2.0
@@ -45,6 +46,7 @@ def free_space(context: StoreContext, needed: int, *, inodes: int = 0, subject: 
 
     Evicts nothing if the request cannot be met, except what restores min_free. Returns the bytes that became free.
     """
+    reason = "room" if needed or inodes else "pressure"
     before = measure(context)
     wanted = Space(needed, inodes)
     if before.space.covers(wanted):
@@ -52,21 +54,51 @@ def free_space(context: StoreContext, needed: int, *, inodes: int = 0, subject: 
     removal.complete_interrupted(context)
     for _ in range(_ROUNDS):
         # The refusal must tell what decided it: read the pins before counting what they hold.
-        pins = context.index.pins()
+        pins = context.pins()
         possible = _can_free(context, wanted)
-        if _evict_until(context, wanted if possible else Space(min(0, needed), 0)) and possible:
+        if _evict_until(context, wanted if possible else Space(min(0, needed), 0), reason) and possible:
             return max(0, measure(context).disk_free_bytes - before.disk_free_bytes)
         if not possible:
             break
-    raise insufficient_disk(context, wanted, subject, pins)
+    now = _require_space(context, wanted, subject, pins)
+    return max(0, now.disk_free_bytes - before.disk_free_bytes)
+
+
+def evict_by_request(context: StoreContext, digest: str) -> int:
+    """Remove a snapshot. Call within `context.exclusive`. Raises SnapshotInUse.
+
+    Returns the size of the objects that were deleted, in bytes; 0 if there is no such snapshot.
+    """
+    return _evict(context, digest, "request")
+
+
+def _evict(context: StoreContext, digest: str, reason: str, in_mounts: set[str] | None = None) -> int:
+    freed = removal.evict(context, digest, in_mounts=in_mounts)
+    if freed is None:
+        return 0
+    metrics.EVICTIONS.labels(reason).inc()
+    metrics.EVICTED_BYTES.labels(reason).inc(freed)
+    return freed
 
 
 def check_fits(context: StoreContext, needed: int, *, inodes: int = 0, subject: str = "") -> None:
     """Check whether `free_space` could meet the request; evicts nothing. Raises InsufficientDisk."""
     wanted = Space(needed, inodes)
-    pins = context.index.pins()
+    pins = context.pins()
     if not measure(context).space.covers(wanted) and not _can_free(context, wanted):
-        raise insufficient_disk(context, wanted, subject, pins)
+        _require_space(context, wanted, subject, pins)
+
+
+def _require_space(context: StoreContext, wanted: Space, subject: str, pins: list[Pin]) -> Capacity:
+    """Measure last, for the refusal and its arithmetic alike. Raises InsufficientDisk.
+
+    A download gives its reservation back without any lock. One that ended since the request was found not to fit may
+    have left the room: to refuse then would be wrong, and no reason that could be named would be true.
+    """
+    now = measure(context)
+    if not now.space.covers(wanted):
+        raise insufficient_disk(context, now, wanted, subject, pins)
+    return now
 
 
 def _can_free(context: StoreContext, wanted: Space) -> bool:
@@ -75,12 +107,18 @@ def _can_free(context: StoreContext, wanted: Space) -> bool:
     return reclaimable.estimate(context, context.digests(), shortage).covers(shortage)
 
 
-def _evict_until(context: StoreContext, wanted: Space) -> bool:
+def _evict_until(context: StoreContext, wanted: Space, reason: str) -> bool:
     """Delete in the order of eviction until the space may be used. False if everything that may go was not enough."""
     if measure(context).space.covers(wanted):
         return True
-    for step in (_drop_quarantine, _drop_expired, _evict_snapshots, _drop_unlinked):
-        for _ in step(context):
+    steps = (
+        _drop_quarantine(context),
+        _drop_expired(context),
+        _evict_snapshots(context, reason),
+        _drop_unlinked(context),
+    )
+    for step in steps:
+        for _ in step:
             if measure(context).space.covers(wanted):
                 return True
     return False
@@ -90,8 +128,8 @@ def _evict_until(context: StoreContext, wanted: Space) -> bool:
 
 
 def _drop_quarantine(context: StoreContext) -> Iterator[None]:
-    for name in os.listdir(context.layout.quarantine):
-        context.disk.unlink_if_there(context.layout.quarantine / name)
+    for name in context.disk.names(context.layout.quarantine):
+        context.disk.remove_tree(context.layout.quarantine / name)
         yield
 
 
@@ -99,15 +137,15 @@ def _drop_expired(context: StoreContext) -> Iterator[None]:
     return _drop_leftovers(context, older_than_s=context.settings.keep_partial_s)
 
 
-def _evict_snapshots(context: StoreContext) -> Iterator[None]:
-    in_mounts = mounts.mounted()
+def _evict_snapshots(context: StoreContext, reason: str) -> Iterator[None]:
+    in_mounts = mounts.mounted(context.pods.uids())
     held = reclaimable.held_digests(context)
     for digest in context.digests():
         if digest in held:
             continue
-        before = os.statvfs(context.layout.root)
+        before = context.disk.space()
         with suppress(SnapshotInUse):
-            freed = removal.evict(context, digest, in_mounts=in_mounts) or 0
+            freed = _evict(context, digest, reason, in_mounts)
             _await_free_blocks(context, before.f_bavail + freed * 9 // (10 * before.f_frsize))
             yield
 
@@ -123,20 +161,18 @@ def _drop_leftovers(context: StoreContext, *, older_than_s: float) -> Iterator[N
     for first in range(0, len(ids), _DELETE_BATCH):
         removal.delete_unlinked(context, ids[first : first + _DELETE_BATCH])
         yield
-    for name in os.listdir(context.layout.incoming):
+    for name, found in context.disk.entries(context.layout.incoming):
         id_, dot, kind = name.rpartition(".")
         if not dot or kind != "part" or context.claims.is_protected(id_):
             continue
-        path = context.layout.incoming / name
-        with suppress(FileNotFoundError):
-            if path.stat().st_mtime <= limit:
-                context.disk.unlink_if_there(path)
-                context.disk.unlink_if_there(context.layout.journal(id_))
-                yield
+        if found.st_mtime <= limit:
+            context.disk.unlink_if_there(context.layout.incoming / name)
+            context.disk.unlink_if_there(context.layout.journal(id_))
+            yield
 
 
 def _await_free_blocks(context: StoreContext, blocks: int) -> None:
     """Wait until so many blocks are free, at most _MAX_SETTLE_S: a removed file may still be held open."""
     deadline = time.monotonic() + _MAX_SETTLE_S
-    while os.statvfs(context.layout.root).f_bavail < blocks and time.monotonic() < deadline:
+    while context.disk.space().f_bavail < blocks and time.monotonic() < deadline:
         time.sleep(0.02)

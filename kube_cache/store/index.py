@@ -25,6 +25,7 @@ from kube_cache.store.index_rows import (
     ObjectTotals,
     Pin,
 )
+from kube_cache.store.index_schema import Conversion, prepare
 
 _QUERY_IDS = 500  # below SQLite's limit of variables in a statement: 999 before 3.32
 _PUBLISH_ROWS = 50_000  # in one transaction; arbitrary: other threads get the index in between
@@ -33,10 +34,11 @@ _PUBLISH_ROWS = 50_000  # in one transaction; arbitrary: other threads get the i
 class Index:
     """Thread-safe. Raises sqlite3.Error where the disk fails."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, convert: bool = False) -> None:
+        """Open the index, or create it. convert: make an index of another build ours. Raises OtherSchemaError."""
         self._path = path
         self._lock = threading.RLock()
-        self._db, self._inode = _connect(path)
+        self._db, self._inode, self.conversion = _connect(path, convert=convert)
         self._ended: set[str] = set()
         """Tokens of this process's ended downloads, also of those that a full disk did not let us delete."""
 
@@ -52,7 +54,7 @@ class Index:
                 for suffix in ("-wal", "-shm"):
                     with suppress(FileNotFoundError):
                         os.unlink(f"{self._path}{suffix}")
-                fresh, self._inode = _connect(self._path)
+                fresh, self._inode, _ = _connect(self._path, convert=True)
                 self._db.backup(fresh)
                 self._db.close()
                 self._db = fresh
@@ -336,16 +338,16 @@ def _fingerprint_key(digest: str) -> str:
     return f"ctime-fingerprint/{digest}"
 
 
-def _connect(path: Path) -> tuple[sqlite3.Connection, int]:
-    """Open the database, with its tables. Returns the connection and the inode of the file."""
+def _connect(path: Path, *, convert: bool) -> tuple[sqlite3.Connection, int, Conversion | None]:
+    """Open the database, with its tables. Returns the connection, the file's inode, and what was converted."""
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
     try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute("PRAGMA cache_size=-8192")  # KiB: bounded, whatever the number of objects
         db.execute("PRAGMA recursive_triggers=ON")
-        db.executescript(SCHEMA)
+        conversion = prepare(db, SCHEMA, convert=convert)
     except BaseException:
         db.close()
         raise
-    return db, os.stat(path).st_ino
+    return db, os.stat(path).st_ino, conversion

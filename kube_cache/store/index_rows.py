@@ -24,9 +24,6 @@ CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON objects
 CREATE TRIGGER IF NOT EXISTS less AFTER DELETE ON objects
     BEGIN UPDATE totals SET objects = objects - 1, bytes = bytes - OLD.size; END;
 """
-LOST_INDEX_OWNER = "index/lost"
-"""Owner of temporary pins: after an index was lost, and with it the Pods' pins, every snapshot is pinned under this
-name until the reconcile restores the Pods' pins."""
 OBJECT_COLUMNS = "id, size, crc, verified, inode, mtime, ctime, landed, scrubbed"
 _UNSIGNED = (1 << 64) - 1
 
@@ -35,9 +32,9 @@ _UNSIGNED = (1 << 64) - 1
 class Pin:
     digest: str
     owner: str
-    """`pod/<uid>`, `user/<name>` for one that a person made, or LOST_INDEX_OWNER."""
+    """`pod/<uid>`, or `user/<name>` for one that a person made."""
     created: float
-    """Seconds since the epoch; 0 for one that the reconcile made."""
+    """Seconds since the epoch. Of a Pod: when its links changed last."""
     until: float | None = None
     """Seconds since the epoch; None: until it is unpinned."""
 

@@ -2,7 +2,7 @@
 
 A manifest is a sequence of frames, each with its kind, its length and the CRC-32 of its payload:
 1. header (JSON): what the snapshot is;
-2. folders (JSON): the folders of the snapshot;
+2. folders (JSON): no longer used; of an older build, the folders of the snapshot;
 3. files: one frame for each thousand files, in columns, which `_check.c` compares with the disk without making a Python
    object for each file;
 4. end (JSON): the number of files, so that a torn manifest is recognised.
@@ -18,18 +18,25 @@ import os
 import struct
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Final
 
 from kube_cache.dataset.transfer import Verified
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import InvalidRequest
+from kube_cache.store.beneath import StorePath
+from kube_cache.store.disk import Disk
 
 CHUNK_FILES = 1000
 _VERSION = 3
-_WEAKEST_FIRST = (Verified.TRANSPORT_ONLY, Verified.MD5, Verified.COMPOSITE, Verified.FULL_OBJECT)
+"""To be raised when a build that knows the version before could not read the frames.
+
+A later version whose frames can be read by the rules of an earlier one says so in its header by `readable_from`. The
+header frame itself stays readable for ever, so that a snapshot is listed, and can be evicted, by every build.
+"""
+_PROOFS = (Verified.TRANSPORT_ONLY, Verified.MD5, Verified.COMPOSITE, Verified.FULL_OBJECT, Verified.PEER_SAMPLED)
+"""A file's proof is written as its place here: further ones go to the end."""
 
 # `_check.c` knows this layout, too.
 _FRAME: Final = struct.Struct("=III")  # kind, length of what follows, its CRC-32 (which begins with the kind)
@@ -43,12 +50,17 @@ _ID_BYTES = 32
 _MAX_PAYLOAD_BYTES = 64 << 20
 
 
-def weakest(verifications: Iterable[Verified]) -> Verified:
-    return min(verifications, key=_WEAKEST_FIRST.index, default=Verified.FULL_OBJECT)
-
-
 class TornManifest(Exception):
     """The manifest is not whole, or of an unknown version."""
+
+
+class OtherVersion(TornManifest):
+    """Of a build that writes other frames. The next download links the snapshot anew, and fetches nothing for it."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"version {version}, and this build reads {_VERSION}: the next download links the snapshot anew"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,10 @@ class Header:
     bytes: int
     verified: Verified
     """The weakest verification among the files."""
+    version: int = _VERSION
+    """Version of the manifest."""
+    is_readable: bool = True
+    """False: the manifest is of another build, and what follows the header cannot be read."""
 
 
 @dataclass(slots=True)
@@ -81,11 +97,8 @@ class Chunk:
     verified: list[str]
 
 
-def encode_header(header: Header, folders: Iterable[str] | None) -> bytes:
-    """Encode the first two frames.
-
-    folders: every folder that holds files or folders, '' = the top one; None when they are too many to be watched.
-    """
+def encode_header(header: Header) -> bytes:
+    """Encode the first two frames."""
     about = {
         "version": _VERSION,
         "digest": header.digest,
@@ -94,16 +107,15 @@ def encode_header(header: Header, folders: Iterable[str] | None) -> bytes:
         "bytes": header.bytes,
         "verified": str(header.verified),
     }
-    names = None if folders is None else list(folders)
-    return _frame(_HEADER, _json(about)) + _frame(_FOLDERS, _json(names))
+    return _frame(_HEADER, _json(about)) + _frame(_FOLDERS, _json(None))
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
-    paths = b"".join(os.fsencode(path) + b"\0" for path in chunk.paths)
+    paths = os.fsencode("".join([f"{path}\0" for path in chunk.paths]))
     parts = [_COUNTS.pack(len(chunk.paths), len(paths))]
     parts += [array("Q" if name in {"inodes", "crcs"} else "q", getattr(chunk, name)).tobytes() for name in _COLUMNS]
     parts.append(bytes.fromhex("".join(chunk.ids)))
-    parts.append(bytes(_WEAKEST_FIRST.index(Verified(name)) for name in chunk.verified))
+    parts.append(bytes(_PROOFS.index(Verified(name)) for name in chunk.verified))
     parts.append(paths)
     return _frame(_FILES, b"".join(parts))
 
@@ -134,10 +146,10 @@ def _read(file: BinaryIO) -> tuple[int, bytes]:
     return kind, payload
 
 
-def read_header(path: Path) -> Header | None:
-    """Read the header; None when there is no manifest, or a torn one, which counts as absent."""
+def read_header(disk: Disk, path: StorePath) -> Header | None:
+    """Read the header, also of another version; None without a manifest, or with a torn one, which counts as absent."""
     try:
-        with path.open("rb") as file:
+        with disk.open_file(path) as file:
             return _header(file)
     except (OSError, TornManifest):
         return None
@@ -147,22 +159,24 @@ def _header(file: BinaryIO) -> Header:
     kind, payload = _read(file)
     try:
         data = json.loads(payload)
-        if kind != _HEADER or data["version"] != _VERSION:
-            raise TornManifest(f"version {data['version']}")
-        uri = DatasetUri.parse(data["uri"])
-        return Header(data["digest"], uri, data["files"], data["bytes"], Verified(data["verified"]))
+        if kind != _HEADER:
+            raise TornManifest("its header is missing")
+        version, uri = int(data["version"]), DatasetUri.parse(data["uri"])
+        is_readable = version == _VERSION or int(data.get("readable_from", version)) <= _VERSION < version
+        verified = Verified(data["verified"])
+        return Header(data["digest"], uri, data["files"], data["bytes"], verified, version, is_readable)
     except (ValueError, KeyError, TypeError, InvalidRequest) as error:
         raise TornManifest(str(error)) from error
 
 
-def read_start(file: BinaryIO) -> tuple[Header, list[str] | None]:
-    """Read the header and the folders; leaves `file` at the first files frame. Raises TornManifest, OSError."""
+def read_start(file: BinaryIO) -> Header:
+    """Read the header; leaves `file` at the first files frame. Raises TornManifest, OSError."""
     header = _header(file)
-    kind, payload = _read(file)
-    if kind != _FOLDERS:
-        raise TornManifest("its folders are missing")
-    folders: list[str] | None = json.loads(payload)
-    return header, folders
+    if not header.is_readable:
+        raise OtherVersion(header.version)
+    if _read(file)[0] != _FOLDERS:
+        raise TornManifest("its second frame is missing")
+    return header
 
 
 def read_files(file: BinaryIO, header: Header, seen: int = 0) -> Iterator[Chunk]:
@@ -184,10 +198,10 @@ def read_files(file: BinaryIO, header: Header, seen: int = 0) -> Iterator[Chunk]
     raise TornManifest(f"{seen} files of {header.files}")
 
 
-def read_chunks(path: Path) -> Iterator[Chunk]:
+def read_chunks(disk: Disk, path: StorePath) -> Iterator[Chunk]:
     """Read all files. Raises OSError, and TornManifest, at the latest after the last chunk."""
-    with path.open("rb") as file:
-        header, _ = read_start(file)
+    with disk.open_file(path) as file:
+        header = read_start(file)
         yield from read_files(file, header)
 
 
@@ -203,7 +217,7 @@ def _chunk(payload: bytes) -> Chunk:
         place += 8 * count
     ids = payload[place : place + _ID_BYTES * count].hex()
     place += _ID_BYTES * count
-    verified = [str(_WEAKEST_FIRST[rank]) for rank in payload[place : place + count]]
+    verified = [str(_PROOFS[code]) for code in payload[place : place + count]]
     paths = os.fsdecode(payload[place + count :]).split("\0")[:count]
     names = [ids[first : first + 2 * _ID_BYTES] for first in range(0, 2 * _ID_BYTES * count, 2 * _ID_BYTES)]
     return Chunk(paths, names, verified=verified, **columns)

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
+# Where the kubelet keeps a Pod's sub-path mounts in the host's namespace.
+_SUBPATH = re.compile(rb"/pods/([0-9a-f-]{36})/volume-subpaths/")
 _SNAPSHOT = re.compile(rb"/snapshots/([0-9a-f]{16,64})/data(?:/|\s)")
 
 
-def mounted(proc: Path = Path("/proc")) -> set[str]:
-    """Return the digests of mounted snapshots. Reads each mount namespace once."""
+def mounted(pods: Collection[str], proc: Path = Path("/proc")) -> set[str]:
+    """Return the digests of mounted snapshots. Reads each mount namespace once.
+
+    pods: UIDs of the Pods that have links. The kubelet leaks the sub-path mount of a Pod that was force-deleted while
+    it was down (kubernetes#135698): such a mount of another Pod is no user, and may lose its snapshot.
+    """
     digests: set[str] = set()
     namespaces: set[str] = set()
     try:
@@ -30,7 +37,10 @@ def mounted(proc: Path = Path("/proc")) -> set[str]:
             for line in (proc / pid / "mountinfo").read_bytes().splitlines():
                 # Fields: id, parent, device, root within the file system, mount point, ... The root names the snapshot.
                 fields = line.split(b" ", 5)
-                if len(fields) > 4 and (match := _SNAPSHOT.search(fields[3] + b" ")):
+                if len(fields) <= 4 or not (match := _SNAPSHOT.search(fields[3] + b" ")):
+                    continue
+                subpath = _SUBPATH.search(fields[4])
+                if subpath is None or subpath[1].decode() in pods:
                     digests.add(match[1].decode())
         except OSError:  # the process ended, or is not ours to read
             continue

@@ -6,36 +6,50 @@ The invariants, in the order in which they matter:
 3. Space is reserved before the first byte is fetched; the error of a refused reservation holds the arithmetic.
 4. Two downloads never write one file: one process downloads at a time, and in it one download claims each object.
 
-A façade without work of its own: locks and shared state are in `context`, the work in the modules named after it.
+A façade without work of its own: the disk and its identity are in `opened_disk`, locks and shared state in `context`,
+the work in the modules named after it.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import threading
 import time
-import uuid
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from kube_cache.dataset.transfer import FetchProgress, Manifest, TransferEngine
-from kube_cache.errors import NodeUnsuitable
-from kube_cache.store import check, disk_errors, eviction, manifests, recovery, removal, scrub, usage
+from kube_cache.dataset.exchange import Exchange
+from kube_cache.dataset.remote import Manifest
+from kube_cache.dataset.transfer import FetchProgress, TransferEngine
+from kube_cache.dataset.uri import DatasetUri
+from kube_cache.disk_faults import disk_fault
+from kube_cache.store import (
+    background,
+    check,
+    current,
+    eviction,
+    gauges,
+    manifests,
+    pins,
+    scrub,
+    sweep,
+    usage,
+)
+from kube_cache.store.capacity import Capacity
 from kube_cache.store.check import SnapshotState
-from kube_cache.store.context import StoreContext, make_folders
 from kube_cache.store.damage import BadObject
 from kube_cache.store.disk import Disk
 from kube_cache.store.disk_errors import as_disk_faults
-from kube_cache.store.download import Download, DownloadResult
-from kube_cache.store.index import Index
-from kube_cache.store.index_rows import LOST_INDEX_OWNER, Pin
-from kube_cache.store.layout import Layout
+from kube_cache.store.download import Download, DownloadResult, monotonic
+from kube_cache.store.filesystem.probe import Capabilities
+from kube_cache.store.index_rows import Pin
+from kube_cache.store.layout import is_id
 from kube_cache.store.manifests import Header
+from kube_cache.store.opened_disk import OpenedDisk
+from kube_cache.store.pins import ReconciledPins
+from kube_cache.store.pod_links import Place
 from kube_cache.store.recovery import RecoveryReport
 from kube_cache.store.scrub import ScrubResult
 from kube_cache.store.settings import StoreSettings
@@ -46,30 +60,15 @@ _PROBE_BYTES = 16384  # more than one block, so that a full disk is noticed
 _MAX_LOGGED_PROBLEMS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class ReconciledPins:
-    pinned: int
-    unpinned: int
-
-
 class NodeStore:
     """Thread-safe. Every method raises DiskFault where the disk fails, StoreConflict where another process is slow."""
 
-    def __init__(self, settings: StoreSettings, disk: Disk) -> None:
+    def __init__(self, settings: StoreSettings, opened: OpenedDisk) -> None:
         """Use `open`."""
         self._settings = settings
-        self._disk = disk
-        self._layout = Layout(settings.root)
-        self._opening = threading.RLock()
-        self._recovers = False
-        self.cache_id = ""
-        """Identity of the disk."""
-        self.recovery = RecoveryReport()
-        """What the recovery at start-up found."""
-
-    @property
-    def root(self) -> Path:
-        return self._layout.root
+        self._opened = opened
+        self.last_capacity: Capacity | None = None
+        """As `show_capacity` measured it last; None = not yet. Whoever reads it never waits for the disk."""
 
     @classmethod
     def open(cls, settings: StoreSettings, *, recover: bool = True, disk: Disk | None = None) -> NodeStore:
@@ -77,105 +76,52 @@ class NodeStore:
 
         recover: also clean up what a crash left, unless another process downloads. False for the CLI.
         """
-        store = cls(settings, disk or Disk())
-        store._recovers = recover
-        store._open()
-        return store
+        opened = OpenedDisk(settings, disk or Disk(), recover=recover)
+        opened.open()
+        return cls(settings, opened)
+
+    @classmethod
+    def open_to_read(cls, settings: StoreSettings) -> NodeStore:
+        """Open for `snapshots`, `pins` and `usage` alone; changes nothing on the disk. Raises KubeCacheError."""
+        opened = OpenedDisk(settings, Disk())
+        opened.open_to_read()
+        return cls(settings, opened)
+
+    @property
+    def root(self) -> Path:
+        return self._opened.root
+
+    @property
+    def cache_id(self) -> str:
+        """Identity of the disk."""
+        return self._opened.cache_id
+
+    @property
+    def recovery(self) -> RecoveryReport:
+        """What the recovery at start-up found."""
+        return self._opened.recovery
 
     @as_disk_faults
-    def _open(self) -> None:
-        layout, disk = self._layout, self._disk
-        disk.make_folder(layout.root)
-        may_create = self._recovers or not layout.cache_id.exists()
-        if may_create and not self._settings.allow_root_disk and layout.root.stat().st_dev == Path("/").stat().st_dev:
-            raise NodeUnsuitable(
-                f"{layout.root} is on the machine's root disk, where a full cache would take the node down; "
-                "mount an NVMe there, or set KUBE_CACHE_STORE__ALLOW_ROOT_DISK=true"
-            )
-        make_folders(layout, disk)
-        if not layout.cache_id.exists():
-            disk.write_whole(layout.cache_id, [uuid.uuid4().hex[:16].encode()])
-        self.cache_id = layout.cache_id.read_text().strip()
-        index, fresh = _open_index(layout, self.cache_id)
-        self._context = StoreContext(self._settings, layout, disk, index)
-        if self._recovers or fresh:
-            self._recover(rebuild=fresh)
-
-    def _recover(self, *, rebuild: bool) -> None:
-        writer_lock = self._context.try_writer_lock()
-        if writer_lock is None:
-            _log.info("another process is downloading: the recovery is skipped", root=str(self.root))
-            return
-        try:
-            with self._context.exclusive():
-                self._context.index.end_downloads_except(-1)
-                self.recovery = recovery.recover(self._context, rebuild=rebuild)
-                if self.recovery.rebuilt:
-                    for digest in self._context.digests():
-                        self._context.index.pin(digest, LOST_INDEX_OWNER, None)
-        finally:
-            os.close(writer_lock)
-        _log.info(
-            "recovered the disk",
-            root=str(self.root),
-            snapshots=self.recovery.snapshots,
-            objects=self.recovery.objects,
-            recovered=self.recovery.recovered,
-            removed=self.recovery.removed,
-            rebuilt=self.recovery.rebuilt,
-            seconds=round(self.recovery.seconds, 3),
-        )
-
-    def _current_context(self) -> StoreContext:
-        """Return the context of the disk that is there now.
-
-        A disk that was wiped or replaced under the agent is another cache: it is opened anew, with its own identity.
-        """
-        if self._is_same_disk():
-            return self._context
-        with self._opening:
-            if self._is_same_disk():
-                return self._context
-            _log.error("the disk was wiped or replaced", root=str(self.root), cache_id=self.cache_id)
-            before = self._context
-            self._open()
-            before.close()
-            return self._context
-
-    def _is_same_disk(self) -> bool:
-        try:
-            return self._layout.cache_id.read_bytes().decode(errors="replace").strip() == self.cache_id
-        except FileNotFoundError:
-            return False
+    def capabilities(self) -> Capabilities | None:
+        """Return what an agent found at its last start that the file system can do; None if none has started yet."""
+        return self._opened.capabilities()
 
     # Checks.
 
     @as_disk_faults
     def check(self, digest: str) -> SnapshotState:
-        """Check a snapshot by `stat` alone. Costs nothing while the snapshot is watched and no event came."""
-        context = self._current_context()
-        if context.watch.is_clean(digest) and (header := manifests.read_header(self._layout.manifest(digest))):
-            context.index.touch(digest)
-            return SnapshotState(complete=True, present_bytes=header.bytes)
-        state = self._check_and_watch(context, digest)
+        """Check a snapshot: compare what `stat` says of each file with the manifest."""
+        context = self._opened.current()
+        state = check.check_snapshot(self._opened.layout, self._opened.disk, digest, context.index)
         if not state.complete and state.problems:
             # A snapshot that shares these objects may just have been published or removed: check again under the lock.
             with context.exclusive():
-                state = self._check_and_watch(context, digest)
+                state = check.check_snapshot(self._opened.layout, self._opened.disk, digest, context.index)
         if state.complete:
             context.index.touch(digest)
         elif state.problems:
             problems = state.problems[:_MAX_LOGGED_PROBLEMS]
             _log.warning("snapshot is damaged", digest=digest, problems=problems, count=len(state.problems))
-        return state
-
-    def _check_and_watch(self, context: StoreContext, digest: str) -> SnapshotState:
-        number = context.watch.arm(digest, check.watchable_folders(self._layout, digest))
-        state = SnapshotState(complete=False, present_bytes=0)
-        try:
-            state = check.check_snapshot(self._layout, self._disk, digest, context.index)
-        finally:
-            context.watch.checked(digest, number, complete=state.complete)
         return state
 
     @as_disk_faults
@@ -194,14 +140,60 @@ class NodeStore:
         state = self.check(digest)
         if not state.complete:
             return state
-        result = scrub.scrub_now(self._current_context(), digest, should_stop)
+        result = scrub.scrub_now(self._opened.current(), digest, should_stop)
         return self.check(digest) if result.bad else state
+
+    @as_disk_faults
+    def check_for_pod(
+        self,
+        uid: str,
+        place: int,
+        digest: str,
+        uri: DatasetUri,
+        *,
+        resolved_at: float = 0,
+        full: bool = False,
+        beat: Callable[[], object] = lambda: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> SnapshotState:
+        """Check what the Pod will mount, and put its dataset's `@current` right. Call after `link_pod`.
+
+        Complete only if the snapshot is, the Pod's link at this place leads to it, and `@current` names it or one that
+        was resolved later. full, beat, cancelled: see `check_full`. Raises DiskFault where the link does not lead
+        there, and Cancelled.
+        """
+        self._opened.current().health.raise_if_dying()
+        state = self.check_full(digest, beat=beat, cancelled=cancelled) if full else self.check(digest)
+        header = manifests.read_header(self._opened.disk, self._opened.layout.manifest(digest))
+        if not state.complete or header is None:
+            return replace(state, complete=False)
+        context = self._opened.current()
+        current.point(context, uri, digest, resolved_at)
+        context.pods.verify(uid, place, digest)
+        return replace(state, verified=str(header.verified))
 
     def snapshots(self) -> list[Header]:
         """Return the headers of all visible snapshots, least recently used first; damaged ones too."""
-        digests = self._current_context().digests()
-        headers = (manifests.read_header(self._layout.manifest(digest)) for digest in digests)
+        digests = self._opened.current().digests()
+        headers = (manifests.read_header(self._opened.disk, self._opened.layout.manifest(digest)) for digest in digests)
         return [header for header in headers if header is not None]
+
+    @as_disk_faults
+    def objects(self, digest: str) -> dict[str, tuple[int, Path]] | None:
+        """Return size and path of each object of a visible snapshot, by id; None where there is none, or a torn one.
+
+        What is found may be gone, or have become damaged, by the time that it is read.
+        """
+        if not is_id(digest):  # it comes from another node
+            return None
+        layout, found = self._opened.layout, dict[str, tuple[int, Path]]()
+        try:
+            for chunk in manifests.read_chunks(self._opened.disk, layout.manifest(digest)):
+                for id_, size in zip(chunk.ids, chunk.sizes, strict=True):
+                    found[id_] = size, layout.absolute(layout.object(id_))
+        except (FileNotFoundError, manifests.TornManifest):
+            return None
+        return found
 
     # Pins.
 
@@ -211,59 +203,50 @@ class NodeStore:
 
         until: seconds since the epoch; None: until it is unpinned.
         """
-        self._current_context().index.pin(digest, owner, until)
+        self._opened.current().index.pin(digest, owner, until)
 
     @as_disk_faults
     def unpin(self, digest: str, owner: str) -> bool:
         """Give a pin back. False if there was none."""
-        return self._current_context().index.unpin(digest, owner)
+        return pins.unpin(self._opened.current(), digest, owner)
 
     @as_disk_faults
     def pins(self) -> list[Pin]:
-        return self._current_context().index.pins()
+        return self._opened.current().pins()
+
+    @as_disk_faults
+    def link_pod(self, uid: str, attempt: int, digests: Sequence[str], keep_current: Iterable[Place] = ()) -> None:
+        """Give the Pod its links, which it mounts and which pin; see `PodLinks.link`. Raises StalePlacement."""
+        self._opened.current().pods.link(uid, attempt, digests, keep_current)
+
+    @as_disk_faults
+    def unlink_pod(self, uid: str, digest: str, attempt: int = 0) -> bool:
+        """Remove the Pod's links to the snapshot, of this placement or an earlier one; 0: of any. False: none."""
+        return self._opened.current().pods.unlink(uid, digest, attempt)
 
     @as_disk_faults
     def reconcile(
         self,
-        bound: Iterable[tuple[str, str]],
+        receipts: Mapping[str, Sequence[str]],
         living: Collection[str] = (),
-        *,
-        kind: str = "pod/",
+        bound: Mapping[str, Collection[str]] | None = None,
+        ended: Collection[str] | None = None,
         grace_s: float = 600,
     ) -> ReconciledPins:
-        """Make the pins of bound owners those that are expected, and remove the pins of owners that are gone.
+        """Make lost links again, remove the pins of Pods that are gone, and dead `@current` links; see `pins`."""
+        return pins.reconcile(self._opened.current(), receipts, living, bound or {}, grace_s, ended)
 
-        bound: (digest, owner) of each pin that must be there; such an owner holds no others. living: owners that keep
-        the pins that they have. kind: beginning of the owners that are judged. grace_s: a younger pin stays, because
-        its owner may be younger than the lists. Also removes the temporary pins of a lost index.
-        """
-        index = self._current_context().index
-        wanted = set(bound)
-        settled = {owner for _, owner in wanted}
-        pins = index.pins()
-        present = {(pin.digest, pin.owner): pin for pin in pins if pin.owner.startswith(kind)}
-        missing = wanted - present.keys()
-        for digest, owner in missing:
-            index.pin(digest, owner, None, created=0)  # made from the lists, so the next reconcile may judge it at once
-        # A clock that jumped back makes an age negative: then the pin is old enough to be judged by the lists alone.
-        stale = [
-            (digest, owner)
-            for (digest, owner), pin in present.items()
-            if (digest, owner) not in wanted
-            and (owner in settled or owner not in living)
-            and not 0 <= time.time() - pin.created < grace_s
-        ]
-        temporary = [(pin.digest, pin.owner) for pin in pins if pin.owner == LOST_INDEX_OWNER]
-        for digest, owner in stale + temporary:
-            index.unpin(digest, owner)
-        return ReconciledPins(len(missing), len(stale))
+    def disk_fault(self) -> str:
+        """Say which fault of the disk the scrub has met lately, with the remedy; '' if none."""
+        fault = self._opened.current().health.fault()
+        return disk_fault(fault, self.root).message if fault else ""
 
     # Capacity.
 
     @as_disk_faults
     def usage(self) -> Usage:
         """Compute what the disk holds, and for whom. Stats every file."""
-        return usage.usage(self._current_context())
+        return usage.usage(self._opened.current())
 
     @as_disk_faults
     def check_fits(self, needed: int, *, inodes: int = 0, subject: str = "") -> None:
@@ -271,17 +254,16 @@ class NodeStore:
 
         subject: first words of the error, with a space at the end.
         """
-        eviction.check_fits(self._current_context(), needed, inodes=inodes, subject=subject)
+        eviction.check_fits(self._opened.current(), needed, inodes=inodes, subject=subject)
 
     @as_disk_faults
     def probe(self) -> None:
         """Write a file and delete it again. Raises DiskFault where the disk cannot be written."""
-        path = self._layout.root / "probe"
-        self._current_context()
+        self._opened.current().health.raise_if_dying()
         try:
-            self._disk.write(path, [b"\0" * _PROBE_BYTES])
+            self._opened.disk.write("probe", [b"\0" * _PROBE_BYTES])
         finally:
-            self._disk.unlink_if_there(path)
+            self._opened.disk.unlink_if_there("probe")
 
     @as_disk_faults
     def evict(self, digest: str) -> int:
@@ -289,9 +271,9 @@ class NodeStore:
 
         Returns the size of the objects that no other snapshot linked, in bytes; 0 if there is no such snapshot.
         """
-        context = self._current_context()
+        context = self._opened.current()
         with context.exclusive():
-            return removal.evict(context, digest) or 0
+            return eviction.evict_by_request(context, digest)
 
     # Downloads.
 
@@ -304,19 +286,25 @@ class NodeStore:
         progress: Callable[[FetchProgress], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
         priority: int = 0,
+        resolved_at: float = 0,
+        exchange: Exchange | None = None,
     ) -> DownloadResult:
         """Bring the snapshot to the disk, verified, and publish it. Objects that are there are not fetched.
 
+        resolved_at: seconds since the epoch when the snapshot was resolved; 0: now, for an operator that does not say.
+        exchange: with other nodes.
         Raises what `TransferEngine.fetch` raises, InsufficientDisk, Cancelled.
         """
+        resolved_at = resolved_at or time.time()
         started = time.monotonic()
-        context = self._current_context()
-        download = Download(context, manifest, engine, _monotonic(progress), cancelled, priority)
+        context = self._opened.current()
+        context.health.raise_if_dying()
+        download = Download(context, manifest, engine, monotonic(progress), cancelled, priority, resolved_at, exchange)
         header = download.run()
-        if not context.watch.is_clean(manifest.digest):
-            self._check_and_watch(context, manifest.digest)  # so that the check at a release finds it watched
         seconds = time.monotonic() - started
-        return DownloadResult(download.fetched_bytes, download.resumed_bytes, header.verified, seconds)
+        return DownloadResult(
+            download.fetched_bytes, download.resumed_bytes, header.verified, seconds, download.neighbour_bytes
+        )
 
     # Scrubs.
 
@@ -333,57 +321,28 @@ class NodeStore:
         rate_bytes_per_s: None: that of the settings; 0: no limit.
         """
         rate = self._settings.scrub_bytes_per_s if rate_bytes_per_s is None else rate_bytes_per_s
-        return scrub.scrub(self._current_context(), rate, cancelled, on_bad)
+        return scrub.scrub(self._opened.current(), rate, cancelled, on_bad)
 
     @as_disk_faults
     def scrub_if_due(self, cancelled: Callable[[], bool] = lambda: False) -> ScrubResult | None:
         """Begin or continue the background's round if one is due; None if none is. Raises Cancelled."""
-        return scrub.scrub_if_due(self._current_context(), self._settings.scrub_every_s, cancelled)
+        return scrub.scrub_if_due(self._opened.current(), self._settings.scrub_every_s, cancelled)
 
-    def background_scrub(
+    @as_disk_faults
+    def sweep(self) -> int:
+        """Delete what nobody will use any more; see `sweep`. Returns the number of deleted files."""
+        return sweep.sweep(self._opened.current())
+
+    @as_disk_faults
+    def show_capacity(self) -> None:
+        """Bring the metrics of the disk up to date. Asks the file system, which may hang."""
+        self.last_capacity = gauges.show(self._opened.current())
+
+    def background(
         self, *, poll_s: float | None = None, on_damage: Callable[[], object] = lambda: None
     ) -> AbstractContextManager[None]:
-        """Scrub in a thread while the context lasts; do nothing where the settings give no rate.
-
-        poll_s: seconds between the questions whether a round is due; None: 60, or less where a round is due more often.
-        on_damage: called from the thread after a round that quarantined something.
-        """
-        if self._settings.scrub_bytes_per_s <= 0:
-            return nullcontext()
-        if poll_s is None:
-            poll_s = min(scrub.POLL_S, self._settings.scrub_every_s)
-        return scrub.BackgroundScrub(self.scrub_if_due, poll_s=poll_s, on_damage=on_damage)
+        """Sweep, scrub and measure in threads while the context lasts; see `background.threads`."""
+        return background.threads(self._settings, self.sweep, self.scrub_if_due, self.show_capacity, on_damage, poll_s)
 
     def close(self) -> None:
-        self._context.close()
-
-
-def _open_index(layout: Layout, cache_id: str) -> tuple[Index, bool]:
-    """Open the index. Returns it, and whether it is fresh: it was lost, corrupt, or came from another disk."""
-    if layout.index.exists():
-        try:
-            index = Index(layout.index)
-            if index.cache_id() == cache_id:
-                return index, False
-            index.close()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and not disk_errors.is_corrupt(error):
-                raise
-            _log.warning("the index is damaged and is rebuilt", error=str(error))
-    for suffix in ("", "-wal", "-shm"):
-        layout.index.with_name(layout.index.name + suffix).unlink(missing_ok=True)
-    index = Index(layout.index)
-    index.set_cache_id(cache_id)
-    return index, True
-
-
-def _monotonic(progress: Callable[[FetchProgress], None]) -> Callable[[FetchProgress], None]:
-    """Wrap the callback: done_bytes never falls and never exceeds the total, though a download may start over."""
-    max_done = 0
-
-    def report(now: FetchProgress) -> None:
-        nonlocal max_done
-        max_done = min(now.total_bytes, max(max_done, now.done_bytes))
-        progress(FetchProgress(max_done, now.total_bytes, now.bytes_per_s))
-
-    return report
+        self._opened.context.close()

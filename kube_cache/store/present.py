@@ -28,24 +28,29 @@ _UNKNOWN_CTIME = -1
 def relink(context: StoreContext, digest: str) -> None:
     """Link objects back that only the snapshot itself still links, because a person removed their other name."""
     data = context.layout.files(digest)
-    damaged = {file.path for file in read_damaged(context.layout, digest)}
-    with suppress(FileNotFoundError, manifests.TornManifest):
-        for chunk in manifests.read_chunks(context.layout.manifest(digest)):
+    disk = context.disk
+    damaged = {file.path for file in read_damaged(context.layout, disk, digest)}
+    with suppress(FileNotFoundError, manifests.TornManifest), disk.keep_folders():
+        for chunk in manifests.read_chunks(disk, context.layout.manifest(digest)):
             rows: list[ObjectRow] = []
             for place, id_ in enumerate(chunk.ids):
                 target = context.layout.object(id_)
                 path = chunk.paths[place]
-                if target.exists() or path in damaged:
+                if disk.exists(target) or path in damaged:
                     continue
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    now = os.stat(data / path, follow_symlinks=False)
+                with suppress(FileNotFoundError):
+                    now = disk.stat(data / path)
                     published = (chunk.inodes[place], chunk.sizes[place], chunk.mtimes[place])
                     if (now.st_ino, now.st_size, now.st_mtime_ns) != published:
                         continue
-                    context.disk.link(data / path, target)
+                    disk.link(data / path, target)
+                    linked = disk.stat(target)
+                    if linked.st_ino != now.st_ino:  # somebody put another file there between the two calls
+                        disk.unlink(target)
+                        continue
                     # Trusted no more than before: where our links do not explain the ctime, the bytes are read again.
                     explained = now.st_ctime_ns == chunk.ctimes[place]
-                    ctime = os.stat(target).st_ctime_ns if explained else _UNKNOWN_CTIME
+                    ctime = linked.st_ctime_ns if explained else _UNKNOWN_CTIME
                     rows.append(
                         ObjectRow(
                             id_,
@@ -67,21 +72,22 @@ def present_objects(context: StoreContext, ids: Sequence[str], raise_if_cancelle
     Deletes an object that differs from its row; reads one whose ctime alone differs. Call with claims on the objects.
     """
     present: set[str] = set()
+    disk = context.disk
     rows = context.index.objects(ids)
     for id_ in ids:
-        path = str(context.layout.object(id_))
+        path = context.layout.object(id_)
         row = rows.get(id_)
         try:
-            now = os.stat(path, follow_symlinks=False)
+            now = disk.stat(path)
         except FileNotFoundError:
             if row is not None:
                 context.index.drop_objects([id_])
             continue
-        if row is None and context.disk.links(now) == 1 and recover_object(context, id_):
+        if row is None and disk.links(now) == 1 and recover_object(context, id_):
             continue  # it landed, but the index could not be told: its journal says what of it is good
         if row is None or (now.st_ino, now.st_size, now.st_mtime_ns) != (row.inode, row.size, row.mtime):
             _log.warning("an object is not what it was and is fetched anew", object=id_)
-        elif now.st_ctime_ns == row.ctime or not context.disk.trusts_ctime or _ctime_is_ours(context, id_, path):
+        elif now.st_ctime_ns == row.ctime or not disk.trusts_ctime or _ctime_is_ours(context, id_, path):
             present.add(id_)
             continue
         elif (ctime := _reverify(context, path, now, row.crc64nvme, raise_if_cancelled)) is not None:
@@ -90,7 +96,7 @@ def present_objects(context: StoreContext, ids: Sequence[str], raise_if_cancelle
             continue
         else:
             _log.error("an object holds wrong bytes and is fetched anew", object=id_)
-        context.disk.unlink_if_there(path)
+        disk.unlink_if_there(path)
         context.index.drop_objects([id_])
     return present
 
@@ -100,7 +106,7 @@ def _ctime_is_ours(context: StoreContext, id_: str, path: str) -> bool:
     with context.exclusive():
         row = context.index.objects([id_]).get(id_)
         try:
-            return row is not None and os.stat(path, follow_symlinks=False).st_ctime_ns == row.ctime
+            return row is not None and context.disk.stat(path).st_ctime_ns == row.ctime
         except FileNotFoundError:
             return False
 
@@ -111,5 +117,6 @@ def _reverify(
     """Read the object against its checksum, restore its mode. Returns its ctime in ns; None if its bytes are wrong."""
     if stat.S_IMODE(now.st_mode) != READ_ONLY:
         context.disk.set_mode(path, READ_ONLY)
-        now = os.stat(path, follow_symlinks=False)
-    return now.st_ctime_ns if crc_of(path, lambda _: raise_if_cancelled()) == crc else None
+        now = context.disk.stat(path)
+    actual = crc_of(context.disk, path, lambda _: raise_if_cancelled(), inode=now.st_ino)
+    return now.st_ctime_ns if actual == crc else None

@@ -1,4 +1,4 @@
-"""Publishes snapshots: builds one aside from hard links and renames it once, repairs one in place, and sets `@current`.
+"""Publishes snapshots: builds one aside from hard links and renames it once, or repairs one in place.
 
 A manifest keeps for each file what `stat` said when it was published; `check` compares that before every release.
 Does not fetch: all objects must be on the disk.
@@ -6,19 +6,16 @@ Does not fetch: all objects must be on the disk.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from kube_cache.dataset.transfer import Manifest, RemoteObject, Verified
-from kube_cache.dataset.uri import DatasetUri
-from kube_cache.names import CURRENT_LINK
+from kube_cache.dataset.remote import Manifest, RemoteObject
+from kube_cache.dataset.transfer import Verified, weakest
 from kube_cache.store import manifests
 from kube_cache.store.disk import Disk
 from kube_cache.store.index_rows import ObjectCtime, ObjectRow
-from kube_cache.store.inotify import MAX_FOLDERS
 from kube_cache.store.layout import Layout
 from kube_cache.store.manifests import Chunk, Header
 
@@ -33,11 +30,8 @@ _PIECE_BYTES = 1 << 20
 class _PlacedObject(NamedTuple):
     object: RemoteObject
     id: str
-
-    @property
-    def folder(self) -> str:
-        """Folder of the file, relative to the data; '' = the top one."""
-        return self.object.path.rpartition("/")[0]
+    folder: str
+    """Folder of the file, relative to the data; '' = the top one."""
 
 
 class ObjectsMissing(Exception):
@@ -75,7 +69,7 @@ class Publisher:
     def publish(self, manifest: Manifest, ids: Sequence[str]) -> Header:
         """Build or repair the snapshot. Raises ObjectsMissing, OSError, and what the fence raises."""
         final = self._layout.snapshot(manifest.digest)
-        repairing = final.is_dir()
+        repairing = self._disk.is_folder(final)
         base = final if repairing else self._layout.building(manifest.digest)
         if not repairing:
             self._disk.remove_tree(base)
@@ -83,19 +77,22 @@ class Publisher:
         self._aside = f"{base}/{LINK_NAME}"
         self._disk.make_folder(data)
         if repairing:
-            self._disk.set_mode(data, 0o755)
-        placed = [_PlacedObject(obj, id_) for obj, id_ in zip(manifest.objects, ids, strict=True)]
+            self._disk.set_folder_mode(data, 0o755)
+        placed = [
+            _PlacedObject(obj, id_, obj.path.rpartition("/")[0]) for obj, id_ in zip(manifest.objects, ids, strict=True)
+        ]
         placed.sort(key=lambda entry: entry.folder)
         folders: set[str] = {""}
         chunks = base / CHUNKS_NAME
         # Through a file, not through memory: the header comes first and is known only after the last link.
-        self._disk.write(chunks, self._encoded_chunks(placed, data, folders, repairing=repairing))
+        with self._disk.keep_folders():
+            self._disk.write(chunks, self._encoded_chunks(placed, data, folders, repairing=repairing))
         header = Header(manifest.digest, manifest.uri, len(placed), manifest.total_bytes, self._weakest)
         fresh = base / FRESH_NAME
-        self._disk.write(fresh, _joined(header, sorted(folders) if len(folders) <= MAX_FOLDERS else None, chunks))
+        self._disk.write(fresh, _joined(self._disk, header, chunks))
         self._disk.unlink(chunks)
         for folder in sorted(folders, reverse=True):
-            self._disk.set_mode(data / folder, 0o555)
+            self._disk.set_folder_mode(data / folder, 0o555)
         self._sync(data, folders, ids)
         self._fence()
         self._disk.rename(fresh, base / "manifest")
@@ -108,18 +105,18 @@ class Publisher:
         self._disk.sync_folder(self._layout.snapshots)
         return header
 
-    def _sync(self, data: Path, folders: set[str], ids: Sequence[str]) -> None:
+    def _sync(self, data: PurePosixPath, folders: set[str], ids: Sequence[str]) -> None:
         """Sync the folders one by one while they are few: syncfs(2) also writes what others on this disk left dirty."""
         shards = {self._layout.objects / shard for shard in {id_[:2] for id_ in ids}}
         if len(shards) + len(folders) > _MAX_FOLDER_SYNCS:
-            self._disk.sync_all(self._layout.root)
+            self._disk.sync_all()
             return
         below = (data / folder for folder in sorted(folders))
         for folder in (self._layout.incoming, *sorted(shards), *below, data.parent):
             self._disk.sync_folder(folder)
 
     def _encoded_chunks(
-        self, placed: list[_PlacedObject], data: Path, folders: set[str], *, repairing: bool
+        self, placed: list[_PlacedObject], data: PurePosixPath, folders: set[str], *, repairing: bool
     ) -> Iterator[bytes]:
         """Link the objects a chunk at a time and encode each chunk; adds the folders that it creates to `folders`."""
         for first in range(0, len(placed), manifests.CHUNK_FILES):
@@ -128,7 +125,7 @@ class Publisher:
                 self._make_folder(data, folder, folders, repairing=repairing)
             yield self._link_chunk(data, batch, repairing=repairing)
 
-    def _make_folder(self, data: Path, folder: str, folders: set[str], *, repairing: bool) -> None:
+    def _make_folder(self, data: PurePosixPath, folder: str, folders: set[str], *, repairing: bool) -> None:
         missing = []
         while folder not in folders:
             missing.append(folder)
@@ -136,36 +133,36 @@ class Publisher:
             folder = folder.rpartition("/")[0]
         for name in reversed(missing):
             path = data / name
-            if repairing and (path.is_symlink() or (path.exists() and not path.is_dir())):
-                self._disk.unlink(path)
+            if repairing and not self._disk.is_folder(path):
+                self._disk.unlink_if_there(path)
             self._disk.make_folder(path)
             if repairing:
-                self._disk.set_mode(path, 0o755)
+                self._disk.set_folder_mode(path, 0o755)
 
-    def _link_chunk(self, data: Path, batch: list[_PlacedObject], *, repairing: bool) -> bytes:
+    def _link_chunk(self, data: PurePosixPath, batch: list[_PlacedObject], *, repairing: bool) -> bytes:
         ids = [entry.id for entry in batch]
         rows = self._lookup(ids)
         if repairing:
             self._on_linking(ids)
         chunk = Chunk([], ids, [], [], [], [], [], [])
-        objects = str(self._layout.objects)
-        linked: list[ObjectCtime] = []
-        for obj, id_ in batch:
+        first = len(self.linked)
+        for obj, id_, _ in batch:
             row = rows.get(id_)
             if row is None:
                 raise ObjectsMissing(id_)
-            source, target = f"{objects}/{id_[:2]}/{id_}", f"{data}/{obj.path}"
+            source, target = self._layout.object(id_), f"{data}/{obj.path}"
             try:
-                before = os.stat(source, follow_symlinks=False)
+                before = self._disk.stat(source)
                 # Our link overwrites the ctime, and would hide for ever that something else changed it since the check.
                 if self._disk.trusts_ctime and before.st_ctime_ns != row.ctime:
                     raise ObjectsMissing(id_)
                 self._link(source, target, row.inode, repairing=repairing)
+                now = self._disk.stat(target)
             except FileNotFoundError as error:
                 raise ObjectsMissing(id_) from error
-            now = os.stat(target, follow_symlinks=False)
             if (now.st_ino, now.st_size, now.st_mtime_ns) != (row.inode, row.size, row.mtime):
                 raise ObjectsMissing(id_)
+            self.linked.append(ObjectCtime(id_, now.st_ctime_ns))
             chunk.paths.append(obj.path)
             chunk.sizes.append(now.st_size)
             chunk.mtimes.append(now.st_mtime_ns)
@@ -173,11 +170,9 @@ class Publisher:
             chunk.inodes.append(now.st_ino)
             chunk.crcs.append(row.crc64nvme)
             chunk.verified.append(row.verified)
-            linked.append(ObjectCtime(id_, now.st_ctime_ns))
-        self._weakest = manifests.weakest((self._weakest, *(Verified(name) for name in set(chunk.verified))))
+        self._weakest = weakest((self._weakest, *(Verified(name) for name in set(chunk.verified))))
         if repairing:
-            self._on_linked(linked)
-        self.linked += linked
+            self._on_linked(self.linked[first:])
         return manifests.encode_chunk(chunk)
 
     def _link(self, source: str, target: str, inode: int, *, repairing: bool) -> None:
@@ -186,58 +181,19 @@ class Publisher:
             self._disk.link(source, target)
             return
         with suppress(FileNotFoundError):
-            if os.stat(target, follow_symlinks=False).st_ino == inode:
+            if self._disk.stat(target).st_ino == inode:
                 return
         self._disk.unlink_if_there(self._aside)
         self._disk.link(source, self._aside)
-        if os.path.isdir(target) and not os.path.islink(target):
-            self._disk.remove_tree(Path(target))
+        if self._disk.is_folder(target):
+            self._disk.remove_tree(target)
         self._disk.rename(self._aside, target)
 
 
-def _joined(header: Header, folders: list[str] | None, chunks: Path) -> Iterator[bytes]:
-    """Compose the manifest of header, folders, the encoded chunks in the file, and the end."""
-    yield manifests.encode_header(header, folders)
-    with chunks.open("rb") as file:
+def _joined(disk: Disk, header: Header, chunks: PurePosixPath) -> Iterator[bytes]:
+    """Compose the manifest of header, the encoded chunks in the file, and the end."""
+    yield manifests.encode_header(header)
+    with disk.open_file(chunks) as file:
         while piece := file.read(_PIECE_BYTES):
             yield piece
     yield manifests.encode_end(header)
-
-
-def set_current(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
-    """Swap the dataset's `@current` to the snapshot, atomically and durably; running Pods keep what they mounted."""
-    folder = layout.dataset(uri)
-    disk.make_folder(folder)
-    target = os.path.relpath(layout.files(digest), folder)
-    link = folder / CURRENT_LINK
-    if link.is_symlink() and os.readlink(link) == target:
-        return
-    fresh = folder / f".{CURRENT_LINK}.{digest[:16]}"
-    disk.unlink_if_there(fresh)
-    disk.symlink(target, fresh)
-    disk.rename(fresh, link)
-    while folder != layout.root:
-        disk.sync_folder(folder)
-        folder = folder.parent
-
-
-def current_digest(link: Path) -> str | None:
-    """Read the digest that an `@current` names; None if it names none."""
-    try:
-        parts = Path(os.readlink(link)).parts
-    except OSError:
-        return None
-    return parts[-2] if len(parts) >= 2 and parts[-1] == "data" else None
-
-
-def clear_current(layout: Layout, disk: Disk, uri: DatasetUri, digest: str) -> None:
-    """Remove the dataset's `@current` if it names this snapshot, and the folders that are empty then."""
-    folder = layout.dataset(uri)
-    if current_digest(folder / CURRENT_LINK) == digest:
-        disk.unlink_if_there(folder / CURRENT_LINK)
-    while folder != layout.datasets:
-        try:
-            disk.remove_folder(folder)
-        except OSError:  # not empty, or gone
-            return
-        folder = folder.parent

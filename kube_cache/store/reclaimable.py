@@ -7,6 +7,7 @@ eviction in vain; it is never too low, so nobody waits for space that could be f
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,24 +48,23 @@ def estimate(context: StoreContext, order: list[str], shortage: Space) -> Space:
 
 def held_digests(context: StoreContext) -> set[str]:
     """Digests that pins or downloads keep."""
-    pinned = {pin.digest for pin in context.index.pins()}
+    pinned = {pin.digest for pin in context.pins()}
     return pinned | {download.digest for download in context.index.downloads()}
 
 
 def _evictable(context: StoreContext, order: list[str]) -> Iterator[Space]:
     """Yield what could be deleted: quarantine, abandoned parts, unlinked objects, snapshots."""
     for folder in (context.layout.quarantine, context.layout.incoming):
-        with suppress(FileNotFoundError), os.scandir(folder) as entries:
-            for entry in entries:
-                if not context.claims.is_protected(entry.name.partition(".")[0]):
-                    with suppress(FileNotFoundError):
-                        yield _space_of(entry.stat(follow_symlinks=False))
+        with suppress(FileNotFoundError):
+            for name, found in context.disk.entries(folder):
+                if not context.claims.is_protected(name.partition(".")[0]):
+                    yield _space_of(found)
     unlinked = context.index.unlinked_bytes()
     if unlinked:
         yield Space(unlinked, len(context.index.unlinked(MAX_UNLINKED)))
-    kept = held_digests(context) | mounts.mounted()
+    kept = held_digests(context) | mounts.mounted(context.pods.uids())
     links: Counter[str] = Counter()
-    half_removed = [name for name in os.listdir(context.layout.snapshots) if name.startswith(REMOVING)]
+    half_removed = [name for name in context.disk.names(context.layout.snapshots) if name.startswith(REMOVING)]
     for digest in [*half_removed, *order]:
         if digest not in kept:
             yield from _objects_of(context, digest, links)
@@ -75,20 +75,32 @@ def _objects_of(context: StoreContext, digest: str, links: Counter[str]) -> Iter
 
     links: id -> links that this snapshot and the ones before it have counted.
     """
-    with suppress(FileNotFoundError, manifests.TornManifest):
-        for chunk in manifests.read_chunks(context.layout.manifest(digest)):
-            for id_ in chunk.ids:
-                try:
-                    stat = os.stat(context.layout.object(id_))
-                except FileNotFoundError:
-                    continue
+    try:
+        for chunk in manifests.read_chunks(context.disk, context.layout.manifest(digest)):
+            for id_, found in _stat_objects(context, chunk.ids):
                 if context.claims.is_protected(id_):
                     continue
                 links[id_] += 1
-                if links[id_] >= context.disk.links(stat) - 1:
+                if links[id_] >= context.disk.links(found) - 1:
                     del links[id_]
-                    yield _space_of(stat)
+                    yield _space_of(found)
+    except FileNotFoundError:
+        return
+    except manifests.TornManifest:  # of another build, say: its eviction frees what no other snapshot links
+        for _, found in context.disk.walk(context.layout.files(digest)):
+            if stat.S_ISREG(found.st_mode):
+                yield _space_of(found)
 
 
-def _space_of(stat: os.stat_result) -> Space:
-    return Space(max(stat.st_size, stat.st_blocks * 512), 1)
+def _stat_objects(context: StoreContext, ids: list[str]) -> list[tuple[str, os.stat_result]]:
+    """Stat the objects that are there."""
+    found = []
+    with context.disk.keep_folders():
+        for id_ in ids:
+            with suppress(FileNotFoundError):
+                found.append((id_, context.disk.stat(context.layout.object(id_))))
+    return found
+
+
+def _space_of(found: os.stat_result) -> Space:
+    return Space(max(found.st_size, found.st_blocks * 512), 1)

@@ -6,19 +6,16 @@ that memory does not grow with the number of objects. Does not read the bytes of
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from kube_cache.dataset.transfer import Verified
-from kube_cache.names import CURRENT_LINK
-from kube_cache.store import manifests, publish, removal
+from kube_cache.store import current, manifests, publish, removal
 from kube_cache.store.context import StoreContext
 from kube_cache.store.index_rows import ObjectCtime, ObjectRow
-from kube_cache.store.layout import BUILDING, REMOVING, is_id
+from kube_cache.store.layout import BUILDING, PODS, REMOVING, is_id, is_snapshot
 from kube_cache.store.manifests import Chunk
 
 _INDEX_ROWS = 20_000  # put into the index at once: a few MB, and enough neighbours in the table
@@ -47,10 +44,10 @@ def recover(context: StoreContext, *, rebuild: bool) -> RecoveryReport:
     started = time.monotonic()
     report = RecoveryReport()
     linked_by_us = _complete_interrupted(context, report)
-    present = {name for name in os.listdir(context.layout.snapshots) if not name.startswith((BUILDING, REMOVING))}
+    present = set(filter(is_snapshot, context.disk.names(context.layout.snapshots)))
     report.snapshots = len(present)
     known = set(context.index.uses())
-    unrecorded = sorted(present - known, key=lambda name: context.layout.snapshot(name).stat().st_mtime)
+    unrecorded = sorted(present - known, key=lambda name: context.disk.stat(context.layout.snapshot(name)).st_mtime)
     if not rebuild:
         _index_manifests(context, unrecorded)  # published, but the crash came before the index recorded it
     for digest in unrecorded:
@@ -65,9 +62,9 @@ def recover(context: StoreContext, *, rebuild: bool) -> RecoveryReport:
         _index_manifests(context, present)
         report.rebuilt = True
         _index_unknown(context)
-    _clean_incoming(context, report)
-    _clean_quarantine(context)
-    _clean_datasets(context)
+    report.removed += clean_incoming(context)
+    clean_quarantine(context)
+    current.sweep(context)
     report.seconds = time.monotonic() - started
     return report
 
@@ -78,23 +75,26 @@ def _complete_interrupted(context: StoreContext, report: RecoveryReport) -> set[
     Returns the inodes whose ctimes our own links changed without the index recording it.
     """
     linked_by_us: set[int] = set()
-    for name in os.listdir(context.layout.snapshots):
+    for name in context.disk.names(context.layout.snapshots):
+        if name == PODS:
+            continue
         path = context.layout.snapshots / name
-        if path.is_symlink() or not path.is_dir():
+        if not context.disk.is_folder(path):
             context.disk.remove_tree(path)  # not ours: a person's note, perhaps
             continue
         with suppress(FileNotFoundError):
-            linked_by_us.add(os.stat(path / publish.LINK_NAME).st_ino)
+            linked_by_us.add(context.disk.stat(path / publish.LINK_NAME).st_ino)
         if name.startswith((BUILDING, REMOVING)):
-            linked_by_us.update(removal.file_inodes(path / "data"))
+            linked_by_us.update(removal.file_inodes(context.disk, path / "data"))
             removal.complete_removal(context, path)
             report.half_built += 1
         else:
             for litter in _LITTER:
                 context.disk.unlink_if_there(path / litter)
-    for folder in (context.layout.root, context.layout.snapshots):
-        for path in folder.glob(".*.new"):
-            context.disk.unlink_if_there(path)
+    for folder in (context.layout.top, context.layout.snapshots):
+        for name in context.disk.names(folder):
+            if name.startswith(".") and name.endswith(".new"):
+                context.disk.unlink_if_there(folder / name)
     return linked_by_us
 
 
@@ -103,7 +103,7 @@ def _index_manifests(context: StoreContext, digests: Iterable[str]) -> None:
     rows: list[ObjectRow] = []
     for digest in digests:
         with suppress(FileNotFoundError, manifests.TornManifest):
-            for chunk in manifests.read_chunks(context.layout.manifest(digest)):
+            for chunk in manifests.read_chunks(context.disk, context.layout.manifest(digest)):
                 rows += _rows_of(context, chunk)
                 if len(rows) >= _INDEX_ROWS:
                     _put_newest(context, rows)
@@ -111,20 +111,23 @@ def _index_manifests(context: StoreContext, digests: Iterable[str]) -> None:
     _put_newest(context, rows)
 
 
-def _rows_of(context: StoreContext, chunk: Chunk) -> Iterator[ObjectRow]:
-    """Yield a row for each object of the chunk that is on the disk under the inode that the manifest names."""
-    base = str(context.layout.objects)
-    for place, id_ in enumerate(chunk.ids):
-        inode = chunk.inodes[place]
-        try:
-            if os.stat(f"{base}/{id_[:2]}/{id_}", follow_symlinks=False).st_ino != inode:
+def _rows_of(context: StoreContext, chunk: Chunk) -> list[ObjectRow]:
+    """Make a row for each object of the chunk that is on the disk under the inode that the manifest names."""
+    rows = []
+    with context.disk.keep_folders():
+        for place, id_ in enumerate(chunk.ids):
+            inode = chunk.inodes[place]
+            try:
+                if context.disk.stat(context.layout.object(id_)).st_ino != inode:
+                    continue
+            except FileNotFoundError:
                 continue
-        except FileNotFoundError:
-            continue
-        yield ObjectRow(
-            id_, chunk.sizes[place], chunk.crcs[place], chunk.verified[place], inode, chunk.mtimes[place],
-            chunk.ctimes[place],
-        )  # fmt: skip
+            row = ObjectRow(
+                id_, chunk.sizes[place], chunk.crcs[place], chunk.verified[place], inode, chunk.mtimes[place],
+                chunk.ctimes[place],
+            )  # fmt: skip
+            rows.append(row)
+    return rows
 
 
 def _put_newest(context: StoreContext, rows: list[ObjectRow]) -> None:
@@ -153,28 +156,27 @@ def _reconcile_objects(context: StoreContext, report: RecoveryReport, linked_by_
         unlinked: list[str] = []
         linked: list[str] = []
         expired: list[str] = []
-        with os.scandir(context.layout.objects / f"{shard:02x}") as entries:
-            for entry in entries:
-                report.objects += 1
-                row = rows.pop(entry.name, None)
-                stat = entry.stat(follow_symlinks=False)
-                if entry.name in linking or stat.st_ino in linked_by_us:
-                    own_ctimes.append(ObjectCtime(entry.name, stat.st_ctime_ns))
-                if not is_id(entry.name) or int(entry.name[:2], 16) != shard:
-                    context.disk.remove_tree(Path(entry.path))
-                elif context.disk.links(stat) > 1:
-                    stale = stale or row is None or row.inode != stat.st_ino
-                    if row is not None and row.landed is not None:
-                        linked.append(entry.name)
-                elif row is None or row.inode != stat.st_ino:
-                    if removal.recover_object(context, entry.name):
-                        report.recovered += 1
-                    else:
-                        report.removed += 1
-                elif row.landed is None:
-                    unlinked.append(entry.name)  # its snapshot was removed by hand
-                elif row.landed < limit:
-                    expired.append(entry.name)
+        folder = context.layout.objects / f"{shard:02x}"
+        for name, found in context.disk.entries(folder):
+            report.objects += 1
+            row = rows.pop(name, None)
+            if name in linking or found.st_ino in linked_by_us:
+                own_ctimes.append(ObjectCtime(name, found.st_ctime_ns))
+            if not is_id(name) or int(name[:2], 16) != shard:
+                context.disk.remove_tree(folder / name)
+            elif context.disk.links(found) > 1:
+                stale = stale or row is None or row.inode != found.st_ino
+                if row is not None and row.landed is not None:
+                    linked.append(name)
+            elif row is None or row.inode != found.st_ino:
+                if removal.recover_object(context, name):
+                    report.recovered += 1
+                else:
+                    report.removed += 1
+            elif row.landed is None:
+                unlinked.append(name)  # its snapshot was removed by hand
+            elif row.landed < limit:
+                expired.append(name)
         context.index.set_landed(unlinked, now)
         context.index.set_landed(linked, None)
         report.removed += removal.delete_unlinked(context, expired)
@@ -191,27 +193,28 @@ def _index_unknown(context: StoreContext) -> None:
     for shard in range(256):
         rows = context.index.objects_under(shard)
         unknown = []
-        with os.scandir(context.layout.objects / f"{shard:02x}") as entries:
-            for entry in entries:
-                stat = entry.stat(follow_symlinks=False)
-                if entry.name in rows and rows[entry.name].inode == stat.st_ino:
-                    continue
-                unknown.append(
-                    ObjectRow(entry.name, stat.st_size, 0, str(Verified.TRANSPORT_ONLY), stat.st_ino, -1, -1)
-                )
+        for name, found in context.disk.entries(context.layout.objects / f"{shard:02x}"):
+            if name not in rows or rows[name].inode != found.st_ino:
+                unknown.append(ObjectRow(name, found.st_size, 0, str(Verified.TRANSPORT_ONLY), found.st_ino, -1, -1))
         context.index.drop_objects(row.id for row in unknown)
         context.index.put_objects(unknown)
 
 
-def _clean_incoming(context: StoreContext, report: RecoveryReport) -> None:
-    """Delete parts without a journal or too old, journals without their object, and names that are not ours."""
+def clean_incoming(context: StoreContext) -> int:
+    """Delete parts without a journal or too old, journals without their object, and names that are not ours.
+
+    Keeps what a download has claimed. Returns the number of deleted parts and names.
+    """
+    removed = 0
     limit = time.time() - context.settings.keep_partial_s
-    names = set(os.listdir(context.layout.incoming))
-    for name in names:
+    names = {name: found.st_mtime for name, found in context.disk.entries(context.layout.incoming)}
+    for name, changed in names.items():
         id_, _, kind = name.rpartition(".")
         path = context.layout.incoming / name
+        if context.claims.is_protected(id_):
+            continue
         if kind == "part":
-            keep = f"{id_}.journal" in names and path.stat().st_mtime >= limit
+            keep = f"{id_}.journal" in names and changed >= limit
         elif kind == "journal":
             keep = f"{id_}.part" in names or _has_landed(context, id_)
         else:
@@ -220,7 +223,8 @@ def _clean_incoming(context: StoreContext, report: RecoveryReport) -> None:
             context.disk.remove_tree(path)
             if kind == "part":
                 context.disk.unlink_if_there(context.layout.journal(id_))
-            report.removed += 1
+            removed += 1
+    return removed
 
 
 def _has_landed(context: StoreContext, id_: str) -> bool:
@@ -231,22 +235,12 @@ def _has_landed(context: StoreContext, id_: str) -> bool:
     return row is not None and row.landed is not None
 
 
-def _clean_quarantine(context: StoreContext) -> None:
+def clean_quarantine(context: StoreContext) -> int:
+    """Delete the objects that were kept long enough for inspection. Returns their number."""
+    removed = 0
     limit = time.time() - context.settings.quarantine_s
-    for name in os.listdir(context.layout.quarantine):
-        path = context.layout.quarantine / name
-        with suppress(FileNotFoundError):
-            if path.stat().st_ctime < limit:
-                context.disk.unlink(path)
-
-
-def _clean_datasets(context: StoreContext) -> None:
-    """Delete links to snapshots that are not there, and the folders that are empty then."""
-    for folder, folders, files in os.walk(context.layout.datasets, topdown=False):
-        for name in files + folders:
-            path = Path(folder) / name
-            if path.is_symlink() and (name != CURRENT_LINK or not path.exists()):
-                context.disk.unlink(path)
-        if Path(folder) != context.layout.datasets:
-            with suppress(OSError):  # not empty
-                context.disk.remove_folder(folder)
+    for name, found in context.disk.entries(context.layout.quarantine):
+        if found.st_ctime < limit:
+            context.disk.remove_tree(context.layout.quarantine / name)
+            removed += 1
+    return removed

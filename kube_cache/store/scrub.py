@@ -2,35 +2,31 @@
 
 Yields to downloads: idle I/O priority, a set rate, and no reading while a download runs. A bad object goes to
 `quarantine/`, and each snapshot that links it is marked damaged: the next check misses, and the next download fetches
-that object alone. Does not fetch anything itself.
+that object alone. A dying disk is told from a bad object (`health`): it condemns nothing. Does not fetch anything.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import structlog
 
-from kube_cache.errors import Cancelled, KubeCacheError
+from kube_cache.errors import Cancelled
 from kube_cache.store import manifests
 from kube_cache.store.context import StoreContext
 from kube_cache.store.damage import BadObject, quarantine_object, read_damaged
+from kube_cache.store.health import MAX_IN_ROW, MAX_UNREADABLE, MEDIUM_ERRORS, NOT_THERE
 from kube_cache.store.manifests import Chunk
-from kube_cache.store.read_back import crc_of
+from kube_cache.store.read_back import crc_of, read_piece
 
 _log = structlog.get_logger("kube_cache.store")
-POLL_S = 60.0
-"""Period in which the background asks whether a round is due; also its pause after a fault of the disk."""
 _PAUSE_S = 0.2
-# Errors by which the process lacks something; they say nothing of the object.
-_LACKS_OF_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 # Keys in the index: number of the background's unfinished round, time at which its last round ended.
 _OPEN_ROUND_KEY, _ENDED_KEY = "scrub-open", "scrub-ended"
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call
@@ -97,6 +93,7 @@ def scrub_if_due(context: StoreContext, every_s: float, cancelled: Callable[[], 
     number = int(index.get_meta(_OPEN_ROUND_KEY) or 0) or index.next_scrub_round()
     index.set_meta(_OPEN_ROUND_KEY, str(number))
     result = _scrub_round(context, number, context.settings.scrub_bytes_per_s, cancelled, lambda _: None)
+    context.health.note_sound()
     index.set_meta(_OPEN_ROUND_KEY, None)
     index.set_meta(_ENDED_KEY, str(time.time()))
     return result
@@ -122,67 +119,124 @@ def _scrub_round(
 def _scrub_snapshots(
     context: StoreContext, digests: list[str], number: int, pace: _Pace, on_bad: Callable[[BadObject], None]
 ) -> ScrubResult:
-    """Read the objects of the snapshots that the round of this number has not read yet."""
-    result = ScrubResult()
+    """Read the objects of the snapshots that the round of this number has not read yet. Raises OSError, Cancelled."""
+    scrub_round = _Round(context, number, pace, on_bad)
     started = time.monotonic()
-    for digest in digests:
-        with suppress(FileNotFoundError, manifests.TornManifest):
-            for chunk in manifests.read_chunks(context.layout.manifest(digest)):
-                _scrub_chunk(context, digest, chunk, number, pace, result, on_bad)
-    result.seconds = time.monotonic() - started
-    return result
-
-
-def _scrub_chunk(
-    context: StoreContext,
-    digest: str,
-    chunk: Chunk,
-    number: int,
-    pace: _Pace,
-    result: ScrubResult,
-    on_bad: Callable[[BadObject], None],
-) -> None:
-    rows = context.index.objects(chunk.ids)
-    good: list[str] = []
-    known_bad = {file.path for file in read_damaged(context.layout, digest)}
     try:
-        for place, id_ in enumerate(chunk.ids):
-            row = rows.get(id_)
-            if row is not None and row.scrubbed is not None and row.scrubbed >= number:
-                continue
-            path = chunk.paths[place]
-            if path in known_bad:
-                continue
-            reason = _problem_of(context, digest, path, chunk.crcs[place], pace)
-            if reason is None:
-                continue
-            result.objects += 1
-            result.bytes += chunk.sizes[place]
-            if not reason:
-                good.append(id_)
-                continue
-            bad = BadObject(digest, path, id_, reason)
-            if quarantine_object(context, bad, chunk.inodes[place]):
-                result.bad += 1
-                on_bad(bad)
-    finally:  # also where the scrub is stopped in the middle of a thousand large objects
-        context.index.set_scrubbed(good, number)
-
-
-def _problem_of(context: StoreContext, digest: str, path: str, crc: int, pace: _Pace) -> str | None:
-    """Read the file and say what is wrong with its bytes: '' if nothing, None if it is not there.
-
-    Raises OSError if the process lacks something, and Cancelled.
-    """
-    try:
-        actual = crc_of(context.layout.files(digest) / path, pace)
-    except FileNotFoundError:
-        return None  # evicted meanwhile, or the check finds it
+        for digest in digests:
+            with suppress(FileNotFoundError, manifests.TornManifest):
+                for chunk in manifests.read_chunks(context.disk, context.layout.manifest(digest)):
+                    scrub_round.read_chunk(digest, chunk)
+        scrub_round.finish()
     except OSError as error:
-        if error.errno in _LACKS_OF_PROCESS:
-            raise
-        return f"cannot be read ({error.strerror})"
-    return "" if actual == crc else "does not have its checksum"
+        context.health.note(error)
+        raise
+    scrub_round.result.seconds = time.monotonic() - started
+    return scrub_round.result
+
+
+class _Suspect(NamedTuple):
+    """An object that could not be read once."""
+
+    object: BadObject
+    crc: int
+    inode: int
+    size: int
+
+
+class _Round:
+    """Reads objects, and judges those that are bad; see `health` for those that cannot be read."""
+
+    def __init__(self, context: StoreContext, number: int, pace: _Pace, on_bad: Callable[[BadObject], None]) -> None:
+        self.result = ScrubResult()
+        self._context = context
+        self._number = number
+        self._pace = pace
+        self._on_bad = on_bad
+        self._suspects: list[_Suspect] = []
+        """Those since the last object that could be read."""
+
+    def read_chunk(self, digest: str, chunk: Chunk) -> None:
+        """Raises OSError where the disk fails, or the process lacks something; Cancelled."""
+        context = self._context
+        rows = context.index.objects(chunk.ids)
+        good: list[str] = []
+        known_bad = {file.path for file in read_damaged(context.layout, context.disk, digest)}
+        try:
+            for place, id_ in enumerate(chunk.ids):
+                row, path = rows.get(id_), chunk.paths[place]
+                if row is not None and row.scrubbed is not None and row.scrubbed >= self._number:
+                    continue
+                if path in known_bad:
+                    continue
+                found = _Suspect(
+                    BadObject(digest, path, id_, ""), chunk.crcs[place], chunk.inodes[place], chunk.sizes[place]
+                )
+                if self._is_good(found):
+                    good.append(id_)
+        finally:  # also where the scrub is stopped in the middle of a thousand large objects
+            context.index.set_scrubbed(good, self._number)
+
+    def finish(self) -> None:
+        """Judge the suspects that no good object followed. Raises OSError, Cancelled."""
+        if self._suspects:
+            read_piece(self._context.disk, self._context.layout.manifest(self._suspects[0].object.digest))
+            self._judge_suspects()
+
+    def _is_good(self, read: _Suspect) -> bool:
+        """Read an object, and condemn it if its bytes are wrong."""
+        try:
+            actual = self._crc_of(read)
+        except OSError as error:
+            if error.errno in NOT_THERE:
+                return False
+            if error.errno not in MEDIUM_ERRORS:
+                raise
+            self._suspects.append(read)
+            self._context.disk.names(self._context.layout.object(read.object.object).rpartition("/")[0])
+            if len(self._suspects) >= MAX_IN_ROW or self._context.health.unreadable >= MAX_UNREADABLE:
+                raise
+            return False
+        self._judge_suspects()
+        if actual != read.crc:
+            self._condemn(read, "does not have its checksum")
+            return False
+        self._count(read)
+        return True
+
+    def _judge_suspects(self) -> None:
+        """Read the suspects again, now that the disk is known to live, and condemn those that still cannot be read."""
+        suspects, self._suspects = self._suspects, []
+        for suspect in suspects:
+            try:
+                actual = self._crc_of(suspect)
+            except OSError as error:
+                if error.errno in NOT_THERE:
+                    continue
+                if error.errno not in MEDIUM_ERRORS:
+                    raise
+                self._condemn(suspect, f"cannot be read ({error.strerror})")
+                self._context.health.unreadable += 1
+            else:
+                if actual != suspect.crc:
+                    self._condemn(suspect, "does not have its checksum")
+                else:
+                    _log.warning("an object could be read only at the second try", path=suspect.object.path)
+
+    def _crc_of(self, read: _Suspect) -> int:
+        path = self._context.layout.files(read.object.digest) / read.object.path
+        return crc_of(self._context.disk, path, self._pace, inode=read.inode)
+
+    def _condemn(self, read: _Suspect, reason: str) -> None:
+        self._count(read)
+        bad = replace(read.object, reason=reason)
+        if quarantine_object(self._context, bad, read.inode):
+            self.result.bad += 1
+            self._on_bad(bad)
+
+    def _count(self, read: _Suspect) -> None:
+        self.result.objects += 1
+        self.result.bytes += read.size
 
 
 @contextmanager
@@ -197,48 +251,3 @@ def _idle_io() -> Iterator[None]:
     finally:
         if number is not None:
             libc.syscall(number, 1, 0, 0)
-
-
-class BackgroundScrub:
-    """A thread that scrubs once a period for as long as a `with` block lasts.
-
-    Only finds and quarantines: the next check and the reconcile, which know the origin, have damaged objects fetched
-    again. scrub_if_due: `NodeStore.scrub_if_due`. on_damage: called from the thread after a round with damage.
-    """
-
-    def __init__(
-        self,
-        scrub_if_due: Callable[[Callable[[], bool]], ScrubResult | None],
-        *,
-        poll_s: float,
-        on_damage: Callable[[], object],
-    ) -> None:
-        self._scrub_if_due = scrub_if_due
-        self._on_damage = on_damage
-        self._poll_s = poll_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                result = self._scrub_if_due(self._stop.is_set)
-            except Cancelled:
-                return
-            except KubeCacheError as error:
-                _log.warning("the background scrub goes on later", error=error.message)
-            else:
-                if result is not None:
-                    _log.info(
-                        "scrubbed", objects=result.objects, bytes=result.bytes, bad=result.bad, seconds=result.seconds
-                    )
-                    if result.bad:
-                        self._on_damage()
-            self._stop.wait(self._poll_s)

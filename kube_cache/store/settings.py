@@ -23,9 +23,9 @@ class StoreSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     root: Path = Path("/var/lib/kube-cache")
-    """Cache root: one filesystem, best an NVMe of its own."""
+    """Cache root: one filesystem, best an NVMe of its own; ext4, XFS or btrfs."""
     allow_root_disk: bool = False
-    """Allow a cache root on the machine's root filesystem."""
+    """Allow a cache root on the disk that the node itself lives on, or in memory."""
     min_free: Annotated[float, Ge(0), Lt(1)] = 0.20
     """Share of the filesystem kept free (the kubelet evicts Pods at 0.10-0.15)."""
     min_free_inodes: Annotated[float, Ge(0), Lt(1)] = 0.10
@@ -39,8 +39,6 @@ class StoreSettings:
     quarantine_s: Annotated[float, Ge(0)] = 7 * 86400
     """Seconds that an object with wrong bytes is kept for inspection."""
     scrub_bytes_per_s: Annotated[int, Ge(0)] = 50 * MIB
-    """Rate at which the background scrub reads objects against their checksums; 0 = never."""
+    """Rate at which the background scrub reads objects against their checksums, bytes per second; 0 = never."""
     scrub_every_s: Annotated[float, Gt(0)] = 7 * 86400
-    """Seconds from the end of one background scrub to the beginning of the next."""
-    watch_trust_s: Annotated[float, Ge(0)] = 900
-    """Seconds after which a snapshot is checked again though inotify reported no change."""
+    """Seconds from the end of one background scrub to the beginning of the next; an interrupted scrub continues."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -39,12 +41,12 @@ class Usage:
 def usage(context: StoreContext) -> Usage:
     """Compute the usage of the disk and of each snapshot. Reads every manifest and stats every file."""
     owners: dict[str, list[str]] = {}
-    for pin in context.index.pins():
+    for pin in context.pins():
         owners.setdefault(pin.digest, []).append(pin.owner)
     last_uses = context.index.uses()
     snapshots = []
     for digest in context.digests():
-        header = manifests.read_header(context.layout.manifest(digest))
+        header = manifests.read_header(context.disk, context.layout.manifest(digest))
         if header is None:
             continue
         unique, shared = _unique_and_shared(context, digest)
@@ -65,8 +67,8 @@ def usage(context: StoreContext) -> Usage:
         capacity.measure(context),
         totals.objects,
         totals.bytes,
-        capacity.allocated_bytes(context.layout.incoming),
-        capacity.allocated_bytes(context.layout.quarantine),
+        capacity.allocated_bytes(context.disk, context.layout.incoming),
+        capacity.allocated_bytes(context.disk, context.layout.quarantine),
         context.index.unlinked_bytes(),
         snapshots,
     )
@@ -75,13 +77,24 @@ def usage(context: StoreContext) -> Usage:
 def _unique_and_shared(context: StoreContext, digest: str) -> tuple[int, int]:
     """Add up the sizes of the files that only this snapshot links, and of those that others link too, in bytes."""
     unique = shared = 0
-    files = context.layout.files(digest)
-    with suppress(FileNotFoundError, manifests.TornManifest):
-        for chunk in manifests.read_chunks(context.layout.manifest(digest)):
-            for path, size in zip(chunk.paths, chunk.sizes, strict=True):
-                with suppress(OSError):
-                    if context.disk.links(os.stat(files / path)) <= 2:  # its own name and the one below objects/
-                        unique += size
-                    else:
-                        shared += size
+    for found in _files(context, digest):
+        if context.disk.links(found) <= 2:  # its own name and the one below objects/
+            unique += found.st_size
+        else:
+            shared += found.st_size
     return unique, shared
+
+
+def _files(context: StoreContext, digest: str) -> Iterator[os.stat_result]:
+    """Stat the files that the manifest names and, where that is of another build, those that are there."""
+    files, disk = context.layout.files(digest), context.disk
+    try:
+        for chunk in manifests.read_chunks(disk, context.layout.manifest(digest)):
+            with disk.keep_folders():
+                for path in chunk.paths:
+                    with suppress(OSError):
+                        yield disk.stat(f"{files}/{path}")
+    except FileNotFoundError:
+        return
+    except manifests.OtherVersion:
+        yield from (found for _, found in disk.walk(files) if stat.S_ISREG(found.st_mode))

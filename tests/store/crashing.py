@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from kube_cache.store.beneath import StorePath
 from kube_cache.store.disk import Disk
 
 SURVIVED, CUT = 7, 8
@@ -22,6 +23,7 @@ class Mortal(Disk):
     """Dies by `end` before its n-th change."""
 
     def __init__(self, at: int) -> None:
+        super().__init__()
         self._left = at
         self.done = 0
 
@@ -34,11 +36,11 @@ class Mortal(Disk):
     def end(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def make_folder(self, path: Path) -> None:
+    def make_folder(self, path: StorePath) -> None:
         self.tick()
         super().make_folder(path)
 
-    def write(self, path: Path, chunks: Iterable[bytes]) -> None:
+    def write(self, path: StorePath, chunks: Iterable[bytes]) -> None:
         def ticking() -> Iterable[bytes]:
             for chunk in chunks:
                 self.tick()
@@ -46,43 +48,67 @@ class Mortal(Disk):
 
         super().write(path, ticking())
 
-    def link(self, source: Path | str, target: Path | str) -> None:
+    def link(self, source: StorePath, target: StorePath) -> None:
         self.tick()
         super().link(source, target)
 
-    def symlink(self, content: str, path: Path) -> None:
+    def symlink(self, content: str, path: StorePath) -> None:
         self.tick()
         super().symlink(content, path)
 
-    def rename(self, source: Path | str, target: Path | str) -> None:
+    def set_link_time(self, path: StorePath, ns: int) -> None:
+        self.tick()
+        super().set_link_time(path, ns)
+
+    def rename(self, source: StorePath, target: StorePath) -> None:
         self.tick()
         super().rename(source, target)
 
-    def unlink(self, path: Path | str) -> None:
+    def unlink(self, path: StorePath) -> None:
         self.tick()
         super().unlink(path)
 
-    def remove_folder(self, path: Path | str) -> None:
+    def remove_folder(self, path: StorePath) -> None:
         self.tick()
         super().remove_folder(path)
 
-    def set_mode(self, path: Path | str, mode: int) -> None:
+    def set_mode(self, path: StorePath, mode: int) -> None:
         self.tick()
         super().set_mode(path, mode)
 
-    def sync_folder(self, path: Path) -> None:
+    def set_folder_mode(self, path: StorePath, mode: int) -> None:
+        self.tick()
+        super().set_folder_mode(path, mode)
+
+    def sync_folder(self, path: StorePath) -> None:
         self.tick()
         super().sync_folder(path)
 
-    def sync_all(self, root: Path) -> None:
+    def sync_all(self) -> None:
         self.tick()
-        super().sync_all(root)
+        super().sync_all()
+
+
+Place = Callable[[StorePath], Path]
+"""Where a path of the time of a change lies now: its folder may have been renamed since."""
 
 
 @dataclass
 class Change:
     folders: set[str]
-    undo: Callable[[], object]
+    undo: Callable[[Place], object]
+    number: int
+    """Greater than that of any earlier change."""
+
+
+@dataclass
+class Move:
+    """A folder was renamed."""
+
+    source: str
+    target: str
+    number: int
+    lost: bool = False
 
 
 class PowerCut(Mortal):
@@ -97,10 +123,12 @@ class PowerCut(Mortal):
 
     def __init__(self, at: int, root: Path, chance: random.Random) -> None:
         super().__init__(at)
-        self._root = root
+        self._base = root
         self._graves = root.with_name(root.name + ".graves")
         self._graves.mkdir(exist_ok=True)
         self._names = itertools.count()
+        self._numbers = itertools.count()
+        self._moves: list[Move] = []
         self._pending: list[Change] = []
         self._chance = chance
         self._index_at = chance.randrange(max(1, at)) + 1
@@ -109,8 +137,8 @@ class PowerCut(Mortal):
 
     def tick(self) -> None:
         super().tick()
-        if self.done == self._index_at and (self._root / "index.sqlite").exists():
-            source = sqlite3.connect(self._root / "index.sqlite", timeout=0.05)
+        if self.done == self._index_at and (self._base / "index.sqlite").exists():
+            source = sqlite3.connect(self._base / "index.sqlite", timeout=0.05)
             target = sqlite3.connect(self._saved)
             with suppress(sqlite3.OperationalError):  # in the middle of a transaction: this cut keeps the index
                 source.backup(target)
@@ -128,8 +156,10 @@ class PowerCut(Mortal):
         for change in reversed(self._pending):
             if id(change) in lost:
                 with suppress(OSError):
-                    change.undo()
-        index = self._root / "index.sqlite"
+                    change.undo(lambda path, number=change.number: self._place(path, number))
+                for move in self._moves:
+                    move.lost = move.lost or move.number == change.number
+        index = self._base / "index.sqlite"
         luck = self._chance.random()
         if luck < 0.2 or (luck < 0.7 and self._saved.exists()):
             for name in ("", "-wal", "-shm"):
@@ -147,78 +177,103 @@ class PowerCut(Mortal):
             lost |= {id(change) for change in mine[self._chance.randrange(len(mine) + 1) :]}
         return lost
 
-    def _note(self, undo: Callable[[], object], *paths: Path | str) -> None:
-        self._pending.append(Change({str(Path(path).parent) for path in paths}, undo))
+    def _note(self, undo: Callable[[Place], object], *paths: StorePath) -> None:
+        self._pending.append(Change({str(PurePosixPath(path).parent) for path in paths}, undo, next(self._numbers)))
+
+    def _place(self, path: StorePath, number: int) -> Path:
+        """Follow the renames of folders that came after a change and are not taken back."""
+        found = str(path)
+        for move in self._moves:
+            if move.number > number and not move.lost and found.startswith(f"{move.source}/"):
+                found = move.target + found[len(move.source) :]
+        return self._base / found
 
     def _grave(self) -> Path:
         return self._graves / f"{os.getpid()}-{next(self._names)}"
 
-    def links(self, stat: os.stat_result) -> int:
-        return stat.st_nlink - self._buried[stat.st_ino]
+    def links(self, found: os.stat_result) -> int:
+        return found.st_nlink - self._buried[found.st_ino]
 
-    def _bury(self, path: Path | str) -> Callable[[], object]:
+    def _bury(self, path: StorePath) -> Callable[[Place], object]:
         grave = self._grave()
-        return lambda: os.rename(path, grave)
+        return lambda at: os.rename(at(path), grave)
 
-    def make_folder(self, path: Path) -> None:
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    def make_folder(self, path: StorePath) -> None:
+        pure = PurePosixPath(path)
+        missing = [folder for folder in (pure, *pure.parents) if not (self._base / folder).exists()]
         super().make_folder(path)
         for folder in reversed(missing):
             self._note(self._bury(folder), folder)
 
-    def write(self, path: Path, chunks: Iterable[bytes]) -> None:
-        fresh = not path.exists()
+    def write(self, path: StorePath, chunks: Iterable[bytes]) -> None:
+        fresh = not (self._base / path).exists()
         super().write(path, chunks)
         if fresh:
             self._note(self._bury(path), path)
 
-    def link(self, source: Path | str, target: Path | str) -> None:
+    def link(self, source: StorePath, target: StorePath) -> None:
         super().link(source, target)
         self._note(self._bury(target), target)
 
-    def symlink(self, content: str, path: Path) -> None:
+    def symlink(self, content: str, path: StorePath) -> None:
         super().symlink(content, path)
         self._note(self._bury(path), path)
 
-    def rename(self, source: Path | str, target: Path | str) -> None:
-        grave = self._grave()
-        replaced = os.path.lexists(target) and not os.path.isdir(target)
+    def set_link_time(self, path: StorePath, ns: int) -> None:
+        there = self._base / path
+        before = os.lstat(there).st_mtime_ns
+        super().set_link_time(path, ns)
+        self._note(lambda at: os.utime(at(path), ns=(before, before), follow_symlinks=False), path)
+
+    def rename(self, source: StorePath, target: StorePath) -> None:
+        grave, new = self._grave(), self._base / target
+        replaced = os.path.lexists(new) and not os.path.isdir(new)
         if replaced:
-            if os.path.islink(target):
-                os.symlink(os.readlink(target), grave)
+            if os.path.islink(new):
+                os.symlink(os.readlink(new), grave)
             else:
-                os.link(target, grave)
+                os.link(new, grave)
                 self._buried[os.stat(grave).st_ino] += 1
         super().rename(source, target)
 
-        def undo() -> None:
-            os.rename(target, source)
+        def undo(at: Place) -> None:
+            os.rename(at(target), at(source))
             if replaced:
-                os.rename(grave, target)
+                os.rename(grave, at(target))
 
         self._note(undo, source, target)
+        if new.is_dir() and not new.is_symlink():
+            self._moves.append(Move(str(source), str(target), self._pending[-1].number))
+            for change in self._pending[:-1]:
+                change.folders = {_moved(folder, str(source), str(target)) for folder in change.folders}
 
-    def unlink(self, path: Path | str) -> None:
+    def unlink(self, path: StorePath) -> None:
         self.tick()
-        if not os.path.lexists(path):
+        there = self._base / path
+        if not os.path.lexists(there):
             raise FileNotFoundError(path)
         grave = self._grave()
-        os.rename(path, grave)
+        os.rename(there, grave)
         self._buried[os.lstat(grave).st_ino] += 1
-        self._note(lambda: os.rename(grave, path), path)
+        self._note(lambda at: os.rename(grave, at(path)), path)
 
-    def remove_folder(self, path: Path | str) -> None:
+    def remove_folder(self, path: StorePath) -> None:
         super().remove_folder(path)
-        self._note(lambda: os.mkdir(path), path)
+        self._note(lambda at: os.mkdir(at(path)), path)
 
-    def sync_folder(self, path: Path) -> None:
+    def sync_folder(self, path: StorePath) -> None:
         super().sync_folder(path)
         # A rename between folders is one transaction in every file system that is supported: one sync makes it durable.
-        self._pending = [change for change in self._pending if str(path) not in change.folders]
+        self._pending = [change for change in self._pending if str(path or ".") not in change.folders]
 
-    def sync_all(self, root: Path) -> None:
-        super().sync_all(root)
+    def sync_all(self) -> None:
+        super().sync_all()
         self._pending.clear()
+
+
+def _moved(folder: str, source: str, target: str) -> str:
+    inside = folder == source or folder.startswith(f"{source}/")
+    return target + folder[len(source) :] if inside else folder
 
 
 def child(body: Callable[[], None]) -> int:

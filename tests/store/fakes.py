@@ -12,7 +12,8 @@ from pathlib import Path
 
 from awscrt import checksums
 
-from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress, Manifest, RemoteObject, Verified
+from kube_cache.dataset.remote import Manifest, RemoteObject
+from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress, Verified
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import Cancelled, DiskFault
 from kube_cache.store import capacity, eviction
@@ -143,6 +144,11 @@ def read_all(store: NodeStore, dataset: Manifest) -> dict[str, bytes]:
     return {obj.path: (base / obj.path).read_bytes() for obj in dataset.objects}
 
 
+def snapshot_names(root: Path) -> list[str]:
+    """Names in `snapshots/`, without the link by way of which Pods mount."""
+    return sorted(path.name for path in (root / "snapshots").iterdir() if path.name != "pods")
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -152,9 +158,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 def free_space(store: NodeStore, needed: int) -> int:
     """Evict until `needed` bytes can be used, as a download does. Returns the bytes that became free."""
-    with store._context.exclusive():
-        return eviction.free_space(store._context, needed)
+    with store._opened.context.exclusive():
+        return eviction.free_space(store._opened.context, needed)
 
 
 def reserved_bytes(store: NodeStore) -> int:
-    return capacity.measure(store._context).reserved_bytes
+    return capacity.measure(store._opened.context).reserved_bytes

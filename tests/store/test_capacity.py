@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from kube_cache.dataset.transfer import Manifest
+from kube_cache.dataset.remote import Manifest
 from kube_cache.dataset.uri import DatasetUri
-from kube_cache.errors import InsufficientDisk
+from kube_cache.errors import Cancelled, InsufficientDisk
+from kube_cache.store import reclaimable
 from kube_cache.store.node_store import NodeStore
+from kube_cache.store.reclaimable import Space
 from tests.store.fakes import DictEngine, Source, manifest, open_store, wait_for
 
 CAPACITY = 1_000_000
@@ -81,8 +85,50 @@ def test_what_a_download_counts_on_is_not_offered_to_another(
             tight.check_fits(900_000)
     finally:
         engine.hold.set()
-        thread.join(10)
+        thread.join(60)
     tight.check_fits(900_000)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda store, source: store.check_fits(600_000), id="check_fits"),
+        pytest.param(
+            lambda store, source: store.download(dataset(source, "two", own=600_000), DictEngine(source)), id="download"
+        ),
+    ],
+)
+def test_room_that_another_download_gives_back_while_a_request_is_weighed_is_not_refused(
+    tight: NodeStore,
+    source: Source,
+    engine: DictEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[NodeStore, Source], object],
+) -> None:
+    one = dataset(source, "one", own=100_000, shared=500_000)
+    engine.hold = threading.Event()
+    stop = threading.Event()
+
+    def download() -> None:
+        with suppress(Cancelled):
+            tight.download(one, engine, cancelled=stop.is_set)
+
+    thread = threading.Thread(target=download, daemon=True)
+    thread.start()
+    wait_for(engine.reached.is_set)
+    with pytest.raises(InsufficientDisk, match="reserved by other downloads"):
+        tight.check_fits(600_000)
+    estimate = reclaimable.estimate
+
+    def estimate_just_before_it_ends(*args: object) -> Space:
+        space = estimate(*args)  # type: ignore[arg-type]
+        stop.set()
+        thread.join(60)
+        return space
+
+    monkeypatch.setattr(reclaimable, "estimate", estimate_just_before_it_ends)
+    ask(tight, source)
+    assert not thread.is_alive()
 
 
 def test_parts_of_what_was_given_up_are_room(tight: NodeStore) -> None:

@@ -1,7 +1,7 @@
-"""SIGKILL and power cuts at random points of download, publish, swap, evict, repair, scrub and start-up.
+"""SIGKILL and power cuts at random points of download, publish, swap, evict, repair, scrub, links and start-up.
 
 After each: no snapshot that can be seen is less than whole, no byte is unaccounted for, and the next download succeeds.
-`KUBE_CACHE_CRASH_POINTS` sets the number of points (200), `KUBE_CACHE_SEED` chooses others.
+`KUBE_CACHE_CRASH_POINTS` sets the number of points (60; 200 in `make test-long`), `KUBE_CACHE_SEED` chooses others.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.dataset.transfer import Manifest
+from kube_cache.dataset.remote import Manifest
 from kube_cache.errors import SnapshotInUse
 from kube_cache.store.disk import Disk
 from kube_cache.store.layout import object_id
 from kube_cache.store.node_store import NodeStore
 from tests.store.crashing import CUT, SURVIVED, Mortal, PowerCut, child
-from tests.store.fakes import DictEngine, Source, read_all, settings
+from tests.store.fakes import DictEngine, Source, read_all, settings, snapshot_names
+from tests.store.promises import UIDS, Notes
 
 SEED = os.environ.get("KUBE_CACHE_SEED", "")
-POINTS = int(os.environ.get("KUBE_CACHE_CRASH_POINTS", "200"))
+POINTS = int(os.environ.get("KUBE_CACHE_CRASH_POINTS", "60"))
 KILLED = -9
 
 
@@ -68,26 +69,60 @@ def flip(store_root: Path, chance: random.Random) -> None:
 
 
 def act(
-    root: Path, disk: Mortal, source: Source, manifests: list[Manifest], chance: random.Random, *, flips: bool
+    root: Path,
+    disk: Mortal,
+    source: Source,
+    manifests: list[Manifest],
+    chance: random.Random,
+    notes: Notes,
+    *,
+    flips: bool,
 ) -> None:
     engine = DictEngine(source, durable=lambda _: disk.tick(), sync=False)
     engine.journals = True
-    store = NodeStore.open(settings(root, watch_trust_s=0), disk=disk)
-    for _ in range(8):
+    store = NodeStore.open(settings(root), disk=disk)
+    for _ in range(10):
         manifest = chance.choice(manifests)
         deed = chance.random()
-        if deed < 0.55:
-            store.download(manifest, engine)
-        elif deed < 0.8:
+        if deed < 0.4:
+            resolved_at = notes.next() - chance.choice([0, 0, 5.5])
+            said = (str(store._opened.layout.dataset(manifest.uri)), manifest.digest, resolved_at)
+            notes.note("pointing", *said)
+            store.download(manifest, engine, resolved_at=resolved_at)
+            notes.note("pointed", *said)
+        elif deed < 0.6:
+            notes.note("evicting", manifest.digest)
             with suppress(SnapshotInUse):
                 store.evict(manifest.digest)
+        elif deed < 0.75:
+            place_pod(store, notes, chance.sample(manifests, chance.choice([1, 2])), chance)
+        elif deed < 0.85:
+            uid = chance.choice(UIDS)
+            notes.note("unlinking", uid, manifest.digest)
+            store.unlink_pod(uid, manifest.digest, chance.choice([0, notes.next()]))
         elif deed < 0.9:
-            store.pin(manifest.digest, "pod/x") if chance.random() < 0.3 else store.unpin(manifest.digest, "pod/x")
+            store.reconcile({}, UIDS)
         elif flips:
             flip(root, chance)
             store.scrub(0)
         else:
             store.check(manifest.digest)
+
+
+def place_pod(store: NodeStore, notes: Notes, wanted: list[Manifest], chance: random.Random) -> None:
+    """As `check_disk` does: link, check, put `@current` right."""
+    uid, attempt = chance.choice(UIDS), notes.next()
+    places = {str(place): manifest.digest for place, manifest in enumerate(wanted)}
+    notes.note("linking", uid, attempt, places)
+    store.link_pod(uid, attempt, list(places.values()))
+    notes.note("linked", uid, attempt, places)
+    for place, manifest in enumerate(wanted):
+        resolved_at = attempt - chance.choice([0, 0, 5.5])
+        said = (str(store._opened.layout.dataset(manifest.uri)), manifest.digest, resolved_at)
+        notes.note("pointing", *said)
+        if store.check_for_pod(uid, place, manifest.digest, manifest.uri, resolved_at=resolved_at).complete:
+            notes.note("pointed", *said)
+            notes.note("complete", uid, manifest.digest)
 
 
 def inspect(store: NodeStore, source: Source, manifests: list[Manifest], *, flips: bool) -> None:
@@ -96,7 +131,7 @@ def inspect(store: NodeStore, source: Source, manifests: list[Manifest], *, flip
         account(store)
         store.scrub(0)
     by_digest = {manifest.digest: manifest for manifest in manifests}
-    names = sorted(path.name for path in (root / "snapshots").iterdir())
+    names = snapshot_names(root)
     assert set(names) <= set(by_digest), "half-built things are not left lying about"
     for name in names:
         state = store.check(name)
@@ -128,7 +163,7 @@ def account(store: NodeStore) -> None:
 
 
 def next_download_fetches_only_what_is_missing(
-    store: NodeStore, source: Source, manifest: Manifest, *, flips: bool
+    store: NodeStore, source: Source, manifest: Manifest, resolved_at: float, *, flips: bool
 ) -> None:
     root = store.root
     engine = DictEngine(source, sync=False)
@@ -139,12 +174,12 @@ def next_download_fetches_only_what_is_missing(
         there = (root / "objects" / name[:2] / name).exists() or (part.exists() and journal.exists())
         linked = (root / "snapshots" / manifest.digest / "data" / obj.path).exists()
         missing += 0 if there or linked else obj.size
-    store.download(manifest, engine)
+    store.download(manifest, engine, resolved_at=resolved_at)
     if not flips:
         assert engine.total <= missing
     else:  # what flipped while no snapshot linked it, the next scrub finds
         store.scrub(0)
-        store.download(manifest, engine)
+        store.download(manifest, engine, resolved_at=resolved_at)
     assert store.check(manifest.digest).complete
     assert read_all(store, manifest) == {obj.path: source.bytes_of(obj) for obj in manifest.objects}
 
@@ -159,6 +194,7 @@ def test_whatever_moment_it_ends_at_what_can_be_seen_is_whole_and_every_byte_is_
     manifests = datasets(source)
     chance = random.Random(f"{power}{flips}{SEED}")
     disk_of: Callable[[int], Mortal] = (lambda at: PowerCut(at, fast_root, chance)) if power else Mortal
+    notes = Notes(fast_root)
     crashes = 0
     for attempt in range(POINTS * 4):
         if crashes == POINTS // 2:
@@ -168,21 +204,26 @@ def test_whatever_moment_it_ends_at_what_can_be_seen_is_whole_and_every_byte_is_
 
         def body(at: int = at, seed: float = seed) -> None:
             chance.seed(seed)
-            act(fast_root, disk_of(at), source, manifests, chance, flips=flips)
+            act(fast_root, disk_of(at), source, manifests, chance, notes, flips=flips)
 
         code = child(body)
         assert code in {SURVIVED, CUT, KILLED}, f"attempt {attempt}: ended with {code}"
         shutil.rmtree(f"{fast_root}.graves", ignore_errors=True)
         crashes += code != SURVIVED
         chance.seed(seed + 1)
-        store = NodeStore.open(settings(fast_root, watch_trust_s=0), disk=Timeless() if power else Disk())
+        store = NodeStore.open(settings(fast_root), disk=Timeless() if power else Disk())
         try:
             inspect(store, source, manifests, flips=flips)
+            notes.read().hold(store, whole=not flips)
             if chance.random() < 0.3:
-                next_download_fetches_only_what_is_missing(store, source, chance.choice(manifests), flips=flips)
+                resolved_at = attempt * 1000 + 999
+                manifest = chance.choice(manifests)
+                next_download_fetches_only_what_is_missing(store, source, manifest, resolved_at, flips=flips)
                 account(store)
             for pin in store.pins():
-                store.unpin(pin.digest, pin.owner)
+                if chance.random() < 0.5:
+                    store.unpin(pin.digest, pin.owner)
+            notes.begin(store, attempt + 1)
         finally:
             store.close()
     assert crashes == POINTS // 2, "too few runs were cut short for the number of points asked for"

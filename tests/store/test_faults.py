@@ -16,12 +16,21 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.dataset.transfer import Manifest
+from kube_cache.dataset.remote import Manifest
 from kube_cache.errors import DiskFault, InsufficientDisk
 from kube_cache.store.disk import Disk
 from kube_cache.store.disk_errors import sqlite_fault
 from kube_cache.store.node_store import NodeStore
-from tests.store.fakes import DictEngine, Source, free_space, open_store, read_all, reserved_bytes, settings
+from tests.store.fakes import (
+    DictEngine,
+    Source,
+    free_space,
+    open_store,
+    read_all,
+    reserved_bytes,
+    settings,
+    snapshot_names,
+)
 from tests.store.test_crash import account
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
@@ -45,6 +54,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 class Failing(Disk):
     def __init__(self, operation: str, code: int) -> None:
+        super().__init__()
         self.code = 0
         self._operation, self._code = operation, code
         original = getattr(self, operation)
@@ -162,7 +172,7 @@ def test_an_index_that_fills_up_in_mid_download_leaves_nothing_held_and_nothing_
     manifest = source.dataset("gpt", {"a": b"a" * 1000, "b": b"b" * 1000})
     engine = DictEngine(source)
     engine.journals = True
-    index = store._context.index
+    index = store._opened.context.index
     opening = index._connection
 
     def full() -> object:
@@ -180,7 +190,7 @@ def test_an_index_that_fills_up_in_mid_download_leaves_nothing_held_and_nothing_
     assert reserved_bytes(store) == 0
     done = threading.Thread(target=store.download, args=(manifest, engine), daemon=True)
     done.start()
-    done.join(10)
+    done.join(60)
     assert not done.is_alive(), "it waits for a claim that nobody holds"
     assert engine.total == 2000
     assert store.check(manifest.digest).complete
@@ -271,7 +281,7 @@ def test_a_removal_that_a_failing_disk_cut_short_is_finished_when_room_is_needed
     new = source.dataset("new", {"c": b"c" * 800_000})
     store.check_fits(new.total_bytes)
     store.download(new, engine)
-    assert [path.name for path in (root / "snapshots").iterdir()] == [new.digest]
+    assert snapshot_names(root) == [new.digest]
     assert store.usage().object_bytes == 800_000
     account(store)
     store.close()

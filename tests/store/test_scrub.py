@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from kube_cache.dataset.transfer import Manifest
+from kube_cache.dataset.remote import Manifest
 from kube_cache.errors import Cancelled, DiskFault
 from kube_cache.store import scrub
 from kube_cache.store.node_store import NodeStore
@@ -73,9 +73,9 @@ def test_what_a_person_scrubs_is_read_whole_though_the_background_is_half_throug
 def test_the_background_finds_a_flipped_bit_and_the_next_warm_mends_it(
     store: NodeStore, manifest: Manifest, engine: DictEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(store._context.disk), "trusts_ctime", False)
+    monkeypatch.setattr(type(store._opened.context.disk), "trusts_ctime", False)
     flip(data(store, manifest) / "f3")
-    with store.background_scrub(poll_s=0.01):
+    with store.background(poll_s=0.01):
         wait_for(lambda: not store.check(manifest.digest).complete)
     assert store.download(manifest, engine).fetched_bytes == 1000
     assert store.check_full(manifest.digest).complete
@@ -85,7 +85,7 @@ def test_the_background_is_silent_where_its_rate_is_none(
     store: NodeStore, manifest: Manifest, engine: DictEngine
 ) -> None:
     other = NodeStore.open(settings(store.root, scrub_bytes_per_s=0), recover=False)
-    with other.background_scrub(poll_s=0.01):
+    with other.background(poll_s=0.01):
         assert not [thread for thread in threading.enumerate() if thread.name == "scrub"]
     other.close()
 
@@ -93,7 +93,7 @@ def test_the_background_is_silent_where_its_rate_is_none(
 def test_what_the_process_lacks_condemns_no_object(
     store: NodeStore, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_descriptors(*_: object) -> int:
+    def out_of_descriptors(*_: object, **__: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(scrub, "crc_of", out_of_descriptors)
@@ -110,17 +110,17 @@ def test_a_scrub_waits_for_the_download_of_another_process(
         target=store.download, args=(source.dataset("other", {"f": b"f" * 10, "g": b"g"}), engine)
     )
     download.start()
-    assert engine.reached.wait(10)
+    assert engine.reached.wait(60)
 
     def person() -> None:
         other = NodeStore.open(settings(store.root), recover=False)
         asked = iter([False] * 5 + [True] * 1000)
         with pytest.raises(Cancelled):
             other.scrub(0, cancelled=lambda: next(asked))
-        assert {row.scrubbed for row in other._context.index.objects(ids).values()} == {None}
+        assert {row.scrubbed for row in other._opened.context.index.objects(ids).values()} == {None}
         os._exit(SURVIVED)
 
-    ids = [name for shard in range(256) for name in store._context.index.objects_under(shard)]
+    ids = [name for shard in range(256) for name in store._opened.context.index.objects_under(shard)]
     assert child(person) == SURVIVED
     engine.hold.set()
-    download.join(30)
+    download.join(60)
