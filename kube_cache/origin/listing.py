@@ -11,9 +11,9 @@ import hashlib
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from kube_cache.dataset.transfer import Manifest, RemoteObject
+from kube_cache.dataset.remote import Manifest, RemoteObject
 from kube_cache.dataset.uri import CONTROL_CHARACTER, MAX_NAME_BYTES, DatasetUri
-from kube_cache.errors import AmbiguousDataset, DatasetNotFound, UnsafeKey
+from kube_cache.errors import AmbiguousDataset, DatasetNotFound, OriginUnsuitable, UnsafeKey
 
 _MAX_PATH_BYTES: Final = 3072  # leaves a quarter of PATH_MAX (4096) for the store's own directories
 _DIGEST_DOMAIN: Final = b"kube-cache snapshot v1\0"
@@ -35,7 +35,8 @@ def list_dataset(
     """List what `uri` holds now.
 
     on_page: called after each page with the number of keys seen so far; may raise to stop.
-    Raises UnsafeKey, AmbiguousDataset, DatasetNotFound, AccessDenied, SourceUnavailable.
+    Raises UnsafeKey, AmbiguousDataset, DatasetNotFound, AccessDenied, BucketNotAllowed, OriginUnsuitable,
+    SourceUnavailable.
     """
     listing = _Listing(uri)
     prefix: str | None = uri.prefix
@@ -72,7 +73,7 @@ def digest(uri: DatasetUri, objects: Iterable[RemoteObject]) -> str:
     hasher = hashlib.sha256(_DIGEST_DOMAIN)
     fields = [str(uri).rstrip("/")]
     for remote in sorted(objects, key=lambda remote: remote.path.encode()):
-        fields += [remote.path, remote.key, str(remote.size), remote.etag]
+        fields += [remote.path, remote.key, str(remote.size), remote.pin]
     for text in fields:
         encoded = text.encode()
         hasher.update(len(encoded).to_bytes(8, "big"))
@@ -132,8 +133,15 @@ class _Listing:
 
 def _with_path(remote: RemoteObject, path: str) -> RemoteObject:
     _check_path(remote, path)
+    if not remote.etag and not remote.modified:
+        raise OriginUnsuitable(
+            f"{remote.uri}: the object store lists it with neither ETag nor LastModified, so that a later version could"
+            " not be told from this one; use an object store, or a proxy before it, that lists them",
+            bucket=remote.bucket,
+            key=remote.key,
+        )
     return RemoteObject(
-        remote.scheme, remote.bucket, remote.key, path, remote.size, remote.etag, remote.version_id
+        remote.scheme, remote.bucket, remote.key, path, remote.size, remote.etag, remote.version_id, remote.modified
     )  # not replace(): a listing makes millions of these
 
 

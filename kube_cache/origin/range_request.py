@@ -5,21 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import quote
 
 from kube_cache.dataset.checksums import decode_base64
-from kube_cache.dataset.transfer import RemoteObject
+from kube_cache.dataset.remote import RemoteObject
+from kube_cache.origin.current_keys import CurrentKeys
 from kube_cache.origin.routes import Route, quoted_key
 from kube_cache.origin.settings import OriginSettings
-from kube_cache.origin.signing import Keys, Signer
+from kube_cache.origin.signing import Signer
 
 
 class RangeRequests:
-    """For one scheme and its credentials (botocore's; None: do not sign). Thread-safe."""
+    """For one scheme and its credentials. Thread-safe."""
 
-    def __init__(self, settings: OriginSettings, credentials: Any | None) -> None:
-        self._credentials = credentials
+    def __init__(self, settings: OriginSettings, keys: CurrentKeys) -> None:
+        self._keys = keys
         self._signers: dict[str, Signer] = {}
         self._constant_headers = _constant_headers(settings)
 
@@ -34,11 +34,9 @@ class RangeRequests:
         if remote.version_id:
             query = f"versionId={quote(remote.version_id, safe='')}"
         elif generation:
-            query = f"generation={generation}"
+            query = f"generation={quote(generation, safe='')}"
         headers = {**headers, **self._constant_headers}
-        if self._credentials is not None:
-            frozen = self._credentials.get_frozen_credentials()
-            keys = Keys(frozen.access_key, frozen.secret_key, frozen.token or "")
+        if (keys := self._keys.get()) is not None:
             headers = self._signer(route.region).sign(keys, route.host_header, path, query, headers)
         # Not signed, because Google's front end changes it. Without gzip GCS would unpack what is stored packed.
         accept = "gzip" if remote.scheme == "gs" else "identity"

@@ -22,13 +22,22 @@ from kube_cache.errors import (
 )
 
 GIVE_CREDENTIALS: Final = "give the agent and the operator a role or AWS_ACCESS_KEY_ID and its secret"
+TRUST_AUTHORITY: Final = (
+    "for a private authority set AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE, SSL_CERT_FILE) to a file with its root"
+    " certificate; an intermediate alone is not enough, and the server must send its own"
+)
 EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"})
 """Codes that fresh credentials may mend."""
+ELSEWHERE: Final = frozenset(
+    {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "TemporaryRedirect"}
+)
+"""Codes by which an object store says that a bucket is in another region, or at another endpoint."""
 
 _DENIED: Final = {
     "AccessDenied": "the credentials may not do this; grant s3:ListBucket on the bucket and s3:GetObject on its objects",
     "InvalidAccessKeyId": "the access key is unknown; check AWS_ACCESS_KEY_ID or the role",
-    "SignatureDoesNotMatch": "the secret key does not belong to the access key; check AWS_SECRET_ACCESS_KEY",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key, or a proxy changes requests on"
+    " their way (one that caches, slices or drops Range); check AWS_SECRET_ACCESS_KEY and the proxy",
     "ExpiredToken": "the session token has expired and could not be refreshed; renew the credentials",
     "InvalidToken": "the session token is invalid; renew the credentials",
     "TokenRefreshRequired": "the session token must be refreshed; renew the credentials",
@@ -53,7 +62,10 @@ def from_status(status: int, code: str, message: str, *, resource: str) -> KubeC
             f"{resource}: its encryption key cannot be used ({reason}); grant kms:Decrypt on the key, or enable it"
         )
     if code in _DENIED or status in {401, 403}:
-        return AccessDenied(f"{resource}: access denied ({reason}); {_DENIED.get(code, _DENIED['AccessDenied'])}")
+        remedy = _DENIED.get(code, _DENIED["AccessDenied"])
+        # A HEAD's answer has no body, and so no code that would tell a broken signature from a missing right.
+        hint = "" if code else "; a proxy that caches or slices breaks the signature, with the same answer"
+        return AccessDenied(f"{resource}: access denied ({reason}); {remedy}{hint}")
     if code == "NoSuchBucket":
         return DatasetNotFound(f"{resource}: the bucket does not exist; check its name, the endpoint and the region")
     if status in {404, 410}:
@@ -84,7 +96,7 @@ def from_botocore(error: Exception, *, resource: str) -> KubeCacheError:
     if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)):
         return AccessDenied(f"{resource}: {error}; {GIVE_CREDENTIALS}")
     if isinstance(error, boto.SSLError):
-        return SourceUnavailable(f"{resource}: TLS failed ({error}); for a private authority set AWS_CA_BUNDLE")
+        return SourceUnavailable(f"{resource}: TLS failed ({error}); {TRUST_AUTHORITY}")
     if isinstance(
         error, (boto.ParamValidationError, boto.InvalidEndpointConfigurationError, boto.UnsupportedS3ConfigurationError)
     ):
@@ -119,3 +131,7 @@ class _Translation:
         del frames
         if isinstance(error, boto.ClientError | boto.BotoCoreError):
             raise from_botocore(error, resource=self._resource) from error.with_traceback(None)
+        if isinstance(error, RecursionError):  # botocore follows a redirect of the request that asks for the region
+            raise SourceUnavailable(
+                f"{self._resource}: redirected in a circle; check AWS_ENDPOINT_URL_S3 and AWS_REGION; it is tried again"
+            ) from None

@@ -13,8 +13,8 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 _NO_BODY: Final = hashlib.sha256(b"").hexdigest()
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
@@ -24,12 +24,13 @@ _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 class Keys:
     """Frozen credentials, as they are at one moment. token: empty for long-lived keys."""
 
-    access: str
-    secret: str
-    token: str = ""
+    access: str = field(repr=False)
+    secret: str = field(repr=False)
+    token: str = field(default="", repr=False)
 
 
-class _DerivedKey(NamedTuple):
+@dataclass(frozen=True, slots=True, repr=False)
+class _DerivedKey:
     """The signing key of one day. day: UTC, as `20260131`."""
 
     secret: str

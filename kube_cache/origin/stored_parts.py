@@ -8,23 +8,15 @@ as less well verified.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from botocore.exceptions import ClientError
 
 from kube_cache.dataset.checksums import decode_base64
+from kube_cache.dataset.source import StoredPart
 
 _MAX_HEADS: Final = 64  # arbitrary: a second or so of HEADs, one after the other
-_NOT_OFFERED: Final = frozenset({400, 403, 404, 405, 501})
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPart:
-    """A part as uploaded. value: its checksum in the object's algorithm; empty when the object store keeps none."""
-
-    size: int
-    value: bytes
+_THROTTLED: Final = frozenset({429, 503})
 
 
 def stored_parts(client: Any, address: Mapping[str, Any], size: int, count: int) -> list[StoredPart]:
@@ -42,9 +34,9 @@ def _from_attributes(client: Any, address: Mapping[str, Any]) -> list[StoredPart
         try:
             page = client.get_object_attributes(**arguments).get("ObjectParts", {})
         except ClientError as error:
-            if _status(error) in _NOT_OFFERED:
-                return []
-            raise
+            if _status(error) in _THROTTLED:
+                raise
+            return []  # not offered, not permitted, or, by Garage, a 500: parts are asked for in the other way
         parts += [_part(part) for part in page.get("Parts", ())]
         if not page.get("IsTruncated"):
             return parts
@@ -71,7 +63,7 @@ def _from_heads(client: Any, address: Mapping[str, Any], size: int, count: int) 
                 return []
     except ClientError as error:
         if _status(error) >= 500:
-            raise
+            raise  # for the caller, who asks again a few times
         return []
     return [StoredPart(part_size, b"") for part_size in sizes] if sum(sizes) == size else []
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kube_cache.dataset.transfer import Manifest, RemoteObject
+from kube_cache.dataset.remote import Manifest, RemoteObject
 from kube_cache.dataset.uri import DatasetUri
-from kube_cache.errors import AmbiguousDataset, DatasetNotFound, UnsafeKey
+from kube_cache.errors import AmbiguousDataset, DatasetNotFound, OriginUnsuitable, UnsafeKey
 from kube_cache.origin.listing import digest, list_dataset
+from kube_cache.store.layout import object_id
 
 
 class Pages:
@@ -170,3 +171,27 @@ def test_equal_objects_elsewhere_are_another_snapshot() -> None:
 def test_the_digest_is_pinned() -> None:
     """The digest names directories on disks and workflows in Temporal: changing it is a migration."""
     assert digest(HERE, [record()]) == "87ed75a8a56ace0641417bb10fc7028edb152538aece0e1645ac8eb9a035e3cc"
+
+
+class WithoutEtags:
+    """An origin that lists objects without ETags, with the given time of their last change."""
+
+    scheme = "s3"
+
+    def __init__(self, modified: int) -> None:
+        self._modified = modified
+
+    def list_objects(self, bucket: str, prefix: str) -> Iterator[list[RemoteObject]]:
+        yield [RemoteObject("s3", bucket, f"{prefix}/a", "", 1, "", None, self._modified)]
+
+
+def test_without_an_etag_the_time_of_the_last_change_pins_digest_and_object() -> None:
+    uri = DatasetUri.parse("s3://models/d")
+    one, same, other = (list_dataset(WithoutEtags(at), uri) for at in (1000, 1000, 2000))
+    assert one.digest == same.digest != other.digest
+    assert object_id(one.objects[0]) == object_id(same.objects[0]) != object_id(other.objects[0])
+
+
+def test_an_object_that_is_listed_with_neither_is_refused_by_name() -> None:
+    with pytest.raises(OriginUnsuitable, match=r"s3://models/d/a: .*neither ETag nor LastModified"):
+        list_dataset(WithoutEtags(0), DatasetUri.parse("s3://models/d"))
