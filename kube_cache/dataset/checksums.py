@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from kube_cache.dataset import _crc  # type: ignore[attr-defined, unused-ignore]
+from kube_cache.errors import NativesMissing
+
+try:
+    from kube_cache.dataset import _crc  # type: ignore[attr-defined, unused-ignore]
+except ImportError as error:  # a wheel for any machine, or the wheel of another one
+    raise NativesMissing from error
 
 
 class Algorithm(StrEnum):
@@ -27,21 +32,41 @@ class Algorithm(StrEnum):
 
 
 Update = Callable[[Any, int], int]
-"""(bytes, CRC so far) → CRC."""
-Combine = Callable[[int, int, int], int]
-"""(CRC of the first piece, CRC of the second, length of the second) → CRC of both."""
+"""(bytes, value so far) → value."""
+Join = Callable[[int, int, int], int]
+"""(value of the first piece, value of the second, length of the second) → value of both."""
 
-UPDATE: Final[Mapping[Algorithm, Update]] = {
-    Algorithm.CRC64NVME: _crc.crc64nvme,
-    Algorithm.CRC32C: _crc.crc32c,
-    Algorithm.CRC32: zlib.crc32,
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A checksum whose value over a whole follows from those over its pieces. It begins at 0."""
+
+    algorithm: Algorithm
+    update: Update
+    join: Join
+    width: int
+    """Bytes of a value as object stores write it."""
+
+    def combine(self, pieces: Iterable[tuple[int, int]]) -> int:
+        """Return the value over the concatenation of pieces. pieces: (value, length in bytes) of each, in order."""
+        whole = 0
+        for value, length in pieces:
+            whole = self.join(whole, value, length)
+        return whole
+
+    def encode(self, value: int) -> bytes:
+        """Return a value as S3 writes it: big-endian, before base64."""
+        return value.to_bytes(self.width, "big")
+
+
+BASE: Final = Proof(Algorithm.CRC64NVME, _crc.crc64nvme, _crc.combine_crc64nvme, 8)
+"""That of every range, and of every object in journals, manifests and messages, whatever the origin keeps."""
+PROOFS: Final[Mapping[Algorithm, Proof]] = {
+    Algorithm.CRC64NVME: BASE,
+    Algorithm.CRC32C: Proof(Algorithm.CRC32C, _crc.crc32c, _crc.combine_crc32c, 4),
+    Algorithm.CRC32: Proof(Algorithm.CRC32, zlib.crc32, _crc.combine_crc32, 4),
 }
-_COMBINE: Final[Mapping[Algorithm, Combine]] = {
-    Algorithm.CRC64NVME: _crc.combine_crc64nvme,
-    Algorithm.CRC32C: _crc.combine_crc32c,
-    Algorithm.CRC32: _crc.combine_crc32,
-}
-_WIDTH: Final[Mapping[Algorithm, int]] = {Algorithm.CRC64NVME: 8, Algorithm.CRC32C: 4, Algorithm.CRC32: 4}
+"""Those that an origin's checksum can be computed by, from ranges. The others are hashes: they do not combine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +81,19 @@ class DeclaredChecksum:
     value: bytes
     parts: int = 0
 
+    @property
+    def proof(self) -> Proof | None:
+        """None for a hash."""
+        return PROOFS.get(self.algorithm)
+
     def __str__(self) -> str:
         suffix = f"-{self.parts}" if self.parts else ""
         return f"{self.algorithm.upper()} {base64.b64encode(self.value).decode()}{suffix}"
 
 
-def is_crc(algorithm: Algorithm) -> bool:
-    return algorithm in _COMBINE
-
-
-def combine(algorithm: Algorithm, pieces: Iterable[tuple[int, int]]) -> int:
-    """Return the CRC of the concatenation of pieces. pieces: (CRC, length in bytes) of each, in order."""
-    whole = 0
-    join = _COMBINE[algorithm]
-    for crc, length in pieces:
-        whole = join(whole, crc, length)
-    return whole
-
-
-def encode_crc(algorithm: Algorithm, crc: int) -> bytes:
-    """Return a CRC as S3 writes it: big-endian, before base64."""
-    return crc.to_bytes(_WIDTH[algorithm], "big")
+def implementation() -> str:
+    """Name how the CRCs are computed on this machine, for the log."""
+    return f"{_crc.how_crc64nvme} (CRC64NVME) and {_crc.how_crc32c} (CRC32C)"
 
 
 def declared_checksum(headers: Mapping[str, str]) -> DeclaredChecksum | None:
@@ -103,7 +120,8 @@ def _parse(algorithm: Algorithm, text: str, *, composite: bool) -> DeclaredCheck
     if composite and not parts:
         return None  # over an unknown number of parts, so that it cannot be computed again
     value = decode_base64(body)
-    if not value or (algorithm in _WIDTH and len(value) != _WIDTH[algorithm]):
+    proof = PROOFS.get(algorithm)
+    if not value or (proof is not None and len(value) != proof.width):
         return None
     return DeclaredChecksum(algorithm, value, parts)
 

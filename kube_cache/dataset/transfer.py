@@ -6,13 +6,14 @@ the engine never sees snapshots.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from kube_cache.dataset.uri import DatasetUri
+from kube_cache.dataset.range_plan import RangePlan
+from kube_cache.dataset.remote import RemoteObject
 
 
 class Verified(StrEnum):
@@ -25,38 +26,15 @@ class Verified(StrEnum):
     MD5 = "md5"
     """The MD5 equals the ETag of an object uploaded in one part; only by option."""
     TRANSPORT_ONLY = "transport-only"
-    """Size and ETag matched on every range; the object store keeps no checksum that can be computed."""
+    """Size and version matched on every range; the object store keeps no checksum that can be computed."""
+    PEER_SAMPLED = "peer-sampled"
+    """As above, but ranges came from neighbours: samples of them equal the origin's bytes, the others a neighbour's
+    word. The weakest: of `TRANSPORT_ONLY` each byte came from the origin itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteObject:
-    """One object as LIST shows it.
-
-    scheme: "s3" or "gs". path: of its file within the dataset's directory, relative, separated by "/".
-    """
-
-    scheme: str
-    bucket: str
-    key: str
-    path: str
-    size: int
-    etag: str
-    """As served, with its quotes. Opaque: compared, never parsed."""
-    version_id: str | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"{self.scheme}://{self.bucket}/{self.key}"
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A resolved dataset. digest: SHA-256 (hex) over its URI and objects; see `origin.listing.digest`."""
-
-    uri: DatasetUri
-    digest: str
-    objects: tuple[RemoteObject, ...]
-    total_bytes: int
+def weakest(verifications: Iterable[Verified]) -> Verified:
+    """Return the weakest; FULL_OBJECT of none."""
+    return max(verifications, key=list(Verified).index, default=Verified.FULL_OBJECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +42,13 @@ class FetchJob:
     """One object to fetch.
 
     part_path: the file, which the engine creates, sizes and fills in place. journal_path: which of its ranges are done,
-    so that a later fetch resumes.
+    so that a later fetch resumes. plan: decides where each range comes from; None: from the origin.
     """
 
     object: RemoteObject
     part_path: Path
     journal_path: Path
+    plan: RangePlan | None = None
 
 
 @dataclass(slots=True)
@@ -83,6 +62,14 @@ class Timings:
     verify_s: float = 0.0
     write_s: float = 0.0
 
+    def add(self, more: Timings) -> None:
+        self.wait_s += more.wait_s
+        self.first_byte_s += more.first_byte_s
+        self.network_s += more.network_s
+        self.decrypt_s += more.decrypt_s
+        self.verify_s += more.verify_s
+        self.write_s += more.write_s
+
 
 @dataclass(frozen=True, slots=True)
 class FetchedObject:
@@ -93,9 +80,12 @@ class FetchedObject:
     """CRC of the whole object; always computed, because the manifest keeps it for the scrub."""
     verified: Verified
     fetched_bytes: int
+    """From the origin and from neighbours; bytes that were fetched twice count twice."""
     resumed_bytes: int
-    """Bytes that the journal proved, so that they were not fetched again."""
+    """Bytes of an earlier fetch that were read back from the disk and equal what its journal says."""
     timings: Timings = field(default_factory=Timings)
+    neighbour_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of the file that came from neighbours, by the neighbour's name (`Source.name`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from kube_cache.names import CURRENT_LINK
 
 SCHEMES: Final = ("s3", "gs")
 CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+MAX_DATASETS: Final = 256
+"""Of one Pod. Arbitrary, and more than anybody mounts; the API server bounds what an admission policy may compute."""
 MAX_NAME_BYTES: Final = 255  # of a file or a folder, on ext4, XFS and every other file system that a node has
 
 _BLANKS: Final = " \t\r\n"
@@ -63,6 +65,10 @@ def parse_datasets(annotation: str) -> tuple[DatasetUri, ...]:
         if place in datasets:
             raise InvalidRequest(f"dataset {str(dataset)!r} is named twice in {annotation!r}; name it once")
         datasets[place] = dataset
+    if len(datasets) > MAX_DATASETS:
+        raise InvalidRequest(
+            f"{len(datasets)} datasets are named; name at most {MAX_DATASETS}, or the folder above them"
+        )
     return tuple(datasets.values())
 
 

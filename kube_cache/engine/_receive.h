@@ -17,6 +17,10 @@
 /* Bytes. Small enough that a core's second-level cache still holds a piece when it is checksummed, large enough for few
  * system calls. */
 #define PIECE (256 * 1024)
+/* Bytes of the first piece, and of each while a large one would take longer than MAX_PIECE_S. A piece is received whole:
+ * else a connection with less than 128 KB/s would look silent for seconds. */
+#define SMALL_PIECE (16 * 1024)
+#define MAX_PIECE_S 0.5
 
 /* Receives up to `size` bytes. Returns their count; 0 at the end of the stream; -1 after a failure, with errno set. */
 typedef ssize_t (*Receive)(void *source, uint8_t *data, size_t size);
@@ -40,13 +44,15 @@ static double seconds(clockid_t clock) {
 static void fill(Filled *to, Receive receive, void *source, uint8_t *data, size_t size, double max_s, int with_crc32c,
                  const CrcUpdates *crc) {
     double cpu = seconds(CLOCK_THREAD_CPUTIME_ID), began = seconds(CLOCK_MONOTONIC), start = began;
+    size_t most = SMALL_PIECE;
     while (to->count < size) {
         uint8_t *piece = data + to->count;
         size_t left = size - to->count;
-        to->last_result = receive(source, piece, left < PIECE ? left : PIECE);
+        to->last_result = receive(source, piece, left < most ? left : most);
         to->last_errno = errno;
         if (to->last_result < 0 && to->last_errno == EINTR) continue;
         double received = seconds(CLOCK_MONOTONIC);
+        most = (received - start) * PIECE > MAX_PIECE_S * (double)to->last_result ? SMALL_PIECE : PIECE;
         to->receive_s += received - start;
         start = received;
         if (to->last_result <= 0) break;
@@ -58,6 +64,7 @@ static void fill(Filled *to, Receive receive, void *source, uint8_t *data, size_
         if (start - began >= max_s) break;
     }
     to->receive_cpu_s = seconds(CLOCK_THREAD_CPUTIME_ID) - cpu - to->verify_s;
+    if (to->receive_cpu_s < 0) to->receive_cpu_s = 0; /* another process had the core while this one checksummed */
 }
 
 /* Returns the fields of `receiving.Received` as a plain tuple. */

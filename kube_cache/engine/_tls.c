@@ -4,7 +4,7 @@
  * limits a process to some 1.3 GB/s however many threads it has. Here one call fills a whole buffer (`_receive.h`), and
  * one system call brings many records instead of two calls for each.
  *
- * What it deliberately does not do: non-blocking I/O, client certificates, writing anything large. The socket's own
+ * What it deliberately does not do: non-blocking I/O, keys with a password, writing anything large. The socket's own
  * timeouts hold (SO_RCVTIMEO, SO_SNDTIMEO). The descriptor belongs to the caller, who closes it after this object.
  */
 #include "_receive.h"
@@ -15,6 +15,8 @@
 /* Bytes that one system call may bring, into a filter of its own. SSL_CTX_set_read_ahead would move all bytes that it
  * holds to the front of its buffer at each record, which was a sixth of the CPU. */
 #define READ_AHEAD (128 * 1024)
+/* Of Python's ssl, for servers that speak TLS 1.2 at most: a module that is missing must not change who is trusted. */
+#define CIPHERS_1_2 "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 /* AES-128 first: 6 % less of the client's CPU than AES-256, which OpenSSL prefers. */
 #define CIPHERS_1_3 "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 
@@ -58,18 +60,42 @@ static PyObject *failed(SSL *ssl, int result, int saved_errno, const char *doing
     return NULL;
 }
 
-static int context_init(Context *self, PyObject *args, PyObject *kwargs) {
-    const char *cafile;
-    if (!PyArg_ParseTuple(args, "s", &cafile)) return -1;
+/* Returns an object of `type` with its fields zeroed. All is built in tp_new: tp_init may be left out, or run twice. */
+static void *allocate(PyTypeObject *type) {
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    return allocate(type, 0);
+}
+
+/* Answers no password: OpenSSL would ask on the terminal. */
+static int no_password(char *buffer, int size, int writing, void *data) { return -1; }
+
+/* Context(cafile, verify_flags, certfile, keyfile): the flags are X509_V_FLAG_*, as Python's ssl.VerifyFlags are. An
+ * empty certfile: the client has no certificate. */
+static PyObject *context_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    const char *cafile, *certfile, *keyfile;
+    unsigned long flags;
+    if (!PyArg_ParseTuple(args, "skss", &cafile, &flags, &certfile, &keyfile)) return NULL;
+    Context *self = allocate(type);
+    if (!self) return NULL;
     self->ctx = SSL_CTX_new(TLS_client_method());
     if (!self->ctx || !SSL_CTX_set_min_proto_version(self->ctx, TLS1_2_VERSION) ||
-        !SSL_CTX_set_ciphersuites(self->ctx, CIPHERS_1_3) || !SSL_CTX_load_verify_locations(self->ctx, cafile, NULL)) {
+        !SSL_CTX_set_cipher_list(self->ctx, CIPHERS_1_2) || !SSL_CTX_set_ciphersuites(self->ctx, CIPHERS_1_3) ||
+        !X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(self->ctx), flags) ||
+        !SSL_CTX_load_verify_locations(self->ctx, cafile, NULL)) {
         failed(NULL, 0, 0, cafile);
-        return -1;
+        Py_DECREF(self);
+        return NULL;
+    }
+    SSL_CTX_set_default_passwd_cb(self->ctx, no_password);
+    if (*certfile && (SSL_CTX_use_certificate_chain_file(self->ctx, certfile) != 1 ||
+                      SSL_CTX_use_PrivateKey_file(self->ctx, keyfile, SSL_FILETYPE_PEM) != 1)) {
+        failed(NULL, 0, 0, certfile);
+        Py_DECREF(self);
+        return NULL;
     }
     SSL_CTX_set_verify(self->ctx, SSL_VERIFY_PEER, NULL);
     SSL_CTX_set_mode(self->ctx, SSL_MODE_AUTO_RETRY);
-    return 0;
+    return (PyObject *)self;
 }
 
 static void context_dealloc(Context *self) {
@@ -96,34 +122,49 @@ static int attach(SSL *ssl, int fd) {
     return 1;
 }
 
+/* Tells that a signal (SIGCONT, for example) ended a system call, so that OpenSSL's call is to be made again. */
+static int interrupted(SSL *ssl, int result) {
+    if (result == 1 || errno != EINTR) return 0;
+    int why = SSL_get_error(ssl, result);
+    return why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE;
+}
+
 /* Connection(context, fd, host, is_address) makes the handshake. Raises CertificateError, OSError. */
-static int connection_init(Connection *self, PyObject *args, PyObject *kwargs) {
+static PyObject *connection_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *context;
     int fd, is_address, result, saved;
     const char *host;
-    if (!PyArg_ParseTuple(args, "O!isp", context_type, &context, &fd, &host, &is_address)) return -1;
+    if (!PyArg_ParseTuple(args, "O!isp", context_type, &context, &fd, &host, &is_address)) return NULL;
+    Connection *self = allocate(type);
+    if (!self) return NULL;
     self->ssl = SSL_new(((Context *)context)->ctx);
     if (!self->ssl || !attach(self->ssl, fd)) {
         failed(NULL, 0, 0, "cannot prepare TLS");
-        return -1;
+        Py_DECREF(self);
+        return NULL;
     }
+    SSL_set_hostflags(self->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
     result = is_address ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(self->ssl), host)
                         : SSL_set_tlsext_host_name(self->ssl, host) && SSL_set1_host(self->ssl, host);
     if (!result) {
         failed(NULL, 0, 0, "cannot check the host's name");
-        return -1;
+        Py_DECREF(self);
+        return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    ERR_clear_error();
-    errno = 0;
-    result = SSL_connect(self->ssl);
+    do {
+        ERR_clear_error();
+        errno = 0;
+        result = SSL_connect(self->ssl);
+    } while (interrupted(self->ssl, result));
     saved = errno;
     Py_END_ALLOW_THREADS
     if (result != 1) {
         failed(self->ssl, result, saved, "handshake");
-        return -1;
+        Py_DECREF(self);
+        return NULL;
     }
-    return 0;
+    return (PyObject *)self;
 }
 
 static void connection_dealloc(Connection *self) {
@@ -136,8 +177,11 @@ static void connection_dealloc(Connection *self) {
 
 static ssize_t receive(void *source, uint8_t *data, size_t size) {
     size_t count;
-    errno = 0;
-    int result = SSL_read_ex(source, data, size, &count);
+    int result;
+    do {
+        errno = 0;
+        result = SSL_read_ex(source, data, size, &count);
+    } while (interrupted(source, result));
     if (result == 1) return (ssize_t)count;
     return SSL_get_error(source, result) == SSL_ERROR_ZERO_RETURN ? 0 : -1;
 }
@@ -180,9 +224,11 @@ static PyObject *connection_sendall(Connection *self, PyObject *args) {
     size_t count;
     if (!PyArg_ParseTuple(args, "y*", &view)) return NULL;
     Py_BEGIN_ALLOW_THREADS
-    ERR_clear_error();
-    errno = 0;
-    result = SSL_write_ex(self->ssl, view.buf, (size_t)view.len, &count);
+    do {
+        ERR_clear_error();
+        errno = 0;
+        result = SSL_write_ex(self->ssl, view.buf, (size_t)view.len, &count);
+    } while (interrupted(self->ssl, result));
     saved = errno;
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&view);
@@ -198,11 +244,9 @@ static PyMethodDef connection_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot context_slots[] = {
-    {Py_tp_init, context_init}, {Py_tp_dealloc, context_dealloc}, {Py_tp_new, PyType_GenericNew}, {0, NULL}};
-static PyType_Slot connection_slots[] = {{Py_tp_init, connection_init},
-                                         {Py_tp_dealloc, connection_dealloc},
-                                         {Py_tp_new, PyType_GenericNew},
+static PyType_Slot context_slots[] = {{Py_tp_dealloc, context_dealloc}, {Py_tp_new, context_new}, {0, NULL}};
+static PyType_Slot connection_slots[] = {{Py_tp_dealloc, connection_dealloc},
+                                         {Py_tp_new, connection_new},
                                          {Py_tp_methods, connection_methods},
                                          {0, NULL}};
 static PyType_Spec context_spec = {"_tls.Context", sizeof(Context), 0, Py_TPFLAGS_DEFAULT, context_slots};

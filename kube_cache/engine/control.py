@@ -23,11 +23,15 @@ class Control:
         """The first error; set under the lock, read without."""
         self.last_byte_at = time.monotonic()
         self.meter = Meter()
+        self.refetched = 0
+        """Ranges that were fetched again because their object's checksum did not match; the finisher counts."""
         self._total_bytes = total_bytes
         self._shown_bytes = 0
         self._on_stop = on_stop
         self._stopped = threading.Event()
         self._ended = threading.Event()
+        self._attention = threading.Event()
+        """The thread that waits for the end has something to look at."""
 
     def fail(self, error: BaseException) -> None:
         """Stop the call with `error`, unless another error came first or the call has ended."""
@@ -55,10 +59,17 @@ class Control:
     def end(self) -> None:
         """Mark the call as ended: all objects are durable, or their files are closed or abandoned after an error."""
         self._ended.set()
+        self._attention.set()
+
+    def wake(self) -> None:
+        """End a `wait` under way, or the next one, early. Takes no lock of the engine."""
+        self._attention.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end of the call; True once it has ended."""
-        return self._ended.wait(seconds)
+        """Wait for the end of the call, or for `wake`; True once the call has ended."""
+        self._attention.wait(seconds)
+        self._attention.clear()
+        return self._ended.is_set()
 
     def received(self, count: int) -> None:
         """Count bytes that were written to a file."""

@@ -12,18 +12,22 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
+from kube_cache.dataset import checksums
+from kube_cache.dataset.source import Origins
 from kube_cache.dataset.transfer import FetchedObject, FetchJob, FetchProgress
+from kube_cache.engine import tls
 from kube_cache.engine.buffers import Buffers, buffer_size
 from kube_cache.engine.call import Call, Task
 from kube_cache.engine.governor import Governor
 from kube_cache.engine.lookup import ObjectLookup
 from kube_cache.engine.ranges import MAX_SMALL_BYTES
 from kube_cache.engine.settings import EngineSettings
-from kube_cache.engine.source import Source
 from kube_cache.engine.throttle import BandwidthLimiter, RequestLimiter
+from kube_cache.engine.totals import Totals
+from kube_cache.engine.tracing import CallTrace
+from kube_cache.engine.wire import Wire
 from kube_cache.engine.worker import Worker
 from kube_cache.errors import Cancelled, KubeCacheError
-from kube_cache.origin.s3 import Origins
 
 _log = logging.getLogger("kube_cache.engine")
 _POLL_S: Final = 0.1
@@ -45,13 +49,14 @@ class Engine:
 
     def __init__(self, settings: EngineSettings, origins: Origins) -> None:
         self._settings = settings
-        self.source = Source(origins, settings.stall_timeout_s)
+        self.origins = origins
+        self._wire = Wire(settings.stall_timeout_s)
         self.lock = threading.Condition()
         self.request_limiter = RequestLimiter()
         self.idle = 0
         self.capped = settings.max_bytes_per_s > 0
-        self._received_by_ended = 0
-        """Bytes that workers received which have ended."""
+        self._ended = Totals()
+        """Of the workers and calls that have ended."""
         self._max_connections = max(settings.connections, settings.max_connections)
         self._lookup = ObjectLookup(origins, self.request_limiter, settings.give_up_s)
         self._bandwidth_limiter = BandwidthLimiter(settings.max_bytes_per_s)
@@ -61,6 +66,11 @@ class Engine:
         self._workers: dict[int, _RunningWorker] = {}
         """By number of the buffer's slot."""
         self._closing = False
+        _log.info(
+            "the engine receives TLS by %s, and computes checksums by %s",
+            tls.implementation(),
+            checksums.implementation(),
+        )
 
     def fetch(
         self,
@@ -75,17 +85,26 @@ class Engine:
         jobs = list(jobs)
         if not jobs:
             return
-        call = Call(self.lock, self._lookup, jobs, on_object, priority, hashes=self._settings.verify_hashes)
+        call = Call(
+            self.lock,
+            self._lookup,
+            jobs,
+            on_object,
+            priority,
+            hashes=self._settings.verify_hashes,
+            trace=CallTrace.begin(jobs),
+        )
         many_small = sum(job.object.size <= MAX_SMALL_BYTES for job in jobs) >= _MIN_MANY_SMALL
         with self.lock:
             if self._closing:
                 raise Cancelled("the engine is closed")
             self._calls.append(call)
-            self._governor.work_begins(many_small=many_small)
-            self._start_workers()
-            self.lock.notify_all()
-        call.start()
         try:
+            with self.lock:
+                self._governor.work_begins(many_small=many_small)
+                self._start_workers()
+                self.lock.notify_all()
+            call.start()
             self._await_end(call, progress, cancelled)
         except BaseException as error:
             call.control.fail(error)
@@ -94,6 +113,7 @@ class Engine:
             call.join()
             with self.lock:
                 self._calls.remove(call)
+                self._ended.retries["checksum"] += call.control.refetched
                 if not self._calls:
                     self._governor.work_ends()
         if call.control.error is not None:
@@ -113,6 +133,7 @@ class Engine:
         self._governor.close()
         for thread in threads:
             thread.join()
+        self._wire.parked.close()
         self._buffers.close()
 
     @staticmethod
@@ -120,6 +141,7 @@ class Engine:
         """Wait for the end of the call; poll `cancelled` and report progress meanwhile."""
         reported_at = 0.0
         while not call.control.wait(_POLL_S):
+            call.ask_plans()
             if cancelled():
                 call.control.fail(Cancelled("cancelled; what was verified is kept"))
             now = time.monotonic()
@@ -136,7 +158,27 @@ class Engine:
     def received_bytes(self) -> int:
         """Return the bytes that all workers received since the start."""
         with self.lock:
-            return self._received_by_ended + sum(running.worker.received for running in self._workers.values())
+            return self._ended.received_bytes + sum(running.worker.received for running in self._workers.values())
+
+    # For the metrics.
+
+    def totals(self) -> Totals:
+        """Return what all workers and calls have done since the start."""
+        sums = Totals()
+        with self.lock:
+            sums.add(self._ended)
+            for running in self._workers.values():
+                sums.add(running.worker.totals)
+                sums.received_bytes += running.worker.received
+            sums.retries["checksum"] += sum(call.control.refetched for call in self._calls)
+        sums.hedges += self._governor.hedges
+        return sums
+
+    def bytes_per_s(self) -> float:
+        """Return the rate of all calls over the last seconds."""
+        with self.lock:
+            calls = list(self._calls)
+        return sum(call.control.meter.rate() for call in calls)
 
     def resize(self) -> None:
         """Start missing workers, and wake idle ones so that those beyond the governor's number end."""
@@ -152,7 +194,8 @@ class Engine:
             slot, view = self._buffers.acquire()
             worker = Worker(
                 slot,
-                self.source,
+                self.origins,
+                self._wire,
                 self.request_limiter,
                 self._bandwidth_limiter,
                 view,
@@ -160,8 +203,16 @@ class Engine:
                 self.workers,
             )
             thread = threading.Thread(target=self._work, args=(worker,), name=f"engine-{slot}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the limit of threads; the ones that run do the work
+                view.release()
+                self._buffers.release(slot)
+                if not self._workers:
+                    raise
+                _log.warning("no thread for connection %d", len(self._workers) + 1, exc_info=True)
+                return
             self._workers[slot] = _RunningWorker(worker, thread)
-            thread.start()
 
     def _work(self, worker: Worker) -> None:
         while (taken := self._take(worker)) is not None:
@@ -185,7 +236,8 @@ class Engine:
             while True:
                 if self._closing or len(self._workers) > self._governor.connections:
                     del self._workers[worker.number]  # under the same lock, or all workers would end that see too many
-                    self._received_by_ended += worker.received
+                    self._ended.add(worker.totals)
+                    self._ended.received_bytes += worker.received
                     return None
                 for call in sorted(self._calls, key=_turn):
                     task = call.next_task(worker)
@@ -199,6 +251,7 @@ class Engine:
                     self.idle -= 1
                 if not woken:
                     worker.client.close()
+                    self._wire.parked.close_old()
 
     def _fit_buffer(self, worker: Worker) -> None:
         """Set the part of the buffer that the worker may use, which depends on the number of workers."""

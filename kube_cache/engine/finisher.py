@@ -60,7 +60,9 @@ class Finisher:
             self._wake.notify()
 
     def join(self) -> None:
-        self._thread.join()
+        """Wait for the end of the thread. A thread that could not be started has ended."""
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         control = self._control
@@ -74,9 +76,11 @@ class Finisher:
         except Exception as error:  # errors of the caller's on_object end the call, too
             control.fail(error)
         finally:
-            if control.error is not None:
-                self._abandon_all()
-            control.end()
+            try:
+                if control.error is not None:
+                    self._abandon_all()
+            finally:
+                control.end()  # whatever fails here must not leave the caller of `fetch` waiting
 
     def _next_batch(self) -> list[ObjectState]:
         """Wait for objects, at most a tick, and take them; [] if there are none."""
@@ -97,13 +101,10 @@ class Finisher:
         """
         verified: list[tuple[ObjectState, FetchedObject]] = []
         for state in batch:
-            if state.small and state.declared is not None and state.declared.parts:
-                self._control.meter.refetch(state.job.object.size)
-                self._work.reopen(state)
-                continue
             fetched, refetched = state.verify(hashes=self._hashes)
             if fetched is None:
                 self._control.meter.refetch(sum(byte_range.length for byte_range in refetched))
+                self._control.refetched += len(refetched)
                 self._work.put_back(state, refetched)
             else:
                 verified.append((state, fetched))
@@ -119,12 +120,18 @@ class Finisher:
         last = False
         for state, fetched in verified:
             self._on_object(fetched)
+            if state.trace is not None:
+                state.trace.end(
+                    fetched_bytes=fetched.fetched_bytes,
+                    resumed_bytes=fetched.resumed_bytes,
+                    verified=str(fetched.verified),
+                )
             last = self._work.finish(state)
         return last
 
     def _abandon_all(self) -> None:
         """Close the files of all open objects after an error, with the complete ranges in their journals."""
-        left_s = _MAX_LEAVE_S
+        left_s, error = _MAX_LEAVE_S, self._control.error
         while left_s > 0 and any(state.active for state in self._work.states()):
             with self._wake:
                 self._wake.wait(_TICK_S / 5)
@@ -132,4 +139,6 @@ class Finisher:
         for state in self._work.states():
             with contextlib.suppress(DiskFault):  # the ranges that are not in the journal are fetched again
                 state.flush()
+            if state.trace is not None and error is not None:
+                state.trace.fail(error, state.fetched_bytes)
             self._work.abandon(state)

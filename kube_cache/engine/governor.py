@@ -5,13 +5,13 @@ Takes the figures and carries the decisions out; `concurrency` and `hedge` decid
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
 from typing import Final, NamedTuple, Protocol
 
 from kube_cache.engine.concurrency import ConcurrencyController, Window
+from kube_cache.engine.cores import usable_cores
 from kube_cache.engine.hedge import WATCH_S, SlowDetector
 from kube_cache.engine.throttle import RequestLimiter
 from kube_cache.engine.work_queue import Attempt
@@ -57,9 +57,11 @@ class Governor:
     def __init__(self, engine: Governed, start: int, max_connections: int) -> None:
         self._engine = engine
         self._controller = ConcurrencyController(start, max_connections)
+        self.hedges = 0
+        """Ranges that were offered to a second worker, since the start."""
         self._slow_detector = SlowDetector()
         self._samples: deque[dict[Worker, _Sample]] = deque(maxlen=int(WATCH_S / _TICK_S) + 1)
-        self._cores = len(os.sched_getaffinity(0))
+        self._cores = usable_cores()
         self._stop = threading.Event()
         self._busy = threading.Event()
         self._thread: threading.Thread | None = None
@@ -74,8 +76,9 @@ class Governor:
             self._controller.raise_to(_CONNECTIONS_FOR_SMALL)
         self._busy.set()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="engine-governor", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="engine-governor", daemon=True)
+            thread.start()
+            self._thread = thread  # only now: close joins it
 
     def work_ends(self) -> None:
         self._busy.clear()
@@ -130,12 +133,18 @@ class Governor:
         if self._engine.capped:
             return  # our own limit makes a worker look slow, and a hedge would fetch the same bytes twice under it
         first, last = self._samples[0], self._samples[-1]
-        rates = {
+        busy = {
             worker: (sample.received - first[worker].received) / WATCH_S
             for worker, sample in last.items()
-            if sample.attempt is not None and worker in first and first[worker].attempt is sample.attempt
+            if worker in first and _is_compared(sample) and _is_compared(first[worker])
         }
-        for worker in self._slow_detector.find_slow(rates):
+        rates = {worker: rate for worker, rate in busy.items() if first[worker].attempt is last[worker].attempt}
+        for worker in self._slow_detector.find_slow(rates, busy.values()):
             attempt = worker.attempt
             if attempt is not None:
-                attempt.queue.hedge(attempt.state, attempt.byte_range)
+                self.hedges += attempt.queue.hedge(attempt.state, attempt.byte_range)
+
+
+def _is_compared(sample: _Sample) -> bool:
+    """Leave out objects with a plan: they are not hedged, and neighbours are quicker or slower than the origin."""
+    return sample.attempt is not None and sample.attempt.state.planned is None

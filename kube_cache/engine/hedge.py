@@ -9,7 +9,7 @@ connections; how a range changes hands is `worker`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from statistics import median
 from typing import Final, TypeVar
 
@@ -27,13 +27,14 @@ class SlowDetector:
     def __init__(self) -> None:
         self._median_rate = 0.0
 
-    def find_slow(self, rates: Mapping[W, float]) -> list[W]:
+    def find_slow(self, rates: Mapping[W, float], busy_rates: Collection[float]) -> list[W]:
         """Return the slow connections.
 
-        rates: bytes per second of each connection that was at the same range for the last `WATCH_S`.
+        rates: bytes per second of each connection that was at the same range for the last `WATCH_S`. busy_rates: of all
+        that work, also of those that fetched several small objects in that time.
         """
-        if len(rates) >= _MIN_SAMPLES:
-            self._median_rate = median(rates.values())
+        if len(busy_rates) >= _MIN_SAMPLES:
+            self._median_rate = median(busy_rates)
         if not self._median_rate:
             # No connection was ever quick, so the origin or the network is slow. Only silence is suspicious.
             return [worker for worker, rate in rates.items() if rate == 0 and len(rates) < _MIN_SAMPLES]

@@ -16,20 +16,30 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
+from kube_cache.engine import files
+
 _RECORD = struct.Struct("<IIQII")
 """The fields of `DoneRange`, then the CRC32 of the record."""
+_FROM_NEIGHBOUR = 1 << 31
+"""Set in the number of a range that a neighbour sent. A build that knows no neighbours then takes it for none of its
+ranges, and fetches it from the origin."""
 _HEADER = struct.Struct("<8sII")
 """Magic, length of the identity in bytes, CRC32 of the identity; the identity as JSON follows."""
 _MAGIC = b"kcjrnl1\0"
 
 
 class DoneRange(NamedTuple):
-    """A range whose bytes are in the file. aux: the CRC in the object's own algorithm, 0 where that is CRC64NVME."""
+    """A range whose bytes are in the file.
+
+    base: its `checksums.BASE`. aux: the same in the object's own proof, 0 where that is `BASE`. from_neighbour: only
+    the object's checksum proves the bytes.
+    """
 
     number: int
     length: int
-    crc64: int
+    base: int
     aux: int = 0
+    from_neighbour: bool = False
 
 
 class Journal:
@@ -48,11 +58,11 @@ class Journal:
             data = _read_all(self._fd)
             if data.startswith(header):
                 self._end = self._load(data, len(header))
-                os.ftruncate(self._fd, self._end)
+                files.FILES.resize(self._fd, self._end)
             else:
-                os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, header, 0)
-                os.fdatasync(self._fd)
+                files.FILES.resize(self._fd, 0)
+                files.FILES.write(self._fd, header, 0)
+                files.FILES.sync(self._fd)
                 self._end = len(header)
         except BaseException:
             os.close(self._fd)
@@ -70,7 +80,7 @@ class Journal:
         self._pending = kept
         _, blob_length, _ = _HEADER.unpack(os.pread(self._fd, _HEADER.size, 0))
         header_end = _HEADER.size + blob_length
-        os.ftruncate(self._fd, header_end)
+        files.FILES.resize(self._fd, header_end)
         self._end = header_end
 
     def flush(self, data_fd: int) -> None:
@@ -79,10 +89,10 @@ class Journal:
             return
         pending, self._pending = self._pending, []
         try:
-            os.fdatasync(data_fd)
+            files.FILES.sync(data_fd)
             records = b"".join(_pack(done) for done in pending)
-            os.pwrite(self._fd, records, self._end)
-            os.fdatasync(self._fd)
+            files.FILES.write(self._fd, records, self._end)
+            files.FILES.sync(self._fd)
         except BaseException:
             self._pending = pending + self._pending
             raise
@@ -97,14 +107,16 @@ class Journal:
             *fields, crc = _RECORD.unpack_from(data, offset)
             if crc != zlib.crc32(data[offset : offset + _RECORD.size - 4]):
                 break  # torn by a crash; later records were never promised
-            done = DoneRange(*fields)
+            number, length, base, aux = fields
+            done = DoneRange(number & ~_FROM_NEIGHBOUR, length, base, aux, bool(number & _FROM_NEIGHBOUR))
             self.ranges[done.number] = done
             offset += _RECORD.size
         return offset
 
 
 def _pack(done: DoneRange) -> bytes:
-    body = _RECORD.pack(*done, 0)[:-4]
+    number = done.number | (_FROM_NEIGHBOUR if done.from_neighbour else 0)
+    body = _RECORD.pack(number, done.length, done.base, done.aux, 0)[:-4]
     return body + struct.pack("<I", zlib.crc32(body))
 
 

@@ -8,29 +8,41 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import Enum, auto
 from typing import Final
 
-from kube_cache.dataset.checksums import Algorithm, DeclaredChecksum, combine
-from kube_cache.dataset.transfer import FetchedObject, FetchJob, RemoteObject, Timings, Verified
+from kube_cache.dataset.checksums import BASE, Algorithm, DeclaredChecksum, Proof
+from kube_cache.dataset.remote import RemoteObject
+from kube_cache.dataset.source import ObjectHead, StoredPart
+from kube_cache.dataset.transfer import FetchedObject, FetchJob, Timings, Verified
 from kube_cache.disk_faults import disk_fault
 from kube_cache.engine.journal import DoneRange, Journal
 from kube_cache.engine.part_file import PartFile
+from kube_cache.engine.planned import Planned
 from kube_cache.engine.ranges import Range, split
-from kube_cache.engine.verify import Mismatch, check_object, combinable_checksum, crc_of_file, hash_file, md5_of
+from kube_cache.engine.tracing import ObjectTrace
+from kube_cache.engine.verify import Mismatch, check_object, combinable_checksum, hash_file, md5_of
 from kube_cache.errors import ChecksumMismatch
-from kube_cache.origin.object_head import ObjectHead
-from kube_cache.origin.stored_parts import StoredPart
 
 _FLUSH_S: Final = 2.0
 _FLUSH_BYTES: Final = 2 << 30
 """The journal is flushed after so many seconds or bytes; a crash loses no more. Each flush costs two fdatasync."""
 
 
+class Phase(Enum):
+    """Whose turn an object is. `WorkQueue` alone sets the phase, under the engine's lock."""
+
+    FETCHING = auto()
+    """The workers': some ranges are missing, or an attempt at one goes on."""
+    WHOLE = auto()
+    """The finisher's: all ranges are complete and no attempt goes on. No range is dealt in this phase."""
+
+
 class ObjectState:
     def __init__(self, job: FetchJob, head: ObjectHead | None, parts: list[StoredPart], *, journaled: bool) -> None:
-        """Open the object's file and journal, and resume the ranges that the journal proves. Raises DiskFault.
+        """Open the object's file and journal, and note the ranges that the journal claims. Raises DiskFault.
 
         head: None for a small object, whose checksum comes with its only response.
         """
@@ -42,25 +54,32 @@ class ObjectState:
         """The checksum that the object store declares."""
         self.combinable: DeclaredChecksum | None
         """The same, if the CRCs of the ranges can be combined to it."""
-        self.aux_algorithm: Algorithm | None
-        """The object's own algorithm, which ranges compute besides CRC64NVME; None where that is the object's."""
+        self.aux: Proof | None
+        """The object's own proof, which ranges compute besides `BASE`; None where that is the object's."""
         self.timings = Timings()
+        self.planned = Planned(job.plan) if job.plan is not None and journaled and job.object.size else None
+        """None where the origin alone has the object."""
+        self.trace: ObjectTrace | None = None
+        """None unless the object is traced."""
         self.fetched_bytes = 0
         self.resumed_bytes = 0
+        self.phase = Phase.FETCHING
         self.active = 0
         """Attempts at the object's ranges; guarded by the engine's lock."""
         self.abandoned = False
         """The call has failed, so that the last attempt closes the files; guarded by the engine's lock."""
         self.small = not journaled
         self._refetched: dict[int, int] | None = None
-        """CRC64NVME of the first fetch, by the number of the range; None before a mismatch."""
+        """`BASE` of the first fetch, by the number of the range; None before a mismatch."""
         self._unflushed_bytes = 0
         self._flushed_at = time.monotonic()
         self._to_journal: list[Range] = []
         self.declare(head.checksum if head else None)
         self.file = PartFile(job.part_path, job.object.size)
         self.ranges = split(
-            job.object.size, [part.size for part in parts] if self.combinable and self.combinable.parts else ()
+            job.object.size,
+            [part.size for part in parts] if self.combinable and self.combinable.parts else (),
+            self.planned.plan.range_bytes(job.object.size) if self.planned else None,
         )
         self._journal: Journal | None = None
         if journaled:
@@ -79,13 +98,38 @@ class ObjectState:
     def declare(self, checksum: DeclaredChecksum | None) -> None:
         """Set the object's checksum as the object store declares it."""
         self.declared = checksum
+        if checksum is not None and checksum.parts == 1 and not self.parts:
+            self.parts = [StoredPart(self.job.object.size, b"")]  # no request need tell
         self.combinable = combinable_checksum(checksum, self.parts, self.job.object.size)
-        algorithm = self.combinable.algorithm if self.combinable else Algorithm.CRC64NVME
-        self.aux_algorithm = None if algorithm == Algorithm.CRC64NVME else algorithm
+        proof = self.combinable.proof if self.combinable else None
+        self.aux = None if proof is BASE else proof
+
+    def lacks_parts(self, *, hashes: bool) -> bool:
+        """Check whether a small object's checksum takes the sizes of its stored parts, which nobody has asked for.
+
+        hashes: checksums other than CRCs count, too.
+        """
+        declared = self.declared
+        if not self.small or declared is None or declared.parts < 2 or self.parts:
+            return False
+        return hashes or declared.proof is not None
+
+    def split_by_parts(self, parts: list[StoredPart]) -> list[Range]:
+        """Split a small object, which is complete, by its stored parts; return the ranges whose CRCs are to be read.
+
+        Returns [] if the parts do not help: they are not told, or belong to a checksum that is no CRC.
+        """
+        self.parts = parts
+        self.declare(self.declared)
+        if self.combinable is None:
+            return []
+        self.ranges = split(self.job.object.size, [part.size for part in parts])
+        return self.ranges
 
     def missing(self) -> list[Range]:
-        """The ranges that are not complete."""
-        return [byte_range for byte_range in self.ranges if not byte_range.is_complete]
+        """The ranges that are not complete. Those that a journal claims come first, since they cost no request."""
+        missing = [byte_range for byte_range in self.ranges if not byte_range.is_complete]
+        return sorted(missing, key=lambda byte_range: byte_range.claimed is None)
 
     def preallocated_bytes(self) -> int:
         """Return the bytes of blocks that the disk has allocated for data yet to come."""
@@ -143,15 +187,32 @@ class ObjectState:
             verified, mismatch = self._verify_by_hash()
         if mismatch is not None:
             return None, self._refetch(mismatch)
-        crc64nvme = combine(Algorithm.CRC64NVME, ((r.crc64, r.length) for r in self.ranges))
-        fetched = FetchedObject(self.job, crc64nvme, verified, self.fetched_bytes, self.resumed_bytes, self.timings)
+        base = BASE.combine((r.base, r.length) for r in self.ranges)
+        neighbours: Mapping[str, int] = {}
+        if self.planned is not None:
+            self.planned.acquit(self.ranges)
+            neighbours = self.planned.bytes_by_neighbour(self.ranges)
+            if verified is Verified.TRANSPORT_ONLY and self.planned.from_neighbours:
+                verified = Verified.PEER_SAMPLED
+        fetched = FetchedObject(
+            self.job, base, verified, self.fetched_bytes, self.resumed_bytes, self.timings, neighbours
+        )
         return fetched, []
 
     def _drain(self) -> None:
         """Add the queued ranges to the journal."""
         while self._to_journal and self._journal is not None:
             byte_range = self._to_journal.pop()
-            self._journal.add(DoneRange(byte_range.number, byte_range.length, byte_range.crc64, byte_range.aux))
+            neighbours = self.planned.from_neighbours if self.planned is not None else ()
+            self._journal.add(
+                DoneRange(
+                    byte_range.number,
+                    byte_range.length,
+                    byte_range.base,
+                    byte_range.aux,
+                    byte_range.number in neighbours,
+                )
+            )
             self._unflushed_bytes += byte_range.length
 
     def _verify_by_hash(self) -> tuple[Verified, Mismatch | None]:
@@ -171,12 +232,18 @@ class ObjectState:
     def _refetch(self, mismatch: Mismatch) -> list[Range]:
         """Reset the ranges that may be wrong and return them: those of the part that differs, else all.
 
-        Raises ChecksumMismatch if all of them were refetched before.
+        Of these, only what neighbours sent, if there is any: the origin's bytes are the better proven ones. Raises
+        ChecksumMismatch if all of them were refetched before.
         """
         suspects = [r for r in self.ranges if mismatch.part is None or r.part == mismatch.part]
+        if self.planned is not None and (sent := self.planned.suspect(suspects)):
+            return self._reset(sent)
         if self._refetched is not None and all(r.number in self._refetched for r in suspects):
             raise self._checksum_mismatch(mismatch, suspects, self._refetched)
-        self._refetched = {**(self._refetched or {}), **{r.number: r.crc64 for r in suspects}}
+        self._refetched = {**(self._refetched or {}), **{r.number: r.base for r in suspects}}
+        return self._reset(suspects)
+
+    def _reset(self, suspects: list[Range]) -> list[Range]:
         if self._journal is not None:
             self._drain()
             self._journal.forget({r.number for r in suspects})
@@ -188,7 +255,7 @@ class ObjectState:
     def _checksum_mismatch(
         self, mismatch: Mismatch, suspects: Sequence[Range], first_crcs: dict[int, int]
     ) -> ChecksumMismatch:
-        differing = [r.number for r in suspects if first_crcs[r.number] != r.crc64]
+        differing = [r.number for r in suspects if first_crcs[r.number] != r.base]
         if mismatch.part is not None:
             where = f"part {mismatch.part + 1} of {len(self.parts)}"
         elif len(self.ranges) == 1:
@@ -220,13 +287,11 @@ class ObjectState:
             done = self._journal.ranges.get(byte_range.number)
             if done is None or done.length != byte_range.length:
                 continue
-            if self.combinable is None:
-                # No declared checksum will prove these bytes later, so they are read from the disk now.
-                crc64 = crc_of_file(self.job.part_path, byte_range.offset, byte_range.length)
-                if crc64 != done.crc64:
-                    continue
-            byte_range.done, byte_range.crc64, byte_range.aux = byte_range.length, done.crc64, done.aux
-            self.resumed_bytes += byte_range.length
+            if done.from_neighbour:
+                if self.planned is None:
+                    continue  # without neighbours now, all is to come from the origin
+                self.planned.from_neighbours[byte_range.number] = None
+            byte_range.claimed = done.base
 
     def _identity(self) -> dict[str, str | int | None]:
         """Return what a journal must agree with: the object's version, its ranges, and the file on the disk."""

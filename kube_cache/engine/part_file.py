@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import threading
 from collections import deque
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kube_cache.disk_faults import disk_fault
+from kube_cache.engine import files
 
 BLOCK: Final = 4096
 """Alignment of O_DIRECT in bytes, for offset, length and memory; enough for every disk."""
@@ -62,7 +64,7 @@ class PartFile:
                 """False: the file is new or another one, so that a journal's claims about it are void."""
                 # The size comes first: a direct write that does not extend the file takes the inode's lock shared.
                 if not self.was_sized:
-                    os.ftruncate(self._fd, size)
+                    files.FILES.resize(self._fd, size)
                 self._preallocates = self._direct and size > _MIN_PREALLOCATED_BYTES
             except BaseException:
                 os.close(self._fd)
@@ -92,16 +94,65 @@ class PartFile:
             if first:
                 _pwrite(self._unaligned(), view[:first], offset)
             if first < last:
-                _pwrite(self._fd, view[first:last], offset + first)
+                self._write_blocks(view[first:last], offset + first)
             if last < len(view):
                 _pwrite(self._unaligned(), view[last:], offset + last)
         except OSError as error:
             raise disk_fault(error, self.path) from error
 
+    def _write_blocks(self, view: memoryview, offset: int) -> None:
+        """Write whole blocks past the page cache, or through it once the file system has refused that."""
+        try:
+            _pwrite(self._fd, view, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._leave_direct()
+            _pwrite(self._fd, view, offset)
+
+    def _leave_direct(self) -> None:
+        """Use the page cache from now on.
+
+        Disks with larger blocks and some FUSE file systems answer EINVAL to the first transfer and not to the open.
+        """
+        self._direct = self._preallocates = False
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+
+    def read(self, buffer: memoryview, offset: int, length: int) -> memoryview:
+        """Read up to `length` bytes at `offset` from the disk, not from the page cache; return their place in `buffer`.
+
+        buffer: begins at a page's address, and has more bytes than a block. The next read at the end of this one is
+        aligned. Raises DiskFault, also at the file's end.
+        """
+        direct = self._direct
+        try:
+            try:
+                return self._read(buffer, offset, length)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not direct:
+                    raise
+                self._leave_direct()
+                return self._read(buffer, offset, length)
+        except OSError as error:
+            raise disk_fault(error, self.path) from error
+
+    def _read(self, buffer: memoryview, offset: int, length: int) -> memoryview:
+        shift = offset % BLOCK if self._direct else 0
+        wanted = min(len(buffer), shift + length)
+        if self._direct:
+            wanted = min(len(buffer), -(-wanted // BLOCK) * BLOCK)
+        else:
+            os.fdatasync(self._fd)  # only clean pages can be dropped
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
+        count = os.preadv(self._fd, [buffer[:wanted]], offset - shift)
+        if count <= shift:
+            raise OSError(errno.EIO, "the file ends too early")  # somebody has cut it
+        return buffer[shift : min(count, shift + length)]
+
     def sync(self) -> None:
         """Make the written bytes durable (fdatasync)."""
         try:
-            os.fdatasync(self._fd)
+            files.FILES.sync(self._fd)
         except OSError as error:
             raise disk_fault(error, self.path) from error
 
@@ -162,8 +213,7 @@ def sync_filesystem(folder: Path) -> None:
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if _libc.syncfs(fd) != 0:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            files.FILES.sync_all(fd)
         finally:
             os.close(fd)
     except OSError as error:
@@ -173,7 +223,7 @@ def sync_filesystem(folder: Path) -> None:
 def _pwrite(fd: int, view: memoryview, offset: int) -> None:
     written = 0
     while written < len(view):
-        written += os.pwrite(fd, view[written:], offset + written)
+        written += files.FILES.write(fd, view[written:], offset + written)
 
 
 def _sync_range(fd: int, extent: _Extent, flags: int) -> None:

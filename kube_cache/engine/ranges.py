@@ -32,7 +32,8 @@ class Range:
 
     __slots__ = (
         "aux",
-        "crc64",
+        "base",
+        "claimed",
         "done",
         "failures",
         "fetchers",
@@ -40,6 +41,7 @@ class Range:
         "length",
         "lock",
         "number",
+        "offered",
         "offset",
         "owner",
         "part",
@@ -56,31 +58,47 @@ class Range:
         """The worker whose bytes are in the file."""
         self.fetchers = 0
         """Workers that fetch the range now; guarded by the engine's lock."""
+        self.offered = False
+        """The range is in the queue; guarded by the engine's lock."""
         self.hedged = False
         """A second worker fetches the range or is to do so; guarded by the engine's lock."""
         self.failures = 0
         """Failed attempts of all workers since the last byte."""
         self.done = 0
         """Bytes that are written, from the start of the range."""
-        self.crc64 = 0
+        self.claimed: int | None = None
+        """`BASE` that a journal claims for the whole range; None once the claim was compared with the disk."""
+        self.base = 0
+        """`checksums.BASE` of the done bytes."""
         self.aux = 0
-        """CRC of the done bytes in the object's own algorithm; 0 where that is CRC64NVME."""
+        """The same in the object's own proof; 0 where that is `BASE`."""
 
     @property
     def is_complete(self) -> bool:
         return self.done == self.length
 
+    def rewind(self, done: int, base: int, aux: int) -> int:
+        """Go back to an earlier state; return the bytes that are dropped by that."""
+        with self.lock:
+            dropped = self.done - done
+            self.done, self.base, self.aux = done, base, aux
+            self.owner = None
+        return dropped
+
     def restart(self) -> None:
         """Forget all progress, before the range is fetched a second time."""
         self.owner = None
-        self.done = self.crc64 = self.aux = 0
+        self.done = self.base = self.aux = 0
         self.hedged = False
         self.failures = 0
 
 
-def split(size: int, stored_parts: Sequence[int] = ()) -> list[Range]:
-    """Split an object of `size` bytes into ranges. stored_parts: sizes of the parts that no range may cross."""
-    step = range_size(size)
+def split(size: int, stored_parts: Sequence[int] = (), step: int | None = None) -> list[Range]:
+    """Split an object of `size` bytes into ranges.
+
+    stored_parts: sizes of the parts that no range may cross. step: bytes of a range; None: `range_size`.
+    """
+    step = step or range_size(size)
     ranges: list[Range] = []
     start = 0
     for part, length in enumerate(stored_parts or (size,)):

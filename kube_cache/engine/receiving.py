@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from kube_cache.dataset.checksums import UPDATE, Algorithm
+from kube_cache.dataset.checksums import BASE, PROOFS, Algorithm
 
-_crc64 = UPDATE[Algorithm.CRC64NVME]
-_crc32c = UPDATE[Algorithm.CRC32C]
+FUSED_AUX: Final = PROOFS[Algorithm.CRC32C]
+"""The proof that C computes beside `BASE` while it receives; a worker computes any other one of each piece."""
+_crc64 = BASE.update
+_crc32c = FUSED_AUX.update
 
 
 class Received(NamedTuple):

@@ -21,13 +21,13 @@ class EngineSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     connections: Annotated[int, Ge(1), Le(256)] = 8
-    """Connections to start with, for the whole node."""
+    """Connections to start with, for the whole node; 16 when 64 objects or more have at most 8 MiB."""
     max_connections: Annotated[int, Ge(1), Le(1024)] = 256
     """Maximum number of connections, for the whole node; reached only while more of them bring more bytes."""
     stall_timeout_s: Annotated[float, Gt(0)] = 5
     """Seconds without a byte after which a connection is closed and its range requested again."""
     give_up_s: Annotated[float, Gt(0)] = 30
-    """Seconds without a byte on any connection after which a fetch fails, to be tried again later."""
+    """Seconds without a byte on any connection after which a fetch fails; it is tried again later, and resumes."""
     max_bytes_per_s: Annotated[int, Ge(0)] = 0
     """Bandwidth limit for the whole node, in bytes per second; 0 = none."""
     verify_hashes: bool = False

@@ -12,6 +12,8 @@ import socket
 import ssl
 from typing import Any, Protocol
 
+from kube_cache.dataset import checksums as _checksums  # noqa: F401 - the native module takes its functions
+
 try:
     from kube_cache.engine import _tls as _built  # type: ignore[attr-defined, unused-ignore]
 except ImportError:  # the package was built without a compiler or without OpenSSL's headers
@@ -41,14 +43,28 @@ class Context(Protocol):
         ...
 
 
-def context(cafile: str) -> Context:
-    """Create the context that verifies servers against a CA bundle; the native one if there is one."""
-    return NativeContext(cafile) if _native is not None else PythonContext(cafile)
+def implementation() -> str:
+    """Name what receives over TLS, for the log."""
+    return (
+        "its own module" if _native is not None else "Python's ssl, which is slower (built without OpenSSL's headers)"
+    )
+
+
+def context(cafile: str, certfile: str = "", keyfile: str = "") -> Context:
+    """Create the context that verifies servers against a CA bundle; the native one if there is one.
+
+    certfile, keyfile: the client's certificate with its chain, and its key, in PEM; empty = none is shown. Raises
+    OSError where a file cannot be read or the key is another certificate's.
+    """
+    make = NativeContext if _native is not None else PythonContext
+    return make(cafile, certfile, keyfile)
 
 
 class PythonContext:
-    def __init__(self, cafile: str) -> None:
+    def __init__(self, cafile: str, certfile: str, keyfile: str) -> None:
         self._context = ssl.create_default_context(cafile=cafile)
+        if certfile:
+            self._context.load_cert_chain(certfile, keyfile, password="")
 
     def wrap(self, raw: socket.socket, host: str, timeout_s: float) -> Channel:
         raw.settimeout(timeout_s)  # Python's ssl ignores SO_RCVTIMEO
@@ -59,8 +75,10 @@ class PythonContext:
 
 
 class NativeContext:
-    def __init__(self, cafile: str) -> None:
-        self._context = _native.Context(cafile)
+    def __init__(self, cafile: str, certfile: str, keyfile: str) -> None:
+        # The flags of Python's ssl, which from 3.13 on trusts an intermediate in the bundle, too.
+        flags = int(ssl.create_default_context(cafile=cafile).verify_flags)
+        self._context = _native.Context(cafile, flags, certfile, keyfile)
 
     def wrap(self, raw: socket.socket, host: str, timeout_s: float) -> Channel:  # noqa: ARG002 - the socket has it
         try:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from kube_cache.dataset.checksums import UPDATE, Algorithm, DeclaredChecksum, combine, encode_crc, is_crc
+from kube_cache.dataset.checksums import BASE, DeclaredChecksum, Proof
+from kube_cache.dataset.source import StoredPart
 from kube_cache.dataset.transfer import Verified
 from kube_cache.disk_faults import disk_fault
 from kube_cache.engine.ranges import Range
-from kube_cache.origin.stored_parts import StoredPart
 
 _READ_BYTES: Final = 1 << 20
 
@@ -40,7 +40,7 @@ def combinable_checksum(
 
     A composite checksum needs the parts: all of them, adding up to `size` bytes.
     """
-    if declared is None or not is_crc(declared.algorithm):
+    if declared is None or declared.proof is None:
         return None
     if declared.parts and (len(parts) != declared.parts or sum(part.size for part in parts) != size):
         return None
@@ -54,23 +54,23 @@ def check_object(
 
     declared: the combinable checksum, None if there is none.
     """
-    if declared is None:
+    proof = declared.proof if declared is not None else None
+    if declared is None or proof is None:
         return Verified.TRANSPORT_ONLY, None
-    algorithm = declared.algorithm
     if not declared.parts:
-        actual = encode_crc(algorithm, combine(algorithm, (_crc_and_length(r, algorithm) for r in ranges)))
+        actual = proof.encode(proof.combine(_value_and_length(r, proof) for r in ranges))
         return Verified.FULL_OBJECT, _compare(actual, declared.value)
-    values = [part_value(algorithm, ranges, number) for number in range(len(parts))]
+    values = [part_value(proof, ranges, number) for number in range(len(parts))]
     for number, (part, value) in enumerate(zip(parts, values, strict=True)):
         if part.value and part.value != value:
             return Verified.COMPOSITE, Mismatch(number, _text(value), _text(part.value))
-    actual = encode_crc(algorithm, UPDATE[algorithm](b"".join(values), 0))
+    actual = proof.encode(proof.update(b"".join(values), 0))
     return Verified.COMPOSITE, _compare(actual, declared.value)
 
 
-def part_value(algorithm: Algorithm, ranges: Sequence[Range], part: int) -> bytes:
+def part_value(proof: Proof, ranges: Sequence[Range], part: int) -> bytes:
     """Return the checksum of a stored part, combined from its ranges."""
-    return encode_crc(algorithm, combine(algorithm, (_crc_and_length(r, algorithm) for r in ranges if r.part == part)))
+    return proof.encode(proof.combine(_value_and_length(r, proof) for r in ranges if r.part == part))
 
 
 def md5_of(etag: str) -> bytes:
@@ -108,31 +108,12 @@ def hash_file(path: Path, algorithm: str, part_sizes: Sequence[int] = ()) -> byt
     return hashlib.new(algorithm, b"".join(digests), usedforsecurity=False).digest() if part_sizes else digests[0]
 
 
-def crc_of_file(path: Path, offset: int, length: int) -> int:
-    """Return the CRC64NVME of `length` bytes of the file from `offset` on. Raises DiskFault."""
-    crc = 0
-    update = UPDATE[Algorithm.CRC64NVME]
-    buffer = memoryview(bytearray(_READ_BYTES))
-    try:
-        with path.open("rb", buffering=0) as handle:
-            handle.seek(offset)
-            while length:
-                count = handle.readinto(buffer[: min(length, _READ_BYTES)])
-                if not count:
-                    break
-                crc = update(buffer[:count], crc)
-                length -= count
-    except OSError as error:
-        raise disk_fault(error, path) from error
-    return crc
-
-
 def _compare(actual: bytes, expected: bytes) -> Mismatch | None:
     return None if actual == expected else Mismatch(None, _text(actual), _text(expected))
 
 
-def _crc_and_length(byte_range: Range, algorithm: Algorithm) -> tuple[int, int]:
-    return (byte_range.crc64 if algorithm == Algorithm.CRC64NVME else byte_range.aux), byte_range.length
+def _value_and_length(byte_range: Range, proof: Proof) -> tuple[int, int]:
+    return (byte_range.base if proof is BASE else byte_range.aux), byte_range.length
 
 
 def _text(value: bytes) -> str:

@@ -61,6 +61,7 @@ def test_one_uri_is_one_dataset() -> None:
         pytest.param("s3://models/" + "x" * 256, "longer than 255 bytes", id="long name"),
         pytest.param("s3://models/" + "x/" * 600, "a key has at most 1024", id="long prefix"),
         pytest.param("s3://models/\ud800", "lone surrogate", id="surrogate"),
+        pytest.param(",".join(f"s3://models/{n}" for n in range(257)), "name at most 256", id="too many"),
         pytest.param("s3://models/a,s3://models/a/", "named twice", id="duplicate but for the slash"),
     ],
 )

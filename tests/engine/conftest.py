@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.dataset.transfer import RemoteObject
+from kube_cache.dataset.remote import RemoteObject
 from kube_cache.engine.engine import Engine
 from kube_cache.engine.settings import EngineSettings
 from kube_cache.origin.s3 import Origins
@@ -17,6 +17,7 @@ from kube_cache.origin.settings import OriginSettings
 from tests.engine.faulty_origin import FaultyOrigin
 from tests.engine.fetcher import CREDENTIALS, Fetcher, no_leak
 from tests.engine.objects import DATA, HEADERS
+from tests.origin.memory import MemoryOrigin
 
 
 @pytest.fixture
@@ -34,8 +35,9 @@ def clean_aws(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.fixture
 def origin() -> Iterator[FaultyOrigin]:
     """A server in this process. After it is closed as well, no thread and no descriptor may be left."""
-    with no_leak():
+    with no_leak() as watched:
         origin = FaultyOrigin()
+        watched.add(origin.endpoint)
         yield origin
         origin.close()
 
@@ -56,6 +58,8 @@ def make_fetcher(
         origin_settings: OriginSettings | None = None,
         **settings: object,
     ) -> Fetcher:
+        if watched is not None:
+            watched.add(endpoint)
         clean_aws.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         clean_aws.setenv("AWS_ACCESS_KEY_ID", access_key or CREDENTIALS["AWS_ACCESS_KEY_ID"])
         clean_aws.setenv("AWS_SECRET_ACCESS_KEY", secret_key or CREDENTIALS["AWS_SECRET_ACCESS_KEY"])
@@ -64,7 +68,7 @@ def make_fetcher(
         fetchers.append(Fetcher(engine, tmp_path, origins))
         return fetchers[-1]
 
-    with nullcontext() if in_process else no_leak():
+    with nullcontext() if in_process else no_leak() as watched:
         yield make
         for fetcher in fetchers:
             fetcher.close()
@@ -80,3 +84,24 @@ def quick(origin: FaultyOrigin, make_fetcher: Callable[..., Fetcher]) -> Fetcher
 def remote(origin: FaultyOrigin) -> RemoteObject:
     """The object `key` with `DATA` and its checksum."""
     return origin.put("key", DATA, headers=HEADERS)
+
+
+@pytest.fixture
+def memory() -> MemoryOrigin:
+    """An origin without a socket, for tests that need no HTTP."""
+    return MemoryOrigin()
+
+
+@pytest.fixture
+def in_memory(memory: MemoryOrigin, tmp_path: Path) -> Iterator[Fetcher]:
+    """An impatient engine over that origin."""
+    with no_leak():
+        fetcher = Fetcher(Engine(EngineSettings(give_up_s=2), memory), tmp_path, memory)
+        yield fetcher
+        fetcher.close()
+
+
+@pytest.fixture
+def kept(memory: MemoryOrigin) -> RemoteObject:
+    """The object `key` of the origin in memory, with `DATA` and its checksum."""
+    return memory.put("key", DATA)

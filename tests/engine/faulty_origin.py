@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kube_cache.dataset.transfer import RemoteObject
+from kube_cache.dataset.remote import RemoteObject
 
 
 @dataclass

@@ -7,7 +7,8 @@ from base64 import b64encode
 
 from awscrt import checksums
 
-from kube_cache.dataset.transfer import RemoteObject, Verified
+from kube_cache.dataset.remote import RemoteObject
+from kube_cache.dataset.transfer import Verified
 from tests.engine import faults
 from tests.engine.faulty_origin import Fault, FaultyOrigin, Request
 from tests.engine.fetcher import Fetcher

@@ -42,21 +42,3 @@ def test_only_the_corrupt_stored_part_is_fetched_again(origin: FaultyOrigin, qui
     assert_whole(quick, Verified.COMPOSITE)
     starts = [request.range[0] for request in origin.gets() if request.range]
     assert sorted(starts) == sorted([0, 8 * MIB, size, size + 8 * MIB, 2 * size, size, size + 8 * MIB])
-
-
-def test_a_small_object_of_parts_is_resumed_after_an_interrupted_call(origin: FaultyOrigin, quick: Fetcher) -> None:
-    """The journal knows every range, so nothing is left to fetch once the object's parts are known."""
-    data = DATA[:5000]
-    remote, tell_parts = put_in_parts(origin, data, 3000)
-    origin.script = lambda request: tell_parts if "attributes" in request.target else None
-
-    def refuse(_done: object) -> None:
-        raise RuntimeError("interrupted")
-
-    with pytest.raises(RuntimeError, match="interrupted"):
-        quick.engine.fetch(quick.jobs([remote]), on_object=refuse)
-    quick.fetch([remote])
-    assert quick.content("key") == data
-    assert quick.done["key"].verified is Verified.COMPOSITE
-    assert quick.done["key"].resumed_bytes == len(data)
-    assert quick.progress[-1].done_bytes == len(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -39,10 +38,8 @@ def test_an_ended_call_cannot_fail() -> None:
 def test_an_error_ends_a_pause() -> None:
     control, _ = make_control()
     threading.Timer(0.05, control.fail, [RuntimeError("now")]).start()
-    started = time.monotonic()
-    with pytest.raises(Cancelled):
-        control.pause(30)
-    assert time.monotonic() - started < 5
+    with pytest.raises(Cancelled):  # a pause that nothing ends outlives the test's time limit
+        control.pause(3600)
 
 
 def test_progress_never_exceeds_the_total() -> None:
@@ -53,3 +50,11 @@ def test_progress_never_exceeds_the_total() -> None:
     control.received(30)
     progress = control.progress(7)
     assert (progress.done_bytes, progress.total_bytes, progress.preallocated_bytes) == (100, 100, 7)
+
+
+def test_a_wake_ends_one_wait_and_not_the_call() -> None:
+    control, _ = make_control()
+    control.wake()
+    assert not control.wait(3600)
+    control.end()
+    assert control.wait(3600)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from kube_cache.dataset.transfer import RemoteObject
+from kube_cache.dataset.remote import RemoteObject
 from kube_cache.errors import AccessDenied, ChecksumMismatch, KubeCacheError, SourceChanged, SourceUnavailable
 from tests.engine import faults
 from tests.engine.faulty_origin import Fault, FaultyOrigin, Request
@@ -86,7 +88,8 @@ def test_a_server_that_is_always_odd_is_served_through_botocore(
             faults.status("400 Bad Request", "ExpiredToken"), AccessDenied, "renewed credentials", id="expired"
         ),
         pytest.param(faults.status("404 Not Found", "NoSuchKey"), SourceChanged, "replaced or removed", id="404"),
-        pytest.param(faults.status("412 Precondition Failed"), SourceChanged, "replaced or removed", id="412"),
+        # HEAD says that the object is the listed one.
+        pytest.param(faults.status("412 Precondition Failed"), SourceUnavailable, "If-Match is refused", id="412"),
         pytest.param(faults.status("416 Range Not Satisfiable"), SourceChanged, "replaced or removed", id="416"),
         pytest.param(faults.changed(headers={"ETag": '"other"'}), SourceChanged, 'ETag is "other"', id="another ETag"),
         pytest.param(faults.status("503 Slow Down", "SlowDown"), SourceUnavailable, "slow down", id="503 for ever"),
@@ -119,7 +122,9 @@ def test_expired_credentials_are_renewed_once(origin: FaultyOrigin, quick: Fetch
     assert_whole(quick)
 
 
-def test_replaced_in_the_middle(origin: FaultyOrigin, quick: Fetcher, remote: RemoteObject) -> None:
+def test_replaced_in_the_middle(
+    origin: FaultyOrigin, make_fetcher: Callable[..., Fetcher], remote: RemoteObject
+) -> None:
     """A real replacement: other bytes under another ETag, from the second range on."""
 
     def script(request: Request) -> Fault | None:
@@ -128,6 +133,7 @@ def test_replaced_in_the_middle(origin: FaultyOrigin, quick: Fetcher, remote: Re
         return None
 
     origin.script = script
+    fetcher = make_fetcher(origin.endpoint, connections=1, max_connections=1)  # one range after the other
     with pytest.raises(SourceChanged, match="key"):
-        quick.fetch([remote])
-    assert not quick.done
+        fetcher.fetch([remote])
+    assert not fetcher.done

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kube_cache.dataset.source import UnsupportedAnswer
 from kube_cache.engine import http
 
 
@@ -41,30 +42,23 @@ def test_a_head_is_read() -> None:
     ],
 )
 def test_another_head_is_unsupported(text: str) -> None:
-    with pytest.raises(http.UnsupportedResponse):
+    with pytest.raises(UnsupportedAnswer):
         parse(text)
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_parser(noise: bytes) -> None:
-    with contextlib.suppress(http.UnsupportedResponse):
+    with contextlib.suppress(UnsupportedAnswer):
         http.parse_head(b"HTTP/1.1 200 OK\r\n" + noise, 17 + len(noise))
 
 
 @pytest.mark.parametrize("content_range", ["bytes 0-38/100", "bytes 1-39/100", "bytes 0-39/101", "bytes 0-39/*", ""])
 def test_another_range_is_unsupported(content_range: str) -> None:
     head = parse(f"HTTP/1.1 206 X\nContent-Length: 40\nContent-Range: {content_range}")
-    with pytest.raises(http.UnsupportedResponse):
+    with pytest.raises(UnsupportedAnswer):
         http.check_range(head, 0, 39, 100)
 
 
 def test_more_body_than_announced_is_unsupported() -> None:
-    with pytest.raises(http.UnsupportedResponse):
+    with pytest.raises(UnsupportedAnswer):
         http.check_whole(parse("HTTP/1.1 200 OK\nContent-Length: 3"), 3)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("3", 3.0), ("3600", 20.0), ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0), ("", 0.0)]
-)
-def test_retry_after(text: str, seconds: float) -> None:
-    assert http.retry_after_s(parse(f"HTTP/1.1 503 X\nContent-Length: 4\nRetry-After: {text}")) == seconds

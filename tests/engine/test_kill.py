@@ -32,7 +32,8 @@ from kube_cache.engine.settings import EngineSettings
 from kube_cache.engine import journal
 from kube_cache.engine.engine import Engine
 from kube_cache.engine import finisher, object_state
-from kube_cache.dataset.transfer import FetchJob, RemoteObject
+from kube_cache.dataset.remote import RemoteObject
+from kube_cache.dataset.transfer import FetchJob
 from kube_cache.origin.s3 import Origins
 from kube_cache.origin.settings import OriginSettings
 
@@ -84,7 +85,7 @@ def test_fifty_kills_and_every_byte_is_right(origin: FaultyOrigin, clean_aws: ob
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, job], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     ) as child:
-        out = child.communicate(timeout=60)[0]
+        out = child.communicate(timeout=120)[0]
     assert out.count("full-object") == 1
     assert (tmp_path / "big.part").read_bytes() == BIG
     assert finished

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.dataset.transfer import FetchJob, FetchProgress, RemoteObject
+from kube_cache.dataset.remote import RemoteObject
+from kube_cache.dataset.transfer import FetchJob, FetchProgress
 from kube_cache.engine import object_state
 from kube_cache.engine.buffers import SLOT_BYTES
 from tests.bench.engine_clients import Discard

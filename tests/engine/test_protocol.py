@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import quote, unquote
 
 import pytest
 from awscrt import checksums
 
-from kube_cache.dataset.transfer import RemoteObject
+from kube_cache.dataset.remote import RemoteObject
+from kube_cache.dataset.source import Piece
 from kube_cache.origin.routes import Route
 from kube_cache.origin.settings import OriginSettings
 from tests.engine import faults
@@ -77,8 +79,10 @@ def test_keys_of_the_customer_and_requester_pays_are_on_every_request(
         f"{prefix}-key": b64encode(key).decode(),
         f"{prefix}-key-MD5": b64encode(hashlib.md5(key).digest()).decode(),
     }
-    route = _route(origin)
-    text = client.request(route, remote, None, {}).decode()
+    client._routes["bucket"] = _route(origin)
+    request = client.request(Piece(remote, 0, 2))
+    assert request is not None
+    text = request.data.decode()
     for name, value in headers.items():
         assert f"\r\n{name}: {value}\r\n" in text
 
@@ -131,7 +135,10 @@ def test_gcs_notices_a_wrong_byte(origin: FaultyOrigin, make_fetcher: Callable[.
     stored = origin.put("key", DATA, headers={"x-goog-hash": f"crc32c={value},md5=AAAA"})
     remote = RemoteObject("gs", "bucket", "key", "key", stored.size, stored.etag)
     origin.script = faults.times(1, faults.corrupt(3), when=is_range)
-    fetcher = make_fetcher(origin.endpoint, origin_settings=OriginSettings(gs_endpoint=origin.endpoint))
+    fetcher = make_fetcher(
+        origin.endpoint,
+        origin_settings=OriginSettings(gs_endpoint=origin.endpoint, gs_access_key="GOOG1", gs_secret_key="s"),
+    )
     fetcher.fetch([remote])
     assert_whole(fetcher)
 
@@ -148,3 +155,33 @@ def test_the_environments_proxy_is_used(
 
 def _route(origin: FaultyOrigin) -> Route:
     return Route(False, "127.0.0.1", origin.port, f"127.0.0.1:{origin.port}", "/bucket/", "us-east-1", True)
+
+
+def test_a_bucket_that_moved_is_found_again(origin: FaultyOrigin, make_fetcher: Callable[..., Fetcher]) -> None:
+    """The route is learnt from a HEAD of botocore's, which follows redirects; one range is told of the new place."""
+    fetcher = make_fetcher(origin.endpoint)
+    fetcher.fetch([origin.put("first", b"x")])
+    fetcher.progress.clear()  # that of this call, if it was slow enough to tell any
+    client = fetcher.origins.of("s3")
+    client._routes["bucket"] = replace(client._routes["bucket"], region="eu-west-1")
+    origin.script = lambda request: (
+        faults.status("400 Bad Request", "AuthorizationHeaderMalformed")
+        if "/eu-west-1/" in request.headers.get("authorization", "")
+        else None
+    )
+    fetcher.fetch([origin.put("key", DATA, headers=HEADERS)])
+    assert_whole(fetcher)
+    fetcher.fetch([origin.put("last", b"y")])
+    assert client._routes["bucket"].region == "us-east-1"
+
+
+def test_no_answer_of_a_store_adds_a_header_or_a_query(
+    origin: FaultyOrigin, make_fetcher: Callable[..., Fetcher]
+) -> None:
+    fetcher = make_fetcher(origin.endpoint)
+    remote = origin.put("key", b"abc")
+    request = fetcher.origins.of("s3").request(Piece(remote, 0, 2, "1&versionId=2 HTTP/1.1\r\nX-Injected: 1"))
+    assert request is not None
+    first, *headers = request.data.decode().split("\r\n")
+    assert first == "GET /bucket/key?generation=1%26versionId%3D2%20HTTP%2F1.1%0D%0AX-Injected%3A%201 HTTP/1.1"
+    assert not [line for line in headers if line.startswith("X-Injected")]

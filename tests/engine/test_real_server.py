@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kube_cache.dataset.transfer import Manifest, Verified
+from kube_cache.dataset.remote import Manifest
+from kube_cache.dataset.transfer import Verified
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import AccessDenied, ChecksumMismatch, DatasetNotFound, SourceChanged
 from kube_cache.origin.listing import list_dataset

@@ -97,3 +97,12 @@ def test_the_same_answer_without_c(pair: tuple[socket.socket, socket.socket]) ->
     native = receive(ours, memoryview(bytearray(1000)), 5, 6)
     slow = receive_in_python(ours.recv_into, memoryview(bytearray(1000)), 5, 6, with_crc32c=True)
     assert slow[:3] == native[:3]
+
+
+def test_a_slow_connection_is_heard_of_within_a_second(pair: tuple[socket.socket, socket.socket]) -> None:
+    """16 KiB, which a hundredth of the slowest useful connection sends in two seconds, are not held back."""
+    ours, theirs = pair
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 30, 0))
+    theirs.sendall(bytes(16 << 10))
+    received = Received(*_receive.receive_into(ours.fileno(), memoryview(bytearray(1 << 20)), 0, 0, False, 0.0))
+    assert received.length == 16 << 10

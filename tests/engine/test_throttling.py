@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kube_cache.dataset.transfer import RemoteObject
+from kube_cache.dataset.remote import RemoteObject
 from tests.engine import faults
 from tests.engine.faulty_origin import Fault, FaultyOrigin, Request
 from tests.engine.fetcher import Fetcher

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kube_cache.dataset.checksums import Algorithm, DeclaredChecksum
+from kube_cache.dataset.source import StoredPart
 from kube_cache.engine.verify import combinable_checksum
-from kube_cache.origin.stored_parts import StoredPart
 
 
 def test_a_composite_whose_parts_are_unknown_is_not_used() -> None:

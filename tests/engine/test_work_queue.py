@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.dataset.transfer import FetchJob, RemoteObject
+from kube_cache.dataset.remote import RemoteObject
+from kube_cache.dataset.source import ObjectHead
+from kube_cache.dataset.transfer import FetchJob
 from kube_cache.engine.control import Control
-from kube_cache.engine.object_state import ObjectState
-from kube_cache.engine.work_queue import Attempt, Opening, Outcome, WorkQueue
-from kube_cache.origin.object_head import ObjectHead
+from kube_cache.engine.object_state import ObjectState, Phase
+from kube_cache.engine.work_queue import Attempt, Opening, Outcome, Question, WorkQueue
 from tests.engine.objects import MIB
+from tests.engine.plans import ScriptedPlan, from_origin
 
 Open = Callable[[Opening], ObjectState]
 
@@ -23,7 +25,7 @@ def open_object() -> Iterator[Open]:
     states: list[ObjectState] = []
 
     def open_object(opening: Opening) -> ObjectState:
-        head = None if opening.small else ObjectHead(opening.job.object.size, '"e"', None, None, None, 0)
+        head = None if opening.small else ObjectHead(opening.job.object.size, '"e"', None, None, None)
         states.append(ObjectState(opening.job, head, [], journaled=not opening.small))
         return states[-1]
 
@@ -119,6 +121,23 @@ def test_a_range_is_hedged_once_and_few_are(tmp_path: Path, open_object: Open) -
     assert queue.next() is None
 
 
+def test_a_range_with_a_plan_is_never_hedged(tmp_path: Path) -> None:
+    """The plan finds another source, and a second request would fetch the same bytes from the origin twice."""
+    remote = RemoteObject("s3", "bucket", "k", "k", 20 * MIB, '"e"')
+    control = Control(threading.Condition(), remote.size, lambda: None)
+    queue = WorkQueue(control, [FetchJob(remote, tmp_path / "p", tmp_path / "j", ScriptedPlan(from_origin))])
+    job = next_opening(queue).job
+    state = ObjectState(job, ObjectHead(job.object.size, '"e"', None, None, None), [], journaled=True)
+    queue.add(state)
+    question = queue.next()
+    assert isinstance(question, Question)
+    assert queue.next() is None, "one worker asks at a time"
+    attempt = queue.answer(question, from_origin(question.wanted))
+    assert attempt is not None
+    assert not queue.hedge(attempt.state, attempt.byte_range)
+    state.close()
+
+
 @pytest.mark.parametrize("size", [5, 20 * MIB], ids=["small", "large"])
 def test_a_failed_call_takes_no_object(tmp_path: Path, open_object: Open, size: int) -> None:
     control, queue = make_queue(tmp_path, size)
@@ -144,13 +163,45 @@ def test_the_last_attempt_closes_an_abandoned_object(tmp_path: Path, open_object
     assert state.file.fd == -1
 
 
-def test_a_small_object_is_reopened_as_a_large_one(tmp_path: Path, open_object: Open) -> None:
+def test_a_hedge_that_outlives_its_object_is_dropped(tmp_path: Path, open_object: Open) -> None:
+    """No worker was free to take the hedge; the slow worker then finished all the same."""
+    _, queue = make_queue(tmp_path, 5, 6)
+    states = [open_object(next_opening(queue)) for _ in range(2)]
+    first, second = (queue.add_small(state) for state in states)
+    assert first is not None
+    assert second is not None
+    queue.hedge(first.state, first.byte_range)
+    assert complete(first)
+    assert queue.next() is None
+    assert complete(second)
+
+
+def test_an_object_is_whole_once(tmp_path: Path, open_object: Open) -> None:
     _, queue = make_queue(tmp_path, 5)
     state = open_object(next_opening(queue))
     attempt = queue.add_small(state)
     assert attempt is not None
+    queue.hedge(state, attempt.byte_range)
+    loser = next_attempt(queue)
+    assert not complete(attempt)  # the loser may still write
+    assert queue.end(loser, Outcome.LOST)
+    assert state.phase is Phase.WHOLE
+    assert queue.finish(state)
+    with pytest.raises(KeyError):
+        queue.finish(state)
+
+
+def test_ranges_that_are_fetched_again_are_dealt_once_in_spite_of_an_old_hedge(
+    tmp_path: Path, open_object: Open
+) -> None:
+    _, queue = make_queue(tmp_path, 5)
+    state = open_object(next_opening(queue))
+    attempt = queue.add_small(state)
+    assert attempt is not None
+    queue.hedge(state, attempt.byte_range)
     assert complete(attempt)
-    queue.reopen(state)
-    assert state.file.fd == -1
-    assert not next_opening(queue).small
-    assert queue.states() == []
+    attempt.byte_range.restart()
+    state.left = 1
+    queue.put_back(state, [attempt.byte_range])
+    assert next_attempt(queue).byte_range is attempt.byte_range
+    assert queue.next() is None

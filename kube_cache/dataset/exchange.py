@@ -1,0 +1,31 @@
+"""The port between a download and other nodes: what it may take from them, and what it has for them.
+
+The store calls it as objects come; `kube_cache.peers` is behind it. So the store learns no neighbour, and the peers no
+folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from kube_cache.dataset.range_plan import RangePlan
+from kube_cache.dataset.remote import Manifest
+
+
+class Exchange(Protocol):
+    """Of one download. Thread-safe. No method blocks, and none raises. id_: of an object in the store."""
+
+    def plan(self, id_: str, path: Path) -> RangePlan | None:
+        """Return who is to be asked for which range of an object that is fetched to `path`; None: the origin alone."""
+        ...
+
+    def landed(self, id_: str, path: Path) -> None:
+        """Note that an object is whole, verified and at `path`: now, or from before the download."""
+        ...
+
+
+Join: TypeAlias = Callable[[Manifest, str], AbstractContextManager[Exchange | None]]
+"""Begins the exchange of one download: manifest and token. Within the context others are served from it, too."""

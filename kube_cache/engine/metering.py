@@ -1,0 +1,51 @@
+"""Carries an engine's sums into the metrics, when somebody looks: the engine itself counts in plain numbers.
+
+So a range costs the metrics nothing, and a program that only fetches does not load their library.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter
+
+from kube_cache.engine.engine import Engine
+from kube_cache.engine.totals import Totals
+from kube_cache.telemetry import metrics
+from kube_cache.telemetry.stages import Stage
+
+_FIELDS: Final = {
+    Stage.WAIT: "wait_s",
+    Stage.FIRST_BYTE: "first_byte_s",
+    Stage.NETWORK: "network_s",
+    Stage.DECRYPT: "decrypt_s",
+    Stage.VERIFY: "verify_s",
+    Stage.WRITE: "write_s",
+}
+
+
+class EngineMeter:
+    """For one caller at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._shown = Totals()
+
+    def update(self) -> None:
+        """Add to the counters what has come since the last call."""
+        now, shown = self._engine.totals(), self._shown
+        self._shown = now
+        _increase(metrics.RECEIVED_BYTES, now.received_bytes - shown.received_bytes)
+        _increase(metrics.WRITTEN_BYTES, now.written_bytes - shown.written_bytes)
+        _increase(metrics.RANGE_HEDGES, now.hedges - shown.hedges)
+        for cause, count in now.retries.items():
+            _increase(metrics.RANGE_RETRIES.labels(cause), count - shown.retries[cause])
+        for stage, field in _FIELDS.items():
+            seconds = getattr(now.timings, field) - getattr(shown.timings, field)
+            _increase(metrics.TRANSFER_SECONDS.labels(stage), seconds)
+        metrics.CURRENT_SPEED.set(self._engine.bytes_per_s())
+        metrics.CONNECTIONS.set(len(self._engine.workers()))
+
+
+def _increase(counter: Counter, amount: float) -> None:
+    counter.inc(max(0, amount))  # a network time can fall by the rounding of two clocks
