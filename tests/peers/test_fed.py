@@ -1,0 +1,88 @@
+"""One node feeds another: two engines, two servers, real TLS, and an origin in memory. Each file is compared."""
+
+from __future__ import annotations
+
+import random
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from kube_cache.dataset.remote import Manifest
+from kube_cache.dataset.source import Piece
+from kube_cache.dataset.transfer import FetchedObject, FetchJob, Verified
+from kube_cache.dataset.uri import DatasetUri
+from kube_cache.engine.engine import Engine
+from kube_cache.engine.settings import EngineSettings
+from kube_cache.errors import SourceUnavailable
+from kube_cache.peers import source
+from kube_cache.peers.node import PeerNode
+from kube_cache.store.layout import object_id
+from tests.origin.memory import MemoryOrigin
+from tests.peers.conftest import SNAPSHOT, Cluster, eventually
+
+SIZE = (24 << 20) + 5
+DATA = random.Random(1).randbytes(SIZE)
+
+
+class Node:
+    """An agent without its store: a file stays where the engine wrote it."""
+
+    def __init__(self, name: str, cluster: Cluster, origin: MemoryOrigin, folder: Path, seeds: str = "") -> None:
+        self.name = name
+        self.folder = folder / name
+        self.folder.mkdir()
+        settings = cluster.settings(cluster.files(name), seeds=seeds)
+        self.peers = PeerNode(name, settings, object_id)
+        self.engine = Engine(EngineSettings(give_up_s=600), origin)
+        self.token = cluster.token(node=name)
+
+    def fetch(self, manifest: Manifest, after_hearing_of: str = "") -> FetchedObject:
+        """Fetch the only object of the snapshot; return how."""
+        done: list[FetchedObject] = []
+        remote = manifest.objects[0]
+        path = self.folder / "part"
+        with self.peers.join(manifest, self.token) as party:
+
+            def landed(fetched: FetchedObject) -> None:
+                party.landed(object_id(remote), path)
+                done.append(fetched)
+
+            def has_heard() -> bool:
+                holder = party.swarm._shared.state.holders.find(after_hearing_of)
+                return holder is not None and holder.whole != 0
+
+            if after_hearing_of:
+                eventually(has_heard)
+            plan = party.plan(object_id(remote), path)
+            assert plan is not None
+            self.engine.fetch([FetchJob(remote, path, self.folder / "journal", plan)], on_object=landed)
+        assert path.read_bytes() == DATA
+        return done[0]
+
+    def close(self) -> None:
+        self.peers.close()
+        self.engine.close()
+
+
+def test_a_node_feeds_another_after_the_origin_is_gone(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "STALL_S", 600.0)  # a machine that stands still is no node that does
+    origin = MemoryOrigin()
+    remote = origin.put("key", DATA)
+    manifest = Manifest(DatasetUri.parse("s3://bucket/key"), SNAPSHOT, (remote,), SIZE)
+    with ExitStack() as ending:
+        first = Node("n0", cluster, origin, tmp_path)
+        ending.callback(first.close)
+        alone = first.fetch(manifest)
+        assert (alone.verified, dict(alone.neighbour_bytes)) == (Verified.FULL_OBJECT, {})
+        origin.script = gone
+        second = Node("n1", cluster, origin, tmp_path, seeds=first.peers.me.address)
+        ending.callback(second.close)
+        fed = second.fetch(manifest, after_hearing_of="n0")
+        assert (fed.verified, dict(fed.neighbour_bytes)) == (Verified.FULL_OBJECT, {"n0": SIZE})
+
+
+def gone(piece: Piece, data: bytes) -> bytes:
+    raise SourceUnavailable(f"the origin is gone; {piece.first} was asked for")
