@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 class Expected(Generic[T]):
-    """One fact of a kind, about one workflow, that an activity waits for."""
+    """One fact of one of the kinds, about one workflow, that an activity waits for."""
 
-    def __init__(self, kind: type[T]) -> None:
-        self._kind = kind
+    def __init__(self, *kinds: type[T]) -> None:
+        self._kinds = kinds
         self._outcome: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
 
     async def wait(self, timeout_s: float) -> T | None:
@@ -31,10 +31,10 @@ class Expected(Generic[T]):
         return self._outcome.result() if done else None
 
     def resolve(self, fact: object) -> bool:
-        """End the wait, with the fact if it is of the kind. Return whether the waiting activity takes the fact."""
+        """End the wait, with the fact if it is of one of the kinds. Return whether the waiting activity takes it."""
         if self._outcome.done():
             return False
-        if isinstance(fact, self._kind):
+        if isinstance(fact, self._kinds):
             self._outcome.set_result(fact)
             return True
         self._outcome.set_result(None)
@@ -48,9 +48,9 @@ class Expectations:
         self._expected: dict[str, Expected[Any]] = {}
 
     @contextmanager
-    def expect(self, workflow_id: str, kind: type[T]) -> Iterator[Expected[T]]:
+    def expect(self, workflow_id: str, *kinds: type[T]) -> Iterator[Expected[T]]:
         """Enter before the API call: the watch event can arrive before the call returns."""
-        expected = self._expected[workflow_id] = Expected(kind)
+        expected = self._expected[workflow_id] = Expected(*kinds)
         try:
             yield expected
         finally:

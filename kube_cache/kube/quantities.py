@@ -1,8 +1,9 @@
-"""Effective resource requests of a Pod, as the scheduler counts them, in Kubernetes' quantities.
+"""What a Pod asks of its node in numbers, as the scheduler counts it: resources and host ports.
 
 The effective request of a resource is the larger of (sum over containers and sidecars) and (each init container with
-the sidecars started before it); a Pod-level request, if there is one, replaces both. Source: `PodRequests` in
-Kubernetes' component-helpers/resource. Overhead is not added here: admission adds it by the runtime class.
+the sidecars started before it); a Pod-level request of CPU, memory or huge pages replaces both; the overhead of the
+Pod's runtime class is added. Source: `PodRequests` in Kubernetes' component-helpers/resource, `GetHostPorts` in its
+pkg/scheduler/util.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ _SUFFIXES = {
     "Pi": Decimal(2**50), "Ei": Decimal(2**60),
 }  # fmt: skip
 
+# Whole GPUs whose resource is not `<vendor>/gpu`. Parts of GPUs are not counted, because their number says nothing
+# about their size: MIG slices (`nvidia.com/mig-1g.10gb`), shares (`nvidia.com/gpu.shared`).
+_OTHER_GPUS = ("gpu.intel.com/i915", "gpu.intel.com/xe")
 _QUANTITY = re.compile(r"(?P<number>[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)(?P<suffix>[numkMGTPE]|[KMGTPE]i|)")
 
 
@@ -55,8 +59,45 @@ def effective_requests(spec: dict[str, Any]) -> dict[str, str]:
             _add(running, requests)
             _raise_to(peak, running)
     _raise_to(total, peak)
-    total.update(_requests(spec))  # Pod-level resources
+    # Admission has written a Pod-level request for each Pod-level limit.
+    of_pod = (spec.get("resources") or {}).get("requests") or {}
+    total.update({name: parse(str(value)) for name, value in of_pod.items() if _is_pod_level(name)})
+    _add(total, {name: parse(str(value)) for name, value in (spec.get("overhead") or {}).items()})
     return {name: render(value) for name, value in sorted(total.items()) if value > 0}
+
+
+def gpu_count(pod: dict[str, Any]) -> int:
+    """Number of whole GPUs that the Pod requests, of any vendor."""
+    requests = effective_requests(pod["spec"])
+    return sum(int(count) for name, count in requests.items() if name.endswith("/gpu") or name in _OTHER_GPUS)
+
+
+def host_ports(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ports of the node that the Pod's containers and sidecars take, each once, sorted."""
+    sidecars = [c for c in spec.get("initContainers") or [] if c.get("restartPolicy") == "Always"]
+    taken = {
+        (int(port["hostPort"]), str(port.get("protocol") or "TCP"), str(port.get("hostIP") or ""))
+        for container in [*sidecars, *(spec.get("containers") or [])]
+        for port in container.get("ports") or []
+        if port.get("hostPort")
+    }
+    return [
+        {"containerPort": port, "hostPort": port, "protocol": protocol, **({"hostIP": address} if address else {})}
+        for port, protocol, address in sorted(taken)
+    ]
+
+
+def _is_pod_level(resource: str) -> bool:
+    """Source: `IsSupportedPodLevelResource` in Kubernetes' component-helpers/resource."""
+    return resource in ("cpu", "memory") or resource.startswith("hugepages-")
+
+
+def must_be_limited(resource: str) -> bool:
+    """Whether a request is valid only with an equal limit: extended resources and huge pages cannot be overcommitted.
+
+    Source: `IsOvercommitAllowed` in Kubernetes' pkg/apis/core/v1/helper.
+    """
+    return "/" in resource or resource.startswith("hugepages-")
 
 
 def _requests(container: dict[str, Any]) -> dict[str, Decimal]:

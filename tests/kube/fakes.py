@@ -12,22 +12,38 @@ from typing import Any
 from kubernetes import client as kubernetes_client
 
 from kube_cache import names
+from kube_cache.contracts.common import PodRef
+from kube_cache.kube import gate
 from kube_cache.kube.client import KubeClient
+from kube_cache.kube.mounts import DEFAULT_ROOT
 
 URI = "s3://models/gpt"
-RECEIPT = {names.NODE_ANNOTATION: "gpu-2", names.SNAPSHOT_ANNOTATION: "ab" * 32}
+RELEASED_TO = "gpu-2"
+RECEIPT = {names.NODE_ANNOTATION: RELEASED_TO, names.SNAPSHOT_ANNOTATION: "ab" * 32}
+
+
+def release(client: KubeClient, pod: PodRef, node: str | None) -> gate.Released:
+    return gate.release(client, pod, node, RECEIPT, cache_root=DEFAULT_ROOT)
+
 
 Answer = tuple[int, bytes, dict[str, str]]
 """Status, body, headers."""
+SILENT_AFTERWARDS = "X-Silent-Afterwards"
+"""Header of an answer that goes on, without a word, for so many seconds."""
+NO_STREAM: Answer = (422, b'{"message":"sendInitialEvents is forbidden for watch"}', {})
+"""Of a server without the feature WatchList, or with the feature switched off."""
 EMPTY_LIST = json.dumps({"items": [], "metadata": {"resourceVersion": "5"}}).encode()
 
 
 class ApiServer:
     """Gives the answers that the real API server does not give on demand."""
 
-    def __init__(self, answer: Callable[[str, int], Answer]) -> None:
-        """answer: called with the path and the number of requests so far."""
+    def __init__(self, answer: Callable[[str, int], Answer], *, streams_lists: bool = False) -> None:
+        """answer: called with the path and the number of requests so far; not for a streamed list, unless told."""
         self.requests: list[str] = []
+        self.closing = threading.Event()
+        self.authorizations: list[str] = []
+        """Header of each request, in the same order."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -35,13 +51,21 @@ class ApiServer:
 
             def do_GET(self) -> None:
                 outer.requests.append(self.path)
-                status, body, headers = answer(self.path, len(outer.requests))
+                outer.authorizations.append(self.headers.get("Authorization", ""))
+                if "sendInitialEvents" in self.path and not streams_lists:
+                    status, body, headers = NO_STREAM
+                else:
+                    status, body, headers = answer(self.path, len(outer.requests))
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
+                silent_s = float(headers.get(SILENT_AFTERWARDS, 0))
+                if not silent_s:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+                self.close_connection = bool(silent_s)
+                outer.closing.wait(silent_s)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -54,13 +78,14 @@ class ApiServer:
         self.client = KubeClient(configuration)
 
     def close(self) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
 
 @contextmanager
-def api_server(answer: Callable[[str, int], Answer]) -> Iterator[ApiServer]:
-    server = ApiServer(answer)
+def api_server(answer: Callable[[str, int], Answer], *, streams_lists: bool = False) -> Iterator[ApiServer]:
+    server = ApiServer(answer, streams_lists=streams_lists)
     try:
         yield server
     finally:

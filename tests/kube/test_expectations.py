@@ -9,12 +9,12 @@ from kube_cache.contracts.warm_pod import PodBound, SeatBound
 from kube_cache.kube.expectations import Expectations
 
 WARM = "warm/ml/train/uid-1"
-FAR_S = 30.0
+FAR_S = 600.0
 
 
 def play(scenario: Callable[[Expectations], Awaitable[None]]) -> None:
     async def run() -> None:
-        await asyncio.wait_for(scenario(Expectations()), 5)
+        await asyncio.wait_for(scenario(Expectations()), 90)
 
     asyncio.run(run())
 
@@ -35,6 +35,15 @@ def test_a_fact_of_another_kind_ends_the_wait_and_is_not_taken() -> None:
         with expectations.expect(WARM, SeatBound) as expected:
             assert not expectations.notify(WARM, PodBound("gpu-1"))
             assert await expected.wait(FAR_S) is None
+
+    play(scenario)
+
+
+def test_a_fact_of_either_kind_is_taken() -> None:
+    async def scenario(expectations: Expectations) -> None:
+        with expectations.expect(WARM, SeatBound, PodBound) as expected:
+            assert expectations.notify(WARM, PodBound("gpu-1"))
+            assert await expected.wait(FAR_S) == PodBound("gpu-1")
 
     play(scenario)
 

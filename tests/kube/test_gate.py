@@ -12,20 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kube_cache import names
-from kube_cache.errors import ForeignGates, PodGone, ReleaseRefused
+from kube_cache.errors import ForeignGates, PodGone, ReleaseRefused, UnsafeMount
 from kube_cache.kube import gate
 from kube_cache.kube.client import KubeClient, pod_path
+from kube_cache.kube.mounts import DEFAULT_ROOT
 from kube_cache.kube.pods import ref
-from tests.kube.fakes import RECEIPT, URI
+from tests.kube.fakes import RECEIPT, URI, release
 from tools.stack import Stack
-from tools.stack.pods import Pods, gates
+from tools.stack.pods import CONTAINER, Pods, gates
 from tools.stack.waiting import true as until
 
 
 def test_a_released_pod_is_bound_to_the_node_with_its_receipt(kube_client: KubeClient, kube_pods: Pods) -> None:
     pod = kube_pods.create_gated("one", URI)
-    assert gate.release(kube_client, ref(pod), "gpu-2", RECEIPT).outcome == "released"
-    bound = kube_pods.wait_bound("one", timeout_s=30)
+    assert release(kube_client, ref(pod), "gpu-2").outcome == "released"
+    bound = kube_pods.wait_bound("one")
     assert bound["spec"]["nodeName"] == "gpu-2"
     assert bound["metadata"]["labels"][names.MANAGED_LABEL] == "true"
     assert RECEIPT.items() <= bound["metadata"]["annotations"].items()
@@ -35,16 +36,16 @@ def test_a_released_pod_is_bound_to_the_node_with_its_receipt(kube_client: KubeC
 
 def test_a_second_release_finds_it_done(kube_client: KubeClient, kube_pods: Pods) -> None:
     pod = kube_pods.create_gated("one", URI)
-    gate.release(kube_client, ref(pod), "gpu-1", RECEIPT)
+    release(kube_client, ref(pod), "gpu-1")
     until(lambda: kube_pods.get("one")["spec"].get("nodeName"), "the Pod is bound")
-    again = gate.release(kube_client, ref(pod), "gpu-3", RECEIPT)
+    again = release(kube_client, ref(pod), "gpu-3")
     assert (again.outcome, again.bound_node) == ("already", "gpu-1")
 
 
 def test_gates_of_others_are_named_and_left_alone(kube_client: KubeClient, kube_pods: Pods) -> None:
     pod = kube_pods.create_gated("one", URI, gates=["a.example/first", names.GATE, "b.example/last"])
     with pytest.raises(ForeignGates, match=r"a\.example/first, b\.example/last"):
-        gate.release(kube_client, ref(pod), "gpu-1", RECEIPT)
+        release(kube_client, ref(pod), "gpu-1")
     assert gates(kube_pods.get("one")) == ["a.example/first", names.GATE, "b.example/last"]
 
 
@@ -68,7 +69,7 @@ def test_releases_that_race_with_owners_of_other_gates_take_only_ours(kube_clien
 
 def _released(kube_client: KubeClient, pod: dict[str, Any]) -> bool:
     try:
-        return gate.release(kube_client, ref(pod), "gpu-1", RECEIPT).outcome == "released"
+        return release(kube_client, ref(pod), "gpu-1").outcome == "released"
     except ForeignGates:
         return False
 
@@ -82,18 +83,18 @@ def test_a_stale_plan_is_refused_and_made_again(kube_client: KubeClient, kube_po
     with pytest.raises(ApiError) as caught:
         kube_client.patch(pod_path(kube_pods.namespace, "one"), stale)
     assert caught.value.status == 409
-    assert gate.release(kube_client, ref(pod), "gpu-1", RECEIPT).outcome == "released"
+    assert release(kube_client, ref(pod), "gpu-1").outcome == "released"
 
 
 def test_a_pod_that_is_gone_or_another_is_not_released(kube_client: KubeClient, kube_pods: Pods) -> None:
     pod = kube_pods.create_gated("one", URI)
     with pytest.raises(PodGone, match="replaced by another"):
-        gate.release(kube_client, replace(ref(pod), uid="00000000-0000-0000-0000-000000000000"), "gpu-1", RECEIPT)
+        release(kube_client, replace(ref(pod), uid="00000000-0000-0000-0000-000000000000"), "gpu-1")
     operator_view = ref(pod)
     kube_pods.api.delete(pod_path(kube_pods.namespace, "one"))
     until(lambda: kube_pods.find("one") is None, "the Pod is gone")
     with pytest.raises(PodGone, match="was deleted"):
-        gate.release(kube_client, operator_view, "gpu-1", RECEIPT)
+        release(kube_client, operator_view, "gpu-1")
 
 
 def test_a_uid_that_changes_between_read_and_patch_is_gone_too(kube_client: KubeClient, kube_pods: Pods) -> None:
@@ -112,7 +113,19 @@ def test_a_uid_that_changes_between_read_and_patch_is_gone_too(kube_client: Kube
 def test_what_the_server_refuses_for_good_says_so(kube_client: KubeClient, kube_pods: Pods) -> None:
     pod = kube_pods.create_gated("one", URI)
     with pytest.raises(ReleaseRefused, match="refuses to release"):
-        gate.release(kube_client, ref(pod), "not a node name!", RECEIPT)
+        release(kube_client, ref(pod), "not a node name!")
+    assert gates(kube_pods.get("one")) == [names.GATE]
+
+
+@pytest.mark.parametrize("node", ["gpu-1", None], ids=["onto its data", "cold"])
+def test_a_pod_that_could_change_the_cache_is_not_released(
+    kube_client: KubeClient, kube_pods: Pods, node: str | None
+) -> None:
+    volume = {"name": "cache", "hostPath": {"path": f"{DEFAULT_ROOT}/snapshots", "type": "Directory"}}
+    container = {**CONTAINER, "volumeMounts": [{"name": "cache", "mountPath": "/weights"}]}
+    pod = kube_pods.create_gated("one", URI, spec={"volumes": [volume], "containers": [container]})
+    with pytest.raises(UnsafeMount, match=r"container 'train' mounts volume 'cache', .* not read-only"):
+        release(kube_client, ref(pod), node)
     assert gates(kube_pods.get("one")) == [names.GATE]
 
 
@@ -127,8 +140,8 @@ def test_each_term_is_pinned_and_nothing_is_loosened(kube_client: KubeClient, ku
         }
     }
     pod = kube_pods.create_gated("one", URI, spec={"affinity": affinity})
-    gate.release(kube_client, ref(pod), "gpu-3", RECEIPT)
-    bound = kube_pods.wait_bound("one", timeout_s=30)
+    release(kube_client, ref(pod), "gpu-3")
+    bound = kube_pods.wait_bound("one")
     assert bound["spec"]["nodeName"] == "gpu-3"
     node = bound["spec"]["affinity"]["nodeAffinity"]
     for before, after in zip(
