@@ -1,1 +1,1 @@
-"""Telemetry of a process: logs. Metrics and traces get their modules beside it."""
+"""Telemetry of a process: logs, metrics, and the endpoint of the probes. Traces get their module beside them."""
