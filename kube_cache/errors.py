@@ -19,6 +19,8 @@ class KubeCacheError(Exception):
     """Base class. details: small JSON values for logs (bucket, key, node, sizes)."""
 
     retryable: ClassVar[bool] = True
+    retry_after_s: float = 0.0
+    """Seconds that a server asked its clients to wait before the next attempt; 0 = it did not."""
 
     def __init__(self, message: str, **details: str | float | None) -> None:
         super().__init__(message)
@@ -48,6 +50,24 @@ class DatasetNotFound(KubeCacheError):
 
 class AccessDenied(KubeCacheError):
     """The object store refused the credentials, or there are none."""
+
+    retryable = False
+
+
+class BucketNotAllowed(KubeCacheError):
+    """The cluster's allow-list of buckets does not cover the dataset."""
+
+    retryable = False
+
+
+class DatasetNotAllowed(KubeCacheError):
+    """The parameters of the admission policies do not allow the Pod's namespace this dataset."""
+
+    retryable = False
+
+
+class OriginUnsuitable(KubeCacheError):
+    """The origin, or a proxy before it, tells too little of an object to prove that it is the listed one."""
 
     retryable = False
 
@@ -104,6 +124,12 @@ class StoreConflict(KubeCacheError):
     """Another process holds the store's lock or its index for too long."""
 
 
+class StalePlacement(KubeCacheError):
+    """A later placement of the Pod has links on this disk. details: its number, `placement`, to be exceeded."""
+
+    retryable = False
+
+
 class SnapshotInUse(KubeCacheError):
     """A pinned snapshot cannot be evicted; the message names the owners of the pins."""
 
@@ -136,3 +162,81 @@ class ReleaseRefused(KubeCacheError):
     """The API server refuses the releasing patch for good (admission policy, conflicting affinity)."""
 
     retryable = False
+
+
+class UnsafeMount(KubeCacheError):
+    """The Pod mounts the cache writably, or in a form that gives an empty directory where a snapshot is missing."""
+
+    retryable = False
+
+
+class NodeUnfit(KubeCacheError):
+    """The node of the seat cannot take the Pod any more (cordoned, tainted, its peers moved): choose anew."""
+
+    retryable = False
+
+
+class SeatOutdated(KubeCacheError):
+    """The Pod requires something else of its node than when its seat was made: take another seat."""
+
+    retryable = False
+
+
+class PlacementRaced(NodeUnfit):
+    """Another Pod was quicker, or the seat is gone before its room was the Pod's: choose anew, this node as well."""
+
+
+class PeersFirst(KubeCacheError):
+    """The node is right once other Pods are released: a spread or an affinity counts Pods that wait for their data."""
+
+
+class NodeNotReady(KubeCacheError):
+    """The node of the seat is not ready, which may pass in seconds: its data is worth a wait."""
+
+
+class SeatRefused(KubeCacheError):
+    """The API server refuses the seat as it is (400, 422): the Pod's spec or the server's rules must change."""
+
+    retryable = False
+
+
+class PriorityClassUnknown(KubeCacheError):
+    """The API server's admission has not heard of the class yet that was just created for seats: try again."""
+
+
+class SeatForbidden(KubeCacheError):
+    """The API server forbids the seat (403): quota, RBAC, Pod security or a webhook, which an admin mends meanwhile."""
+
+
+class ChecksumRequired(KubeCacheError):
+    """The origin declares no checksum for an object, and the policy or the Pod requires one."""
+
+    retryable = False
+
+
+class NotSynced(KubeCacheError):
+    """The operator's watches have not handed on their first list yet."""
+
+
+class StartRefused(KubeCacheError):
+    """Temporal refuses to start a Pod's workflow; the sweep tries again, ever more seldom."""
+
+
+class ForeignCluster(KubeCacheError):
+    """The Temporal namespace belongs to another Kubernetes cluster."""
+
+    retryable = False
+
+
+class NativesMissing(KubeCacheError):
+    """The installation cannot move data; raised where the module that does is imported."""
+
+    retryable = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this installation has no native modules, so it cannot read or write data: of kube-cache it has the commands"
+            " that ask the cluster (status, why, …). For fetch, store, agent and operator install the wheel of your"
+            " machine (kube_cache-…-manylinux…, Linux only), or build one where a C compiler and Python's headers are"
+            " (Debian: gcc python3-dev)"
+        )

@@ -14,8 +14,12 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from annotated_types import Ge, Gt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from kube_cache import names
 from kube_cache.engine.settings import EngineSettings
+from kube_cache.kube.cache_nodes import parse_selector
+from kube_cache.kube.mounts import DEFAULT_ROOT
 from kube_cache.origin.settings import OriginSettings
+from kube_cache.peers.settings import PeerSettings
 from kube_cache.store.settings import StoreSettings
 
 _STRICT: Final = {"extra": "forbid"}  # a misspelt variable is an error
@@ -27,24 +31,63 @@ class OperatorSettings:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
-    namespace: str = "kube-cache-system"
-    """Namespace of the seats."""
-    progress_interval_s: Annotated[float, Gt(0)] = 5
-    """Minimum seconds between two progress writes to one Pod."""
+    namespace: str = names.SEATS_NAMESPACE
+    """Namespace of the seats (placeholder Pods), and of the Lease that owns them. Nothing else may live there."""
+    progress_interval_s: Annotated[float, Gt(0)] = 15
+    """Minimum seconds between two progress writes to one Pod; each tenth of the data is written at once."""
     linger_s: Annotated[float, Ge(0)] = 60
     """Seconds that a download outlives the last Pod that waits for it."""
     max_gate_time_s: Annotated[float, Ge(0)] = 0
-    """Limit in seconds for Pods that name none; 0 = no limit."""
+    """Seconds that a Pod without the annotation `max-gate-time` may stay gated; 0 = no limit."""
     bind_grace_s: Annotated[float, Gt(0)] = 60
     """Seconds that a released Pod may stay unscheduled before an Event says so."""
+    group_hold_s: Annotated[float, Ge(0)] = 600
+    """Seconds that a group of Pods holds the nodes that it has while others of it find none; then it gives them all
+    back for a while, so that another group can be complete; 0 = never."""
     node_exclusion_s: Annotated[float, Ge(0)] = 600
-    """Seconds that a Pod avoids a node without a living agent, or one whose disk rejected the Pod's data."""
+    """Seconds that a Pod avoids a node without a living agent, one whose disk rejected its data, or one unfit twice."""
+    new_node_s: Annotated[float, Ge(0)] = 300
+    """Seconds after a node's creation in which a Pod waits for its agent: a new node pulls images first."""
+    node_grace_s: Annotated[float, Ge(0)] = 40
+    """Seconds that a node may be not ready before the Pods that are warmed there go elsewhere."""
+    refetch_bytes_per_s: Annotated[float, Gt(0)] = 1e9
+    """Assumed rate of a download, bytes per second. An agent that is away in the middle of one is waited for as long as
+    what is on its disk would take to fetch elsewhere at this rate, at most 10 minutes."""
     reconcile_interval_s: Annotated[float, Gt(0)] = 300
     """Seconds between two comparisons of workflows, Pods and disks."""
-    workflow_slots: Annotated[int, Ge(10)] = 5000
-    """Maximum number of workflows kept in memory."""
+    sweep_interval_s: Annotated[float, Gt(0)] = 30
+    """Seconds between two searches for gated Pods without an open workflow."""
+    workflow_slots: Annotated[int, Ge(10)] = 500
+    """Maximum number of workflows kept in memory, some 65 KiB each. One that is not costs the operator 2 to 4 ms of CPU
+    more when it is woken, and Temporal as much: raise it where bursts of more Pods than this are usual."""
+    lease_duration_s: Annotated[float, Ge(3)] = 10
+    """Seconds after its last renewal at which a leading operator counts as dead, and another takes over."""
+    lease_renew_s: Annotated[float, Gt(0)] = 2
+    """Seconds between two renewals, or two looks at the leader's."""
+    identity: str = ""
+    """Name under which this operator holds the Lease; empty = the host's name, which in a cluster is the Pod's."""
     seat_image: str = "registry.k8s.io/pause:3.10.1"
     """Image of the seat's only container."""
+    node_selector: str = ""
+    """Labels of the nodes that have an agent, `key=value` between commas: no seat goes to others; empty = all nodes."""
+    seat_deadline_s: Annotated[int, Ge(0)] = 21600
+    """Seconds after which a bound seat ends by itself, should nobody delete it; 0 = never. A Pod that still needs its
+    seat then gets another.
+    """
+    gpu_dollars_per_hour: Annotated[float, Ge(0)] = 4
+    """Price of a GPU in dollars, for the metric `kube_cache_gpu_not_held_dollars_total`."""
+    page_address: str = ""
+    """`host:port` of the page for people; without a host (`:9466`) of the loopback, empty = none. It has no login."""
+    peer_key_file: str = ""
+    """File with the private Ed25519 key, in PEM, that signs what a node may read from its neighbours; empty = no node
+    reads from another."""
+    cache_root: str = DEFAULT_ROOT
+    """Folder of the cache on the nodes, as Pods mount it: must be the agents' `KUBE_CACHE_STORE__ROOT`, seen from the
+    node."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a selector that cannot be understood."""
+        parse_selector(self.node_selector)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,23 +97,32 @@ class AgentSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     node: str = ""
-    """Name of the Kubernetes node that this agent serves."""
+    """Name of the Kubernetes node that this agent serves (`spec.nodeName` by the downward API); needed."""
     slots: Annotated[int, Ge(1)] = 64
-    """Maximum number of activities that run or queue at once."""
+    """Maximum number of activities at once, apart from downloads: checks, unpins, `kube-cache store --node`."""
+    download_slots: Annotated[int, Ge(1)] = 64
+    """Maximum number of downloads that run or wait for their turn in the agent; more wait in Temporal."""
     concurrent_downloads: Annotated[int, Ge(1)] = 4
-    """Maximum number of datasets downloaded at once; more wait their turn and say so."""
+    """Maximum number of datasets downloaded at once; more wait their turn and say so on their Pods."""
     drain_s: Annotated[float, Ge(0)] = 20
-    """Seconds for running activities to stop after SIGTERM."""
+    """Seconds for running activities to stop after SIGTERM. Keep it some 10 s below the Pod's
+    `terminationGracePeriodSeconds`: what is killed then has its last two seconds of bytes fetched again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TelemetrySettings:
-    """Settings of the logs, `KUBE_CACHE_TELEMETRY__*`."""
+    """Settings of logs, probes and metrics, `KUBE_CACHE_TELEMETRY__*`."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     log_level: str = "INFO"
-    log_format: Literal["json", "console"] = "json"
+    """A level of Python's logging."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`console` is text for people; `auto` is text on a terminal, else JSON."""
+    http_address: str = "0.0.0.0:9464"
+    """`host:port` of /healthz, /readyz and /metrics; port 0 = any free one, which the log tells; empty = none."""
+    temporal_metrics_address: str = ""
+    """`IP:port` of the metrics of Temporal's SDK, under `/metrics`; empty = none."""
 
 
 class Settings(BaseSettings):
@@ -89,4 +141,5 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     operator: OperatorSettings = OperatorSettings()
     agent: AgentSettings = AgentSettings()
+    peers: PeerSettings = PeerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -7,9 +7,17 @@ import re
 from kube_cache.errors import InvalidRequest
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+# ASCII digits, as in the admission policy that refuses such values before we see them.
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_PRIORITY = re.compile(r"[+-]?[0-9]+")
 _MIN_PRIORITY, _MAX_PRIORITY = -100, 100
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def cut(text: str, max_bytes: int) -> str:
+    """Shorten a text to at most `max_bytes` of UTF-8, between two characters: for a limit that counts bytes."""
+    encoded = text.encode()
+    return text if len(encoded) <= max_bytes else encoded[:max_bytes].decode(errors="ignore")
 
 
 def format_bytes(count: float) -> str:
@@ -49,12 +57,10 @@ def parse_priority(text: str, *, name: str) -> int:
 
     name: of the annotation. Raises InvalidRequest that begins with it.
     """
-    if not text.strip():
+    value = text.strip()
+    if not value:
         return 0
-    try:
-        priority = int(text)
-    except ValueError:
-        priority = None
+    priority = int(value) if len(value) < 20 and _PRIORITY.fullmatch(value) else None
     if priority is None or not _MIN_PRIORITY <= priority <= _MAX_PRIORITY:
         raise InvalidRequest(
             f"{name}: {text!r} is not a priority; write a whole number from {_MIN_PRIORITY} to {_MAX_PRIORITY}"

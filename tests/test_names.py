@@ -40,5 +40,17 @@ def test_the_id_of_another_workflow_is_no_entitys(workflow_id: str) -> None:
         names.parse_dataset_on_node_id(workflow_id)
 
 
+def test_a_requests_id_is_parsed_into_the_node_that_it_was_composed_of() -> None:
+    workflow_id = names.reconcile_request_id("gpu-1.example")
+    assert workflow_id == "reconcile-request/gpu-1.example"
+    assert names.parse_reconcile_request_id(workflow_id) == "gpu-1.example"
+
+
+@pytest.mark.parametrize("workflow_id", ["reconcile-request/", "reconcile-request/a/b", "reconcile/a", ""])
+def test_the_id_of_another_workflow_is_no_requests(workflow_id: str) -> None:
+    with pytest.raises(ValueError, match="not a workflow id of the form reconcile-request/"):
+        names.parse_reconcile_request_id(workflow_id)
+
+
 def test_the_queue_of_a_node_names_the_node() -> None:
     assert names.node_queue("gpu-1") == "kube-cache-node/gpu-1"

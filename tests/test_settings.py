@@ -12,7 +12,7 @@ from kube_cache.origin.settings import OriginSettings
 from kube_cache.settings import AgentSettings, OperatorSettings, Settings, TelemetrySettings
 from kube_cache.store.settings import StoreSettings
 
-SECRETS = ("SSE_C_KEY", "GS_SECRET_KEY")
+SECRETS = ("SSE_C_KEY", "GS_ACCESS_KEY", "GS_SECRET_KEY")
 
 
 def test_the_engines_defaults() -> None:
@@ -31,6 +31,7 @@ def test_the_origins_defaults() -> None:
         addressing="auto",
         anonymous=False,
         requester_pays=False,
+        allowed_buckets="",
         sse_c_key="",
         gs_endpoint="https://storage.googleapis.com",
         gs_access_key="",
@@ -50,30 +51,48 @@ def test_the_stores_defaults() -> None:
         quarantine_s=604_800,
         scrub_bytes_per_s=52_428_800,
         scrub_every_s=604_800,
-        watch_trust_s=900,
     )
 
 
 def test_the_operators_defaults() -> None:
     assert Settings().operator == OperatorSettings(
-        namespace="kube-cache-system",
-        progress_interval_s=5,
+        namespace="kube-cache-seats",
+        progress_interval_s=15,
+        gpu_dollars_per_hour=4,
         linger_s=60,
         max_gate_time_s=0,
         bind_grace_s=60,
         node_exclusion_s=600,
+        new_node_s=300,
+        group_hold_s=600,
+        node_grace_s=40,
+        refetch_bytes_per_s=1e9,
         reconcile_interval_s=300,
-        workflow_slots=5000,
+        sweep_interval_s=30,
+        lease_duration_s=10,
+        lease_renew_s=2,
+        identity="",
+        workflow_slots=500,
         seat_image="registry.k8s.io/pause:3.10.1",
+        node_selector="",
+        seat_deadline_s=21_600,
+        page_address="",
+        cache_root="/var/lib/kube-cache",
     )
 
 
+def test_pods_mount_the_cache_where_the_agents_keep_it() -> None:
+    assert Settings().operator.cache_root == str(Settings().store.root)
+
+
 def test_the_agents_defaults() -> None:
-    assert Settings().agent == AgentSettings(node="", slots=64, concurrent_downloads=4, drain_s=20)
+    assert Settings().agent == AgentSettings(node="", slots=64, download_slots=64, concurrent_downloads=4, drain_s=20)
 
 
-def test_the_defaults_of_the_logs() -> None:
-    assert Settings().telemetry == TelemetrySettings(log_level="INFO", log_format="json")
+def test_the_defaults_of_logs_and_metrics() -> None:
+    assert Settings().telemetry == TelemetrySettings(
+        log_level="INFO", log_format="auto", http_address="0.0.0.0:9464", temporal_metrics_address=""
+    )
 
 
 def test_one_variable_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +114,7 @@ def test_one_variable_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPa
         pytest.param("ENGINE__SOURCE__ADDRESSING", "path", "engine.source", id="old name of the origin"),
         pytest.param("AGENT__CONCURRENT_WARMS", "2", "agent.concurrent_warms", id="old name of concurrent downloads"),
         pytest.param("TELEMETRY__METRICS_ADDRESS", ":9090", "telemetry.metrics_address", id="removed"),
-        pytest.param("TELEMETRY__LOG_FORMAT", "xml", "'json' or 'console'", id="no format"),
+        pytest.param("TELEMETRY__LOG_FORMAT", "xml", "'auto', 'json' or 'console'", id="no format"),
     ],
 )
 def test_a_mistake_is_named(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

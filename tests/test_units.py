@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kube_cache.errors import InvalidRequest
-from kube_cache.units import format_bytes, format_seconds, parse_duration, parse_priority
+from kube_cache.units import cut, format_bytes, format_seconds, parse_duration, parse_priority
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,8 @@ def test_sizes(count: int, text: str) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.71, "0.7s"), (42, "42s"), (75, "1m15s"), (3720, "1h02m")])
 def test_seconds(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(("text", "most", "short"), [("short", 9, "short"), ("ßß", 3, "ß"), ("ß", 1, "")])
+def test_a_text_is_cut_by_bytes_between_characters(text: str, most: int, short: str) -> None:
+    assert cut(text, most) == short

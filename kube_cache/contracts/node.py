@@ -18,6 +18,10 @@ class DatasetState:
     """Subset of `waiting`: Pods that are bound and run on the snapshot. They get no answer and keep their pin."""
     unpin: list[PodRef] = field(default_factory=list)
     """Pods whose pins on the disk are to be removed."""
+    unpin_attempts: dict[str, int] = field(default_factory=dict)
+    """By uid of the Pods in `unpin`: the latest placement whose pins go; 0 = any, as for a uid that is not here."""
+    done_bytes: int = 0
+    """Bytes of the snapshot that the disk held when a download was heard of last."""
     ready: bool = False
     paused: bool = False
     error: ErrorInfo | None = None
@@ -40,6 +44,8 @@ class JoinInput:
     dataset: DatasetOnNodeInput
     consumer: Consumer
     leave: bool = False
+    again: bool = False
+    """The consumer joined before and asks whether it still counts: an entity that knows it as it is gets no signal."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,13 @@ class SnapshotLost:
 @dataclass(frozen=True)
 class CheckDiskInput:
     snapshots: list[Snapshot]
+    """In the order of the annotation: the n-th is what the Pod mounts as `pods/<uid>/<n>`."""
     pod: PodRef
     verify_full: bool = False
+    attempt: int = 0
+    """See `Consumer.attempt`."""
+    keep_current: bool = False
+    """The Pod mounts `@current`: what that link names is not evicted while the Pod lives."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,8 @@ class DiskSnapshot:
     digest: str
     complete: bool
     present_bytes: int
+    verified: str = ""
+    """The weakest verification among the objects, as in `StreamResult`; empty while the snapshot is not complete."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,12 @@ class AwaitDiskInput:
 class UnpinInput:
     digests: list[str]
     pod: PodRef
+    attempt: int = 0
+    """Pins of a later placement stay; 0 removes those of any."""
+
+
+MIN_STREAM_BYTES_PER_S = 4 << 20
+"""A slower download is ended, and its token ends with it; arbitrary, far below any node that is worth a GPU."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +124,10 @@ class StreamInput:
     cache_id: str
     snapshot: Snapshot
     priority: int = 0
+    done_bytes: int = 0
+    """Progress to report until the download has seen for itself what the disk holds."""
+    consumer: Consumer | None = None
+    """The Pod that has waited longest, whose trace the download belongs to; None in a repair."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +139,16 @@ class StreamProgress:
     done_bytes: int = 0
     total_bytes: int = 0
     bytes_per_s: float = 0.0
+    shares: dict[str, float] = field(default_factory=dict)
+    """Stage of a range -> share of the time that the node's connections spent in it of late, 0 to 1. Empty = unknown:
+    no range has ended.
+    """
+    retries: dict[str, int] = field(default_factory=dict)
+    """Cause -> number of ranges that the node requested again of late; without those that are 0."""
+    free_bytes: int | None = None
+    """Bytes that downloads may use on the disk without an eviction, as measured last; None = not measured."""
+    reserved_bytes: int | None = None
+    """Bytes that the running downloads of the node have yet to write; None = not measured."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +156,17 @@ class StreamResult:
     digest: str
     bytes: int
     fetched_bytes: int
-    """Bytes that this call read from the origin; the rest was on the disk."""
+    """Bytes that this call read from the origin and from other nodes; the rest was on the disk."""
     seconds: float
     verified: str = ""
-    """The weakest verification among the objects: `full-object`, `composite`, `md5` or `transport-only`."""
+    """The weakest verification among the objects: `full-object`, `composite`, `md5`, `transport-only` or
+    `peer-sampled`."""
+    span: str = ""
+    """The download's span, to which the traces of all its Pods link; empty when the agent sends no traces."""
+    neighbour_bytes: int = 0
+    """Of `fetched_bytes`: those that came from other nodes."""
+    neighbours: int = 0
+    """Number of nodes that they came from."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +180,7 @@ class EvictResult:
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `kube-cache store`."""
+    """Exit codes of `kube-cache store` and `kube-cache fetch`; scripts rely on them."""
 
     DONE = 0
     FAILED = 1
@@ -149,11 +189,17 @@ class ExitCode(IntEnum):
     REFUSED = 3
     """Refused because a Pod or a pin holds the snapshot."""
     DAMAGED = 4
-    """`verify` or `scrub` found damage."""
+    """`verify` or `scrub` found damage, or what was fetched differs from the origin's checksum."""
     ABSENT = 5
-    """No such snapshot."""
+    """No such snapshot, or nothing at the URI."""
     UNREACHABLE = 6
-    """The node's agent, the operator or Temporal does not answer."""
+    """The node's agent, the operator, Temporal or the origin does not answer."""
+    NO_ROOM = 7
+    """The disk has no room for the dataset."""
+    INTERRUPTED = 130
+    """Ctrl-C, as shells report it: 128 and the number of the signal."""
+    TERMINATED = 143
+    """SIGTERM, likewise."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
 from kube_cache.temporal import executions
+from kube_cache.temporal.search_attributes import dataset_value, initial
+from tests.watcher.fakes import no_namespace
 
 
 class FakeClient:
     """One workflow, which answers or raises as told."""
 
-    def __init__(self, *, error: RPCStatusCode | None = None, close_time: object = None) -> None:
+    def __init__(self, *, error: RPCStatusCode | RPCError | None = None, close_time: object = None) -> None:
         self.queries: list[str] = []
         self.signals: list[tuple[str, list[Any]]] = []
         self._error = error
@@ -37,6 +39,8 @@ class FakeClient:
         return SimpleNamespace(close_time=self._close_time)
 
     def _fail(self) -> None:
+        if isinstance(self._error, RPCError):
+            raise self._error
         if self._error is not None:
             raise RPCError("as told", self._error, b"")
 
@@ -49,6 +53,16 @@ def test_a_quote_in_a_dataset_does_not_end_the_query() -> None:
         "WorkflowType = 'DatasetOnNode' AND ExecutionStatus = 'Running' AND KcDataset = 's3://b/it''s'",
         "WorkflowType = 'WarmPod' AND ExecutionStatus = 'Running'",
     ]
+
+
+def test_a_long_dataset_is_asked_for_as_it_is_stored() -> None:
+    uri = "s3://models/" + "x" * 1000
+    client = FakeClient()
+    executions.running(client, "DatasetOnNode", dataset=uri)  # type: ignore[arg-type]
+    stored = next(pair.value for pair in initial(phase="Ready", dataset=uri) if pair.key.name == "KcDataset")
+    assert len(stored.encode()) <= 255
+    assert client.queries[0].endswith(f"KcDataset = '{stored}'")
+    assert stored != dataset_value(uri + "y")
 
 
 def test_a_signal_without_an_argument_sends_none() -> None:
@@ -68,8 +82,13 @@ def test_a_workflow_that_is_not_there_needs_no_signal_and_has_ended() -> None:
     assert asyncio.run(executions.has_ended(client, "w"))
 
 
-def test_a_server_that_is_away_is_an_error() -> None:
-    client: Any = FakeClient(error=RPCStatusCode.UNAVAILABLE)
+@pytest.mark.parametrize(
+    "error",
+    [pytest.param(RPCStatusCode.UNAVAILABLE, id="away"), pytest.param(no_namespace(), id="without our namespace")],
+)
+def test_a_server_that_cannot_tell_is_an_error(error: RPCStatusCode | RPCError) -> None:
+    """Else a server that is only busy would have seats of living workflows deleted."""
+    client: Any = FakeClient(error=error)
     with pytest.raises(RPCError):
         asyncio.run(executions.signal_if_running(client, "w", "leave"))
     with pytest.raises(RPCError):
