@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
 import structlog
@@ -53,12 +54,16 @@ def _application_error(error: KubeCacheError) -> Exception:
     log = _log.debug if isinstance(error, NoRoomYet) else _log.warning
     log(
         "activity failed",
-        activity=info.activity_type,
-        workflow=info.workflow_id,
         attempt=info.attempt,
         error=type(error).__name__,
         message=error.message,
         retryable=error.retryable,
         **error.details,
     )
-    return ApplicationError(error.message, error.details, type=type(error).__name__, non_retryable=not error.retryable)
+    return ApplicationError(
+        error.message,
+        error.details,
+        type=type(error).__name__,
+        non_retryable=not error.retryable,
+        next_retry_delay=timedelta(seconds=error.retry_after_s) if error.retry_after_s else None,
+    )

@@ -15,9 +15,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
+from temporalio.workflow import ActivityHandle
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import names
@@ -30,15 +32,16 @@ with workflow.unsafe.imports_passed_through():
         EvictResult,
         JoinInput,
         SnapshotLost,
-        StreamInput,
         StreamResult,
         UnpinInput,
     )
     from kube_cache.contracts.warm_pod import DatasetFailed, DatasetReady
     from kube_cache.units import format_bytes
-    from workflows import activity_calls
+    from workflows import cluster_calls, node_calls, node_stream
     from workflows.failures import AGENT_LOST, error_info
     from workflows.search_attributes import upsert
+
+R = TypeVar("R")
 
 # In a message for people; naming more Pods makes it no clearer.
 _MAX_NAMED = 5
@@ -111,41 +114,42 @@ class DatasetOnNode:
     # One download.
 
     async def _download(self) -> None:
-        inp = self._inp
         self._cancel_requested = False
         self._streaming_priority = self._highest_priority()
         self._set_phase(Phase.WARMING)
-        stream = activity_calls.stream_dataset(
-            inp.node, StreamInput(inp.cache_id, inp.snapshot, self._streaming_priority), inp.policy
-        )
         try:
-            await workflow.wait_condition(lambda: stream.done() or self._should_stop())
-            while not stream.done() and not self._must_stop():
-                # Nobody waits any more. Linger: a Pod that is deleted is often created again at once.
-                linger = timedelta(seconds=inp.policy.linger_s)
-                try:
-                    await workflow.wait_condition(
-                        lambda: stream.done() or bool(self._state.waiting) or self._must_stop(), timeout=linger
-                    )
-                except TimeoutError:
-                    break
-                await workflow.wait_condition(lambda: stream.done() or self._should_stop())
-            if not stream.done():
-                stream.cancel()
-            result = await stream
+            result = await node_stream.fetch(self._inp, self._state, self._streaming_priority, self._while_wanted)
         except ActivityError as error:
             if not is_cancelled_exception(error):
-                await self._fail(error_info(error, node=inp.node))
+                await self._fail(error_info(error, node=self._inp.node))
             elif self._cancel_requested:
                 await self._fail(_CANCELLED)
             else:
                 self._set_phase(Phase.PAUSED if self._state.paused else Phase.CHECKING)
             return
-        except asyncio.CancelledError:
-            stream.cancel()
-            await asyncio.gather(stream, return_exceptions=True)
-            raise
         await self._succeed(result)
+
+    async def _while_wanted(self, activity: ActivityHandle[R]) -> R:
+        """Await an activity of the download; cancel it when nobody waits for the data, or when it must stop."""
+        try:
+            await workflow.wait_condition(lambda: activity.done() or self._should_stop())
+            while not activity.done() and not self._must_stop():
+                # Nobody waits any more. Linger: a Pod that is deleted is often created again at once.
+                linger = timedelta(seconds=self._inp.policy.linger_s)
+                try:
+                    await workflow.wait_condition(
+                        lambda: activity.done() or bool(self._state.waiting) or self._must_stop(), timeout=linger
+                    )
+                except TimeoutError:
+                    break
+                await workflow.wait_condition(lambda: activity.done() or self._should_stop())
+            if not activity.done():
+                activity.cancel()
+            return await activity
+        except asyncio.CancelledError:
+            activity.cancel()
+            await asyncio.gather(activity, return_exceptions=True)
+            raise
 
     def _should_stop(self) -> bool:
         return not self._state.waiting or self._must_stop()
@@ -166,21 +170,19 @@ class DatasetOnNode:
         return max((consumers[name].priority for name in self._state.waiting), default=self._streaming_priority)
 
     async def _succeed(self, result: StreamResult) -> None:
-        self._state.ready, self._state.error = True, None
+        self._state.ready, self._state.error, self._state.done_bytes = True, None, 0
         waiting = self._take_waiting()
         self._set_phase(Phase.READY, result)
-        ready = DatasetReady(result.digest, result.fetched_bytes, result.seconds, result.verified)
+        ready = DatasetReady(result.digest, result.fetched_bytes, result.seconds, result.verified, result.span)
         await asyncio.gather(*(self._answer(consumer, "dataset_ready", ready) for consumer in waiting))
 
     async def _fail(self, error: ErrorInfo) -> None:
-        self._state.ready, self._state.error = False, error
+        self._state.ready, self._state.error, self._state.done_bytes = False, error, 0
         waiting = self._take_waiting()
         for consumer in waiting:
             del self._state.consumers[consumer.workflow_id]
-            if (
-                error.type != AGENT_LOST
-            ):  # else nobody would do it: the reconcile removes the pins when the agent is back
-                self._state.unpin.append(consumer.pod)
+            if error.type != AGENT_LOST:  # else nobody would do it: the reconcile does when the agent is back
+                self._unpin_later(consumer)
         self._set_phase(Phase.AWAITING_OPERATOR)
         failed = DatasetFailed(self._inp.snapshot.digest, error)
         await asyncio.gather(*(self._answer(consumer, "dataset_failed", failed) for consumer in waiting))
@@ -201,9 +203,11 @@ class DatasetOnNode:
     async def _release_pins(self) -> None:
         held = {consumer.pod.uid for consumer in self._state.consumers.values()}
         pods, self._state.unpin = [pod for pod in self._state.unpin if pod.uid not in held], []
+        attempts, self._state.unpin_attempts = self._state.unpin_attempts, {}
         try:
             for pod in pods:
-                await activity_calls.unpin(self._inp.node, UnpinInput([self._inp.snapshot.digest], pod))
+                arg = UnpinInput([self._inp.snapshot.digest], pod, attempts.get(pod.uid, 0))
+                await node_calls.unpin(self._inp.node, arg)
         except ActivityError as error:
             # The agent is gone or its disk is faulty: the pins keep the data, which is the safe side, until the
             # reconcile.
@@ -216,9 +220,13 @@ class DatasetOnNode:
         moved = replace(self._inp, cache_id=self._replacing_cache_id, state=DatasetState())
         self._replacing_cache_id = ""
         consumers, self._state.consumers = list(self._state.consumers.values()), {}
-        self._state.unpin, self._state.error, self._state.paused = [], None, False
+        self._state.unpin, self._state.unpin_attempts = [], {}
+        self._state.error, self._state.paused = None, False
         await asyncio.gather(
-            *(activity_calls.join_dataset(JoinInput(moved, replace(consumer, hit=False))) for consumer in consumers)
+            *(
+                cluster_calls.join_dataset(JoinInput(moved, replace(consumer, hit=False)), until_done=True)
+                for consumer in consumers
+            )
         )
 
     def _set_phase(self, phase: Phase, result: StreamResult | None = None) -> None:
@@ -226,6 +234,8 @@ class DatasetOnNode:
         snapshot, state = self._inp.snapshot, self._state
         if phase != self._phase:
             upsert(phase=phase)
+            told = {"dataset": snapshot.uri, "phase": str(phase), "waiting": len(state.waiting)}
+            workflow.logger.info("phase of a dataset", extra=told)
         self._phase = phase
         lines = [
             f"**{phase}** on `{self._inp.node}` (disk `{self._inp.cache_id}`)",
@@ -237,6 +247,9 @@ class DatasetOnNode:
             lines.append(
                 f"- fetched {format_bytes(result.fetched_bytes)} in {result.seconds:.1f} s, verified: {result.verified}"
             )
+            if result.neighbours:
+                share = result.neighbour_bytes / max(result.fetched_bytes, 1)
+                lines.append(f"- {share:.0%} of it from {result.neighbours} other nodes")
         if state.error is not None:
             lines.append(f"- **{state.error.type}**: {state.error.message}")
         workflow.set_current_details("\n".join(lines))
@@ -245,6 +258,10 @@ class DatasetOnNode:
 
     @workflow.signal(description="A Pod wants this dataset here.")
     def join(self, consumer: Consumer) -> None:
+        if consumer.policy is not None:
+            self._inp, consumer = replace(self._inp, policy=consumer.policy), replace(consumer, policy=None)
+        if self._is_outdated(consumer):
+            return
         self._forget(consumer.workflow_id)
         self._state.consumers[consumer.workflow_id] = consumer
         if consumer.hit:
@@ -254,8 +271,20 @@ class DatasetOnNode:
 
     @workflow.signal(description="A Pod no longer wants it: gone, ended, moved or cancelled.")
     def leave(self, consumer: Consumer) -> None:
-        self._forget(consumer.workflow_id)
+        if not self._is_outdated(consumer):
+            self._forget(consumer.workflow_id)
+            self._unpin_later(consumer)
+
+    def _is_outdated(self, consumer: Consumer) -> bool:
+        """Whether the signal was overtaken by one of the Pod's later placement on this disk."""
+        known = self._state.consumers.get(consumer.workflow_id)
+        return known is not None and 0 < consumer.attempt < known.attempt
+
+    def _unpin_later(self, consumer: Consumer) -> None:
+        uid, attempts = consumer.pod.uid, self._state.unpin_attempts
         self._state.unpin.append(consumer.pod)
+        earlier = attempts.get(uid, consumer.attempt)
+        attempts[uid] = max(earlier, consumer.attempt) if earlier and consumer.attempt else 0
 
     def _forget(self, workflow_id: str) -> None:
         state = self._state
@@ -286,15 +315,17 @@ class DatasetOnNode:
             self._state = DatasetState(consumers=running)
             self._replacing_cache_id = lost.cache_id if running else ""
         else:
-            # Pods mount the snapshot: download what is missing again, for all of them.
-            state.consumers.update(running)
+            # Pods mount the snapshot: download what is missing again, for all of them. A receipt names no attempt.
+            for name, consumer in running.items():
+                known = state.consumers.get(name, consumer)
+                state.consumers[name] = replace(consumer, attempt=known.attempt)
             new = [name for name in state.consumers if name not in state.waiting]
             state.repairing += new
             state.waiting += new
 
     @workflow.update(description="Remove it from the disk. Refused while a Pod waits for it or uses it.")
     async def evict(self) -> EvictResult:
-        evicted = await activity_calls.evict(self._inp.node, EvictInput(self._inp.snapshot.digest))
+        evicted = await node_calls.evict(self._inp.node, EvictInput(self._inp.snapshot.digest))
         self._state.ready = False
         return evicted
 
@@ -306,6 +337,13 @@ class DatasetOnNode:
                 f" and {len(pods) - _MAX_NAMED} more" if len(pods) > _MAX_NAMED else ""
             )
             raise ApplicationError(f"in use by {shown}: evict it when they have ended", type="SnapshotInUse")
+
+    @workflow.query(description="Whether this Pod counts as waiting for the download, just as it describes itself.")
+    def awaits(self, consumer: Consumer) -> bool:
+        known = self._state.consumers.get(consumer.workflow_id)
+        if known is None or consumer.workflow_id not in self._state.waiting:
+            return False
+        return known == replace(consumer, policy=None, peer_token=known.peer_token)  # which only a join brings
 
     @workflow.query(description="Phase, consumers, those that wait, last error.")
     def status(self) -> DatasetOnNodeStatus:

@@ -38,6 +38,13 @@ def error_info(error: FailureError, *, node: str = "") -> ErrorInfo:
     return ErrorInfo(type(cause).__name__, str(cause))
 
 
+def retry_after_s(error: FailureError) -> float:
+    """Seconds that a server asked us to wait before the next attempt; 0 if it did not."""
+    cause = error.cause if isinstance(error, ActivityError) else error
+    delay = cause.next_retry_delay if isinstance(cause, ApplicationError) else None
+    return delay.total_seconds() if delay else 0.0
+
+
 def is_final(error: FailureError) -> bool:
     """Whether a retry is useless (the error's class says so) or unwanted (the activity was cancelled)."""
     cause = error.cause if isinstance(error, ActivityError) else error

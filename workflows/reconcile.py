@@ -1,99 +1,117 @@
 """`Reconcile`: compares Temporal, Kubernetes and the disks on a schedule, and repairs what they disagree on.
 
 A signal may be lost, an operator may be down while Pods are deleted, a node may come back with another disk. None of
-that is handled where it happens; it is found here, level-triggered. Ended Pods give their pins back, bound Pods get the
-pins that their receipts name, and the entity of a snapshot that is no longer complete on its disk is told so, and for
-which Pods to repair it. The reconcile never removes data: that is the store's decision, when it needs space.
+that is handled where it happens; it is found here, level-triggered. A run surveys the cluster once, tells workflows
+what they may have missed, and has the nodes reconciled in shards (workflows.reconcile_shard). The survey stays in the
+operator's memory, so neither a message nor a history grows with the cluster (docs/design/reconcile.md). The reconcile
+never removes data: that is the store's decision, when it needs space.
+
+What fails does not keep the run from the rest. A run that could not do all of its work fails in the end, which the
+metrics count and Temporal's UI shows.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, FailureError
+from temporalio.exceptions import ApplicationError, ChildWorkflowError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import names
-    from kube_cache.contracts.node import SnapshotLost
-    from kube_cache.contracts.reconcile import (
-        ClusterState,
-        Entity,
-        FindBoundPodsInput,
-        FindBoundPodsResult,
-        ReconcileDiskInput,
-        ReconcileResult,
-    )
-    from workflows import activity_calls
+    from kube_cache.contracts.reconcile import ReconcileInput, ReconcileResult, ShardInput, SurveyRef
+    from workflows import cluster_calls
+    from workflows.failures import error_info
 
-# Nodes without an open entity that one run looks at: a pin may have outlived its entity there (terminated, or lost with
-# Temporal's database). Bounded, because each node's input names every gated Pod, and a history may hold 50 MiB.
-_MAX_OTHER_NODES = 100
+# Shards under way at once, of some 64 nodes each: all that a run visits of 5,000 nodes.
+_SHARDS_AT_ONCE = 32
+_MAX_SILENT_NAMED = 10
 
 
 @workflow.defn(name=names.RECONCILE)
 class Reconcile:
+    def __init__(self) -> None:
+        self._errors: list[str] = []
+        self._done = 0
+
     @workflow.run
-    async def run(self) -> ReconcileResult:
-        cluster = await activity_calls.collect_cluster_state()
-        nodes = {entity.node for entity in cluster.entities}
-        nodes |= _other_nodes(cluster, nodes)
-        results = await asyncio.gather(*(self._reconcile_node(node, cluster) for node in sorted(nodes)))
-        return ReconcileResult(
-            nodes_seen=sum(result.nodes_seen for result in results),
-            nodes_silent=sum(result.nodes_silent for result in results),
-            snapshots_lost=sum(result.snapshots_lost for result in results),
-            unpinned=sum(result.unpinned for result in results),
-            pinned=sum(result.pinned for result in results),
-        )
+    async def run(self, arg: ReconcileInput) -> ReconcileResult:
+        info = workflow.info()
+        survey = SurveyRef(info.run_id, int(workflow.now().timestamp() // arg.interval_s))
+        found = await cluster_calls.survey_cluster(survey)
+        telling = asyncio.create_task(self._tell(survey))
+        slots = asyncio.Semaphore(_SHARDS_AT_ONCE)
 
-    async def _reconcile_node(self, node: str, cluster: ClusterState) -> ReconcileResult:
-        entities = [entity for entity in cluster.entities if entity.node == node]
-        if node not in cluster.nodes:
-            await asyncio.gather(*(self._tell(entity, SnapshotLost(disk_is_gone=True)) for entity in entities))
-            return ReconcileResult(snapshots_lost=len(entities))
-        bound_here = {use.digest: use.uids for use in cluster.bound if use.node == node}
-        bound_elsewhere = {uid for use in cluster.bound if use.node != node for uid in use.uids}
-        living = [uid for uid in cluster.living if uid not in bound_elsewhere]
-        try:
-            disk = await activity_calls.reconcile_disk(node, ReconcileDiskInput(living, bound_here))
-        except ActivityError:
-            # Rebooting, or its agent is away: the next run tries again. A node without an entity may have no agent at
-            # all.
-            return ReconcileResult(nodes_silent=int(bool(entities)))
-        lost = [
-            entity
-            for entity in entities
-            if entity.cache_id != disk.cache_id or (entity.ready and entity.digest not in disk.complete)
-        ]
-        in_use = sorted({entity.digest for entity in lost} & bound_here.keys())
-        bound = FindBoundPodsResult({})
-        if in_use:
-            bound = await activity_calls.find_bound_pods(FindBoundPodsInput(node, in_use))
-        await asyncio.gather(
-            *(
-                self._tell(
-                    entity,
-                    SnapshotLost(
-                        disk_is_gone=entity.cache_id != disk.cache_id,
-                        consumers=bound.consumers.get(entity.digest, []),
-                        cache_id=disk.cache_id,
-                    ),
-                )
-                for entity in lost
+        async def shard(number: int) -> ReconcileResult:
+            async with slots:
+                return await self._shard(ShardInput(survey, number, found.shards))
+
+        parts = await asyncio.gather(*(shard(number) for number in range(found.shards)))
+        result = add([ReconcileResult(skipped=found.skipped), await telling, *parts])
+        self._show(result, found.shards)
+        if self._errors:
+            raise ApplicationError(
+                f"{len(self._errors)} of {found.shards + 1} parts failed, the others are done: {self._errors[0]}",
+                result,
+                type="ReconcileIncomplete",
+                non_retryable=True,
             )
-        )
-        return ReconcileResult(nodes_seen=1, snapshots_lost=len(lost), unpinned=disk.unpinned, pinned=disk.pinned)
+        return result
 
-    async def _tell(self, entity: Entity, lost: SnapshotLost) -> None:
+    async def _tell(self, survey: SurveyRef) -> ReconcileResult:
         try:
-            await workflow.get_external_workflow_handle(entity.workflow_id).signal("snapshot_lost", lost)
-        except FailureError:
-            workflow.logger.info("entity has ended", extra={"entity": entity.workflow_id})
+            told = await cluster_calls.tell_workflows(survey)
+        except FailureError as error:
+            self._errors.append(f"telling the workflows: {_words(error)}")
+            return ReconcileResult()
+        return ReconcileResult(signalled=told.signalled, skipped=told.skipped)
+
+    async def _shard(self, arg: ShardInput) -> ReconcileResult:
+        try:
+            done: ReconcileResult = await workflow.execute_child_workflow(
+                names.RECONCILE_SHARD,
+                arg,
+                id=names.reconcile_shard_id(arg.survey.run_id, arg.shard),
+                result_type=ReconcileResult,
+            )
+        except FailureError as error:
+            self._errors.append(f"shard {arg.shard}: {_words(error)}")
+            return ReconcileResult()
+        self._done += 1
+        return done
+
+    def _show(self, result: ReconcileResult, shards: int) -> None:
+        lines = [
+            f"**{self._done}** of {shards} shards done, {result.nodes_seen} nodes looked at",
+            f"- {result.nodes_silent} nodes did not answer{': ' if result.silent else ''}{', '.join(result.silent)}",
+            f"- {result.skipped} Pods, seats, nodes and workflows left out (the operator's log names them)",
+            f"- {result.unpinned} pins removed, {result.pinned} made again, {result.snapshots_lost} snapshots lost",
+            *(f"- **failed**: {error}" for error in self._errors[:_MAX_SILENT_NAMED]),
+        ]
+        workflow.set_current_details("\n".join(lines))
 
 
-def _other_nodes(cluster: ClusterState, visited: set[str]) -> set[str]:
-    """Nodes without an entity to look at: all on which Pods run on a dataset, and a random sample of the rest."""
-    used = {use.node for use in cluster.bound} & set(cluster.nodes)
-    rest = sorted(set(cluster.nodes) - visited - used)
-    return used | set(workflow.random().sample(rest, min(len(rest), _MAX_OTHER_NODES)))
+def add(parts: Iterable[ReconcileResult]) -> ReconcileResult:
+    parts = list(parts)
+    return ReconcileResult(
+        nodes_seen=sum(part.nodes_seen for part in parts),
+        nodes_silent=sum(part.nodes_silent for part in parts),
+        snapshots_lost=sum(part.snapshots_lost for part in parts),
+        unpinned=sum(part.unpinned for part in parts),
+        pinned=sum(part.pinned for part in parts),
+        nodes_faulty=sum(part.nodes_faulty for part in parts),
+        wrong_links=sum(part.wrong_links for part in parts),
+        signalled=sum(part.signalled for part in parts),
+        skipped=sum(part.skipped for part in parts),
+        silent=[node for part in parts for node in part.silent][:_MAX_SILENT_NAMED],
+    )
+
+
+def _words(error: BaseException) -> str:
+    while isinstance(error, ChildWorkflowError) and isinstance(error.cause, FailureError):
+        error = error.cause
+    if not isinstance(error, FailureError):
+        return repr(error)
+    info = error_info(error)
+    return f"{info.type}: {info.message}"

@@ -8,7 +8,7 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from kube_cache import names
     from kube_cache.contracts.node import ExitCode, StoreRequest, StoreResponse
-    from workflows import activity_calls
+    from workflows import node_calls
     from workflows.failures import AGENT_LOST, error_info
 
 
@@ -17,7 +17,7 @@ class StoreCommand:
     @workflow.run
     async def run(self, request: StoreRequest) -> StoreResponse:
         try:
-            return await activity_calls.run_store_command(request)
+            return await node_calls.run_store_command(request)
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise

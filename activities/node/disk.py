@@ -5,9 +5,11 @@ Node queue. Thin over `NodeStore`: each activity unpacks its input, makes one or
 
 from __future__ import annotations
 
+import structlog
 from temporalio import activity
 
 from activities.failures import as_application_errors
+from activities.node.stopping import retried_when_draining, should_stop
 from kube_cache import names
 from kube_cache.contracts.node import (
     AwaitDiskInput,
@@ -19,32 +21,49 @@ from kube_cache.contracts.node import (
     UnpinInput,
 )
 from kube_cache.contracts.reconcile import ReconcileDiskInput, ReconcileDiskResult
-from kube_cache.errors import InsufficientDisk, NoRoomYet
+from kube_cache.dataset.uri import DatasetUri
+from kube_cache.errors import Cancelled, InsufficientDisk, NoRoomYet
 from kube_cache.store.node_store import NodeStore
+
+_log = structlog.get_logger("kube_cache.disk")
+# UIDs that one answer names. The next reconcile asks for the others.
+_MAX_DOUBTFUL = 1000
 
 
 class DiskActivities:
     def __init__(self, store: NodeStore) -> None:
         self._store = store
 
-    @activity.defn(name=names.CHECK_DISK)
+    @activity.defn(name=names.CHECK_DISK, no_thread_cancel_exception=True)
     @as_application_errors
     def check_disk(self, arg: CheckDiskInput) -> CheckDiskResult:
-        """Pin the snapshots for the Pod, then check which are complete: pinned first, so that a complete one stays.
+        """Make the Pod's links, then check what they lead to: linked first, so that a complete snapshot stays.
 
-        Running twice pins once. Raises DiskFault, StoreConflict.
+        Running twice links once. A run for an earlier placement, or one that comes late, changes nothing.
+
+        Raises DiskFault and StoreConflict, which are retried, and StalePlacement, which is not.
         """
+        uid = arg.pod.uid
+        uris = [DatasetUri.parse(snapshot.uri) for snapshot in arg.snapshots]
+        digests = [snapshot.digest for snapshot in arg.snapshots]
+        self._store.link_pod(uid, arg.attempt, digests, enumerate(uris) if arg.keep_current else ())
         snapshots = []
-        for snapshot in arg.snapshots:
-            self._store.pin(snapshot.digest, names.pin_owner(arg.pod.uid))
-            if arg.verify_full:
-                state = self._store.check_full(snapshot.digest, beat=activity.heartbeat)
-            else:
-                state = self._store.check(snapshot.digest)
-            snapshots.append(DiskSnapshot(snapshot.digest, state.complete, state.present_bytes))
+        for place, (snapshot, uri) in enumerate(zip(arg.snapshots, uris, strict=True)):
+            with retried_when_draining():
+                state = self._store.check_for_pod(
+                    uid, place, snapshot.digest, uri, resolved_at=snapshot.resolved_at,
+                    full=arg.verify_full, beat=activity.heartbeat, cancelled=should_stop,
+                )  # fmt: skip
+            snapshots.append(DiskSnapshot(snapshot.digest, state.complete, state.present_bytes, state.verified))
+        _log.info(
+            "disk is checked",
+            complete=sum(snapshot.complete for snapshot in snapshots),
+            snapshots=len(snapshots),
+            present_bytes=sum(snapshot.present_bytes for snapshot in snapshots),
+        )
         return CheckDiskResult(self._store.cache_id, snapshots)
 
-    @activity.defn(name=names.AWAIT_DISK)
+    @activity.defn(name=names.AWAIT_DISK, no_thread_cancel_exception=True)
     @as_application_errors
     def await_disk(self, arg: AwaitDiskInput) -> None:
         """Succeed if the disk can be written now and has enough free space.
@@ -62,14 +81,17 @@ class DiskActivities:
         except InsufficientDisk as error:
             raise NoRoomYet(error.message, **error.details) from error
 
-    @activity.defn(name=names.UNPIN)
+    @activity.defn(name=names.UNPIN, no_thread_cancel_exception=True)
     @as_application_errors
     def unpin(self, arg: UnpinInput) -> None:
-        """Remove the Pod's pins. A missing pin is no error, so running twice is harmless."""
-        for digest in arg.digests:
-            self._store.unpin(digest, names.pin_owner(arg.pod.uid))
+        """Remove the Pod's links to the snapshots, those of later placements excepted.
 
-    @activity.defn(name=names.EVICT)
+        A missing link is no error, so running twice, or late, is harmless.
+        """
+        for digest in arg.digests:
+            self._store.unlink_pod(arg.pod.uid, digest, arg.attempt)
+
+    @activity.defn(name=names.EVICT, no_thread_cancel_exception=True)
     @as_application_errors
     def evict(self, arg: EvictInput) -> EvictResult:
         """Remove a snapshot that nobody pins. A missing snapshot is no error: running twice frees its bytes once.
@@ -78,20 +100,34 @@ class DiskActivities:
         """
         return EvictResult(self._store.evict(arg.digest))
 
-    @activity.defn(name=names.RECONCILE_DISK)
+    @activity.defn(name=names.RECONCILE_DISK, no_thread_cancel_exception=True)
     @as_application_errors
     def reconcile_disk(self, arg: ReconcileDiskInput) -> ReconcileDiskResult:
-        """Give each bound Pod its pins, remove those of ended Pods, and list the complete snapshots.
+        """Make lost links of released Pods again, remove those of ended Pods, and list the complete snapshots.
 
+        With `ask`, only the Pods that the input names as ended lose their links, and those that it does not name are
+        returned: the operator's messages name the Pods of one node, not of the cluster.
         Running twice changes nothing the second time.
         """
-        pins = self._store.reconcile(
-            [(digest, names.pin_owner(uid)) for digest, uids in arg.bound.items() for uid in uids],
-            {names.pin_owner(uid) for uid in arg.living},
-        )
+        ended = set(arg.ended) if arg.ask else None
+        pins = self._store.reconcile(arg.receipts, set(arg.living), bound=arg.bound, ended=ended)
+        wanted = arg.expected
+        if wanted is None:
+            wanted = [snapshot.digest for snapshot in self._store.snapshots()]
         complete = []
-        for snapshot in self._store.snapshots():
-            activity.heartbeat()
-            if self._store.check(snapshot.digest).complete:
-                complete.append(snapshot.digest)
-        return ReconcileDiskResult(self._store.cache_id, complete, pins.unpinned, pins.pinned)
+        with retried_when_draining():
+            for digest in wanted:
+                activity.heartbeat()
+                if should_stop():
+                    raise Cancelled("cancelled while checking snapshots")
+                if self._store.check(digest).complete:
+                    complete.append(digest)
+        return ReconcileDiskResult(
+            self._store.cache_id,
+            complete,
+            pins.unpinned,
+            pins.pinned,
+            pins.wrong_links,
+            self._store.disk_fault(),
+            pins.doubtful[:_MAX_DOUBTFUL],
+        )

@@ -12,20 +12,28 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from activities.failures import as_application_errors
+from activities.node.recent_work import RecentWork
+from activities.node.stopping import retried_when_draining, should_stop
 from kube_cache import names
 from kube_cache.contracts.node import StreamInput, StreamProgress, StreamResult
+from kube_cache.dataset.exchange import Exchange, Join
+from kube_cache.dataset.remote import Manifest
 from kube_cache.dataset.transfer import FetchProgress, TransferEngine
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import Cancelled, DiskFault, NodeUnsuitable, PersistentDiskFault, SourceChanged
 from kube_cache.origin.listing import list_dataset
 from kube_cache.origin.s3 import Origins
+from kube_cache.store.download import DownloadResult
 from kube_cache.store.node_store import NodeStore
+from kube_cache.telemetry import metrics, spans
+from kube_cache.telemetry.stages import Stage
+from kube_cache.telemetry.steps import timed
 
 _log = structlog.get_logger("kube_cache.stream")
 # Seconds between two heartbeats.
@@ -34,16 +42,35 @@ _BEAT_S = 1.0
 _MAX_DISK_ATTEMPTS = 3
 
 
+@contextmanager
+def alone(_manifest: Manifest, _token: str) -> Iterator[Exchange | None]:
+    """Take nothing from other nodes, and give them nothing."""
+    yield None
+
+
 class StreamDataset:
     def __init__(
-        self, store: NodeStore, engine: TransferEngine, origins: Origins, *, concurrent_downloads: int
+        self,
+        store: NodeStore,
+        engine: TransferEngine,
+        origins: Origins,
+        *,
+        concurrent_downloads: int,
+        recent_work: RecentWork | None = None,
+        join: Join = alone,
     ) -> None:
+        """recent_work: of the engine, to be told with the progress; None = tell nothing of it.
+
+        join: begins the exchange with other nodes.
+        """
         self._store = store
         self._engine = engine
         self._origins = origins
         # Limits downloads, which the worker's slots do not: a queued activity holds a slot, so that it can send
         # heartbeats.
         self._turns = threading.Semaphore(concurrent_downloads)
+        self._recent_work = recent_work
+        self._join = join
 
     @activity.defn(name=names.STREAM_DATASET, no_thread_cancel_exception=True)
     @as_application_errors
@@ -62,23 +89,40 @@ class StreamDataset:
                 cache_id=self._store.cache_id,
             )
         started = time.monotonic()
-        beats = _Heartbeats(arg.snapshot.bytes)
-        with beats.running(), self._turn(), _persistent_after_max_attempts():
+        beats = _Heartbeats(arg, self._store, self._recent_work)
+        with beats.running(), self._turn(), _counted(), _persistent_after_max_attempts():
             beats.state = "listing"
             uri = DatasetUri.parse(arg.snapshot.uri)
-            manifest = list_dataset(self._origins.of(uri.scheme), uri, on_page=beats.listed)
+            with timed(Stage.RESOLVE):
+                manifest = list_dataset(self._origins.of(uri.scheme), uri, on_page=beats.listed)
             if manifest.digest != arg.snapshot.digest:
                 raise SourceChanged(f"{arg.snapshot.uri} changed since it was resolved", uri=arg.snapshot.uri)
             beats.state = "fetching"
-            download = self._store.download(
-                manifest, self._engine, progress=beats.fetched, cancelled=_should_stop, priority=arg.priority
-            )
+            _log.info("download begins", digest=arg.snapshot.digest, bytes=arg.snapshot.bytes)
+            # A download without a token fetches from the origin alone. A repair has none: no Pod asks for it with the
+            # rights of today.
+            token = arg.consumer.peer_token if arg.consumer is not None else ""
+            with (self._join if token else alone)(manifest, token) as exchange:
+                download = self._store.download(
+                    manifest,
+                    self._engine,
+                    progress=beats.fetched,
+                    cancelled=should_stop,
+                    priority=arg.priority,
+                    resolved_at=arg.snapshot.resolved_at,
+                    exchange=exchange,
+                )
+        if download.fetched_bytes:
+            metrics.SPEED.observe(download.fetched_bytes / max(download.seconds, 0.001))
         _log.info(
             "snapshot is ready",
-            uri=arg.snapshot.uri,
             digest=arg.snapshot.digest,
+            verified=str(download.verified),
             fetched_bytes=download.fetched_bytes,
             resumed_bytes=download.resumed_bytes,
+            neighbour_bytes=download.from_neighbours,
+            neighbours=len(download.neighbour_bytes),
+            seconds=round(time.monotonic() - started, 3),
         )
         return StreamResult(
             arg.snapshot.digest,
@@ -86,23 +130,57 @@ class StreamDataset:
             download.fetched_bytes,
             time.monotonic() - started,
             str(download.verified),
+            _note(arg, download),
+            download.from_neighbours,
+            len(download.neighbour_bytes),
         )
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Wait for one of the concurrent downloads. Raises Cancelled, or an ApplicationError when the agent drains."""
-        while not self._turns.acquire(timeout=_BEAT_S / 4):
-            if _should_stop():
-                raise Cancelled("cancelled while queued")
+        with timed(Stage.WAIT), metrics.DOWNLOADS_NOW.labels("queued").track_inprogress():
+            while not self._turns.acquire(timeout=_BEAT_S / 4):
+                if should_stop():
+                    raise Cancelled("cancelled while queued")
         try:
-            yield
-        except Cancelled:
-            if activity.is_worker_shutdown():
-                # Retryable, unlike Cancelled: the restarted agent resumes the same activity from the journals.
-                raise ApplicationError("the agent is shutting down", type="WorkerDraining") from None
-            raise
+            with retried_when_draining():
+                yield
         finally:
             self._turns.release()
+
+
+def _note(arg: StreamInput, download: DownloadResult) -> str:
+    """Say on the span of this download what was fetched; return its place, empty without a span."""
+    span = spans.current()
+    if span is None:
+        return ""
+    span.attributes |= {
+        "kube_cache.dataset": arg.snapshot.uri,
+        "kube_cache.snapshot": arg.snapshot.digest,
+        "kube_cache.bytes": arg.snapshot.bytes,
+        "kube_cache.fetched_bytes": download.fetched_bytes,
+        "kube_cache.resumed_bytes": download.resumed_bytes,
+        "kube_cache.neighbour_bytes": download.from_neighbours,
+        "kube_cache.neighbours": len(download.neighbour_bytes),
+        "kube_cache.verified": str(download.verified),
+    }
+    return str(span.place)
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Count the download while it runs, and how it ended."""
+    outcome = "failed"
+    try:
+        with metrics.DOWNLOADS_NOW.labels("running").track_inprogress():
+            yield
+        outcome = "done"
+    except Cancelled:
+        outcome = "cancelled"
+        _log.info("download was cancelled")
+        raise
+    finally:
+        metrics.DOWNLOADS.labels(outcome).inc()
 
 
 @contextmanager
@@ -116,20 +194,26 @@ def _persistent_after_max_attempts() -> Iterator[None]:
         raise PersistentDiskFault(fault.message, **fault.details) from fault
 
 
-def _should_stop() -> bool:
-    return activity.is_cancelled() or activity.is_worker_shutdown()
+def _last_done_bytes() -> int:
+    """Bytes on the disk by the last heartbeat of an earlier attempt."""
+    details = activity.info().heartbeat_details
+    return int(details[0].get("done_bytes", 0)) if details and isinstance(details[0], dict) else 0
 
 
 class _Heartbeats:
     """Sends the latest progress each second in the activity's context, whatever the engine does."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, arg: StreamInput, store: NodeStore, recent_work: RecentWork | None) -> None:
+        self._store = store
         self.state = "queued"
-        self._latest = FetchProgress(0, total, 0.0)
+        self._recent_work = recent_work
+        # Until this attempt has looked at the disk the last one knows best: if this agent goes away, too, it is waited
+        # for as long as what its disk holds is worth.
+        self._latest = FetchProgress(max(arg.done_bytes, _last_done_bytes()), arg.snapshot.bytes, 0.0)
 
     def listed(self, _objects: int) -> None:
         """Callback of the list. Raises Cancelled."""
-        if _should_stop():
+        if should_stop():
             raise Cancelled("cancelled while listing")
 
     def fetched(self, progress: FetchProgress) -> None:
@@ -150,7 +234,11 @@ class _Heartbeats:
 
     def _beat(self, stop: threading.Event) -> None:
         while True:
-            latest = self._latest
-            activity.heartbeat(StreamProgress(self.state, latest.done_bytes, latest.total_bytes, latest.bytes_per_s))
+            latest, disk = self._latest, self._store.last_capacity
+            work = self._recent_work.sample() if self._recent_work and self.state == "fetching" else ({}, {})
+            progress = StreamProgress(self.state, latest.done_bytes, latest.total_bytes, latest.bytes_per_s, *work)
+            if disk is not None:
+                progress = replace(progress, free_bytes=disk.free_bytes, reserved_bytes=disk.reserved_bytes)
+            activity.heartbeat(progress)
             if stop.wait(_BEAT_S):
                 return

@@ -24,13 +24,16 @@ from kube_cache.contracts.warm_pod import (
 )
 from kube_cache.kube.client import KubeClient
 from kube_cache.kube.expectations import Expectations
+from kube_cache.kube.mounts import DEFAULT_ROOT
 from kube_cache.kube.pods import ref
 from tests.kube.fakes import URI
 from tests.watcher.fakes import FakeTemporal
-from tools.stack.control_plane import OPERATOR_NAMESPACE
+from tools.stack.control_plane import SEATS_NAMESPACE
 from tools.stack.pods import Pods
 from watcher.pods import PodWatcher
+from watcher.reporter import PodReporter
 from watcher.starter import Starter
+from watcher.warm_pods import WarmPods
 from watcher.watches import Watches
 
 T = TypeVar("T")
@@ -48,11 +51,13 @@ class Operator:
     def play(self, scenario: Callable[[SeatActivities, PatchGate], Awaitable[T]]) -> T:
         async def run() -> T:
             expectations = Expectations()
-            starter = Starter(self.temporal, Policy(), expectations)  # type: ignore[arg-type]
-            watches = Watches(self._kube, PodWatcher(self._kube, starter), seat_namespace=OPERATOR_NAMESPACE)
+            warm_pods = WarmPods(self.temporal, Policy(), PodReporter(self._kube))  # type: ignore[arg-type]
+            starter = Starter(self.temporal, warm_pods, expectations, patience_s=0)  # type: ignore[arg-type]
+            starter.leading = True
+            watches = Watches(self._kube, PodWatcher(self._kube, starter), seat_namespace=SEATS_NAMESPACE)
             get = watches.get_gated_pod
             seat = SeatActivities(self._kube, self.temporal, expectations, get, image="pause")  # type: ignore[arg-type]
-            patch = PatchGate(self._kube, expectations, get)
+            patch = PatchGate(self._kube, expectations, get, cache_root=DEFAULT_ROOT)
             watches.start(self._stopping)
             for reflector in watches._reflectors:
                 assert await asyncio.to_thread(reflector.synced.wait, PATIENCE_S)
@@ -88,7 +93,7 @@ def test_a_seat_is_answered_with_its_node_and_a_release_with_the_pods(operator: 
         env = environment(workflow_id)
         seat = await env.run(
             seats.create_seat,
-            CreateSeatInput(pod, workflow_id, 1, OPERATOR_NAMESPACE, wait_s=PATIENCE_S),
+            CreateSeatInput(pod, workflow_id, 1, SEATS_NAMESPACE, wait_s=PATIENCE_S),
         )
         released = await env.run(
             patch.patch_gate,
@@ -97,7 +102,7 @@ def test_a_seat_is_answered_with_its_node_and_a_release_with_the_pods(operator: 
                 seat.node,
                 ["d" * 64],
                 "disk",
-                seat=DeleteSeatInput(OPERATOR_NAMESPACE, seat.name),
+                seat=DeleteSeatInput(SEATS_NAMESPACE, seat.name),
                 wait_s=PATIENCE_S,
             ),
         )
@@ -107,7 +112,7 @@ def test_a_seat_is_answered_with_its_node_and_a_release_with_the_pods(operator: 
     assert seat.node
     assert released == PatchGateResult("released", seat.node)
     assert kube_pods.get("one")["spec"]["nodeName"] == seat.node
-    assert Pods(kube_pods.api, OPERATOR_NAMESPACE).find(seat.name) is None
+    assert Pods(kube_pods.api, SEATS_NAMESPACE).find(seat.name) is None
     assert signals(operator, workflow_id) == []
 
 
@@ -121,7 +126,7 @@ def test_a_seat_that_fits_nowhere_does_not_wait_for_its_time(
     async def scenario(seats: SeatActivities, _: PatchGate) -> CreateSeatResult:
         return await asyncio.wait_for(
             environment(workflow_id).run(
-                seats.create_seat, CreateSeatInput(pod, workflow_id, 1, OPERATOR_NAMESPACE, wait_s=3600)
+                seats.create_seat, CreateSeatInput(pod, workflow_id, 1, SEATS_NAMESPACE, wait_s=3600)
             ),
             PATIENCE_S,
         )
@@ -129,7 +134,7 @@ def test_a_seat_that_fits_nowhere_does_not_wait_for_its_time(
     try:
         assert operator.play(scenario).node == ""
     finally:
-        kube_client.delete(f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{name}", {"gracePeriodSeconds": 0})
+        kube_client.delete(f"/api/v1/namespaces/{SEATS_NAMESPACE}/pods/{name}", {"gracePeriodSeconds": 0})
     assert signals(operator, workflow_id) == ["seat_unschedulable"]
 
 

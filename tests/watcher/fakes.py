@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from temporalio.api.common.v1 import GrpcStatus
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from kube_cache import names
+from kube_cache.contracts.common import Phase, PodRef
 from kube_cache.kube.client import ApiError
 from kube_cache.kube.pods import PodFacts
 
@@ -41,7 +44,7 @@ def released(**more: Any) -> dict[str, Any]:
 def seat(*, node: str = "", deleted: bool = False, disrupted: bool = False) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "name": "seat-uid-1-1",
-        "namespace": "kube-cache-system",
+        "namespace": "kube-cache-seats",
         "uid": "seat-uid",
         "annotations": {names.SEAT_WORKFLOW_ANNOTATION: WARM},
     }
@@ -70,7 +73,8 @@ class FakeKube:
 class FakeStarter:
     """Records the starts and signals that are asked for; no activity waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, leading: bool = True) -> None:
+        self.leading = leading
         self.said: list[tuple[str, str]] = []
         """(`start` or the signal's name, workflow id)."""
         self.args: list[Any] = []
@@ -83,24 +87,62 @@ class FakeStarter:
         self.said.append((name, workflow_id))
         self.args.append(arg)
 
+    def signal_later(self, workflow_id: str, name: str, arg: object, is_current: Callable[[], bool]) -> None:
+        self.signal(workflow_id, name, arg)
+
     def is_awaited(self, workflow_id: str) -> bool:
         return False
+
+    def has_pending(self, workflow_id: str) -> bool:
+        return False
+
+
+class FakeReporter:
+    """Records what is told on Pods."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+        """(Event's reason, message)."""
+
+    async def tell(self, ref: PodRef, phase: Phase, message: str, *, event: str) -> None:
+        self.told.append((event, message))
+
+
+def no_namespace() -> RPCError:
+    """What a server answers that does not know the namespace, as it was seen."""
+    failure = GrpcStatus(code=RPCStatusCode.NOT_FOUND, message="Namespace kube-cache is not found.")
+    failure.details.add().type_url = "type.googleapis.com/temporal.api.errordetails.v1.NamespaceNotFoundFailure"
+    return RPCError(failure.message, RPCStatusCode.NOT_FOUND, failure.SerializeToString())
 
 
 class FakeTemporal:
     """Records the starts and signals that arrive; the first `failures` calls find no server."""
 
-    def __init__(self, *, failures: int = 0, absent: tuple[str, ...] = ()) -> None:
-        """absent: ids of workflows that cannot be signalled."""
+    def __init__(
+        self,
+        *,
+        failures: int = 0,
+        failure: RPCError | None = None,
+        absent: tuple[str, ...] = (),
+        refusal: str = "",
+    ) -> None:
+        """absent: ids of workflows that cannot be signalled. refusal: message with which each start is refused."""
         self.said: list[tuple[str, str]] = []
         """(`start` or the signal's name, workflow id)."""
         self.args: list[Any] = []
         self._failures = failures
+        self._failure = failure or RPCError("no connection", RPCStatusCode.UNAVAILABLE, b"")
         self._absent = absent
+        self._refusal = refusal
+        self.starts: list[dict[str, Any]] = []
+        """Options of each start that was asked for."""
         self._running: set[str] = set()
 
-    async def start_workflow(self, workflow: str, arg: Any, *, id: str, **_: Any) -> None:  # noqa: A002 -- the SDK's word
+    async def start_workflow(self, workflow: str, arg: Any, *, id: str, **options: Any) -> None:  # noqa: A002 -- the SDK's word
         self._fail()
+        self.starts.append(options)
+        if self._refusal:
+            raise RPCError(self._refusal, RPCStatusCode.INVALID_ARGUMENT, b"")
         if id in self._running:
             raise WorkflowAlreadyStartedError(id, workflow)
         self._running.add(id)
@@ -125,4 +167,4 @@ class FakeTemporal:
     def _fail(self) -> None:
         if self._failures:
             self._failures -= 1
-            raise RPCError("no connection", RPCStatusCode.UNAVAILABLE, b"")
+            raise self._failure

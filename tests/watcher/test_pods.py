@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -100,6 +102,18 @@ def test_an_ended_pod_gives_back_each_snapshot_once() -> None:
     ]
 
 
+def test_a_released_pod_that_leaves_the_selection_by_ending_gives_back_each_snapshot_once_and_is_forgotten() -> None:
+    """The watch of released Pods has those that have not ended: an end looks like a deletion."""
+    ended = released(node="gpu-1", phase="Failed")
+    running = released(node="gpu-1", phase="Running")
+    starter = play(("ADDED", running), ("DELETED", running), ("DELETED", ended), kube=FakeKube(ended))
+    assert [said for said in starter.said if said[0] == "leave"] == [
+        ("leave", "dataset/gpu-1/disk/aa"),
+        ("leave", "dataset/gpu-1/disk/bb"),
+    ]
+    assert ("pod_gone", WARM) not in starter.said
+
+
 def play_seats(*events: tuple[str, dict[str, Any]]) -> FakeStarter:
     starter = FakeStarter()
     watcher = PodWatcher(FakeKube(), starter)  # type: ignore[arg-type]
@@ -124,3 +138,99 @@ def test_a_preempted_seat_is_told() -> None:
 def test_the_deletion_of_a_seat_by_ourselves_is_not_told() -> None:
     starter = play_seats(("ADDED", seat(node="gpu-2")), ("DELETED", seat(node="gpu-2", deleted=True)))
     assert [said[0] for said in starter.said] == ["seat_bound"]
+
+
+def test_pods_that_run_without_us_are_forgotten() -> None:
+    """Annotated and never gated: neither watch would ever tell of their end."""
+
+    async def run() -> None:
+        running = pod(gates=(), node="gpu-1", phase="Running")
+        watcher = PodWatcher(FakeKube(running), FakeStarter())  # type: ignore[arg-type]
+        facts = pod_facts(pod(gates=()))
+        assert facts is not None
+        watcher.on_pod("ADDED", facts)
+        watcher.on_pod("DELETED", facts)  # it left the selection of Pending Pods
+        await asyncio.gather(*watcher._confirming)
+        assert watcher._pods == {}
+
+    asyncio.run(run())
+
+
+def labelled(item: dict[str, Any]) -> dict[str, Any]:
+    item["metadata"]["labels"] = {names.MANAGED_LABEL: "true"}
+    return item
+
+
+def test_a_gate_removed_by_hand_is_told_where_a_template_wrote_our_label() -> None:
+    starter = play(("ADDED", labelled(pod())), ("MODIFIED", labelled(pod(gates=()))))
+    assert starter.said == [("start", WARM), ("pod_changed", WARM)]
+
+
+def test_our_release_of_a_pod_whose_template_wrote_our_label_is_not_taken_for_somebody_elses() -> None:
+    starter = play(("ADDED", labelled(pod())), ("MODIFIED", released()))
+    assert starter.said == [("start", WARM)]
+
+
+def test_a_follower_asks_the_api_server_nothing_and_keeps_what_it_would_tell() -> None:
+    class NeverAsked(FakeKube):
+        def get_pod(self, namespace: str, name: str) -> dict[str, Any]:
+            raise AssertionError("asked by an operator that does not lead")
+
+    async def run() -> PodWatcher:
+        watcher = PodWatcher(NeverAsked(), FakeStarter(leading=False))  # type: ignore[arg-type]
+        gated, bound = pod_facts(pod()), pod_facts(released(node="gpu-1"))
+        assert gated is not None
+        assert bound is not None
+        watcher.on_pod("ADDED", gated)
+        watcher.on_pod("DELETED", gated)
+        watcher.on_pod("ADDED", bound)
+        await asyncio.gather(*watcher._confirming)
+        return watcher
+
+    assert [facts.node for facts in asyncio.run(run())._pods.values()] == ["gpu-1"]
+
+
+def _away(**annotations: str) -> dict[str, Any]:
+    """A Pod that was released to gpu-1 and is bound to gpu-2, where its containers wait for the cache's mount."""
+    item = released(node="gpu-2", **annotations)
+    item["spec"]["volumes"] = [{"name": "data", "hostPath": {"path": "/var/lib/kube-cache/pods"}}]
+    item["spec"]["containers"] = [
+        {"name": "train", "volumeMounts": [{"name": "data", "mountPath": "/data", "subPathExpr": "$(POD_UID)"}]}
+    ]
+    return item
+
+
+def test_an_action_on_a_pod_that_is_warmed_where_it_was_bound_is_told_once() -> None:
+    paused = _away(**{names.ACTION_ANNOTATION: "pause"})
+    starter = play(("ADDED", _away()), ("MODIFIED", paused), ("MODIFIED", paused))
+    assert starter.said == [("pod_bound", WARM), ("pod_changed", WARM)]
+    assert starter.args[1].action == "pause"
+
+
+def test_an_action_on_a_pod_that_is_bound_where_its_data_is_is_not_told() -> None:
+    starter = play(
+        ("ADDED", released(node="gpu-1")), ("MODIFIED", released(node="gpu-1", **{names.ACTION_ANNOTATION: "pause"}))
+    )
+    assert starter.said == [("pod_bound", WARM)]
+
+
+def test_the_end_of_a_pod_is_told_though_every_thread_of_the_activities_is_busy() -> None:
+    starter = FakeStarter()
+
+    async def run() -> None:
+        busy = threading.Event()
+        with ThreadPoolExecutor(1) as threads:
+            asyncio.get_running_loop().set_default_executor(threads)
+            blocking = asyncio.create_task(asyncio.to_thread(busy.wait, 60))
+            try:
+                watcher = PodWatcher(FakeKube(), starter)  # type: ignore[arg-type]
+                for kind in ("ADDED", "DELETED"):
+                    watcher.on_pod(kind, pod_facts(pod()))  # type: ignore[arg-type]
+                await asyncio.gather(*watcher._confirming)
+                assert not blocking.done()
+            finally:
+                busy.set()
+                await blocking
+
+    asyncio.run(run())
+    assert starter.said == [("start", WARM), ("pod_gone", WARM)]

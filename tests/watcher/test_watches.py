@@ -8,6 +8,8 @@ import threading
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
+
 from tests.kube.fakes import EMPTY_LIST, Answer, api_server, watch_line
 from tests.watcher.fakes import FakeKube, FakeStarter, pod, released
 from tools.stack.waiting import true as until
@@ -54,3 +56,42 @@ def test_a_gated_pod_is_known_without_managed_fields_until_it_is_released() -> N
 
     with api_server(answer) as server:
         asyncio.run(run(server.client))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the test's own
+def test_a_watch_whose_thread_has_died_is_found() -> None:
+    class Deadly:
+        def watch_lines(self, *_: Any, **__: Any) -> Any:
+            raise SystemExit
+
+    async def run() -> None:
+        watches = Watches(Deadly(), PodWatcher(FakeKube(), FakeStarter()), seat_namespace="seats")  # type: ignore[arg-type]
+        assert watches.find_dead() == "", "nothing was started yet"
+        watches.start(threading.Event())
+        await asyncio.to_thread(until, watches.find_dead, "the death is noticed")
+        assert "has ended" in watches.find_dead()
+        for thread in watches._threads.values():  # one that dies later would be the next test's failure
+            thread.join()
+
+    asyncio.run(run())
+
+
+def test_a_watch_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, stopping = threading.Event(), threading.Event()
+
+    class Stuck:
+        def watch_lines(self, *_: Any, **__: Any) -> Any:
+            held.wait(20)
+            return iter(())
+
+    async def run() -> None:
+        watches = Watches(Stuck(), PodWatcher(FakeKube(), FakeStarter()), seat_namespace="seats")  # type: ignore[arg-type]
+        watches.start(stopping)
+        assert watches.find_dead() == ""
+        for reflector in watches._reflectors:
+            monkeypatch.setattr(reflector, "still_s", lambda: 181.0)
+        assert watches.find_dead() == "the watch of unreleased-pods has done nothing for 181 s"
+
+    asyncio.run(run())
+    stopping.set()
+    held.set()

@@ -15,10 +15,12 @@ from pathlib import Path
 from temporalio.client import WorkflowHandle
 
 from kube_cache import names
-from kube_cache.contracts.reconcile import BoundPods, ClusterState, Entity
-from kube_cache.contracts.warm_pod import SeatLost
+from kube_cache.contracts.common import PodRef
+from kube_cache.contracts.group import FindGroupResult
+from kube_cache.contracts.reconcile import Entity
+from kube_cache.contracts.warm_pod import PodState, SeatLost
 from tests.workflows.fakes import DIGEST, failed, refused
-from tests.workflows.workbench import WATCH_WAIT_S, Workbench, until, workbench
+from tests.workflows.workbench import WATCH_WAIT_S, Workbench, has_begun, until, workbench
 from tools.stack import Stack
 from tools.stack.stack import TEMPORAL
 
@@ -70,6 +72,7 @@ async def pod_gone(bench: Workbench) -> dict[str, WorkflowHandle]:
     bench.world.finish_stream.clear()
     pod = await bench.start()
     await bench.world.streaming.wait()
+    bench.world.pods[pod.id.rsplit("/", 1)[1]] = PodState(gone=True)
     await pod.signal("pod_gone")
     await pod.result()
     await bench.entity().result()
@@ -135,25 +138,58 @@ async def disk_fails(bench: Workbench) -> dict[str, WorkflowHandle]:
     return {"pod": pod, "entity": bench.entity()}
 
 
+def shard(bench: Workbench, run: WorkflowHandle) -> WorkflowHandle:
+    return bench.client.get_workflow_handle(names.reconcile_shard_id(run.first_execution_run_id or "", 0))
+
+
 async def snapshot_lost(bench: Workbench) -> dict[str, WorkflowHandle]:
     """A reconcile that finds a Pod's snapshot gone, and a node that nobody uses."""
     pod = await bench.start()
     await pod.result()
-    entity = Entity(bench.entity().id, bench.world.nodes[0], "disk-1", DIGEST, ready=True)
-    uid = pod.id.rsplit("/", 1)[1]
-    bound = [BoundPods(bench.world.nodes[0], DIGEST, [uid])]
+    ref = PodRef(*names.parse_warm_pod_id(pod.id))
+    node = bench.world.nodes[0]
+    bench.survey(entities={node: [Entity("disk-1", DIGEST, ready=True)]}, released={node: [ref]})
     bench.world.complete.clear()
-    run = await bench.reconcile(ClusterState([entity], [uid], bench.world.nodes, bound))
+    bench.world.pinned = {"gone"}
+    run = await bench.reconcile()
     await run.result()
     await until(lambda: bench.world.count(names.STREAM_DATASET) == 2)
-    return {"reconcile": run, "entity": bench.entity()}
+    return {"reconcile": run, "shard": shard(bench, run), "entity": bench.entity()}
+
+
+async def asked_for(bench: Workbench) -> dict[str, WorkflowHandle]:
+    """A reconcile of a node whose agent has asked for it."""
+    request = await bench.ask()
+    await until(lambda: has_begun(request))
+    bench.survey(asked=bench.world.nodes[:1])
+    run = await bench.reconcile()
+    await run.result()
+    await request.result()
+    return {"request": request, "shard": shard(bench, run)}
 
 
 async def other_nodes(bench: Workbench) -> dict[str, WorkflowHandle]:
     """A reconcile of nodes that have no entity."""
-    run = await bench.reconcile(ClusterState([], [], bench.world.nodes))
+    bench.survey()
+    run = await bench.reconcile()
     await run.result()
-    return {"reconcile": run}
+    return {"reconcile": run, "shard": shard(bench, run)}
+
+
+async def group(bench: Workbench) -> dict[str, WorkflowHandle]:
+    """A group that gives its seats back for a while, loses a member's workflow, and goes when another has come."""
+    bench.world.complete.add(DIGEST)
+    members = [await bench.start_member(), await bench.start_member()]
+    told = bench.world.args
+    await until(lambda: any(arg.event_reason == "SeatGivenBack" for arg in told(names.REPORT_PHASE)))
+    await members[1].terminate("a test")
+    bench.world.group = FindGroupResult(0, gone=[members[1].id])
+    members[1:] = [await bench.start_member(), await bench.start_member()]
+    for member in members:
+        await member.result()
+    ended = bench.group()
+    await ended.result()
+    return {"pod": members[0], "group": ended}
 
 
 SCENARIOS = [
@@ -171,6 +207,8 @@ SCENARIOS = [
     disk_fails,
     snapshot_lost,
     other_nodes,
+    asked_for,
+    group,
 ]
 
 
@@ -181,7 +219,7 @@ WATCH_WAITS = {"signalled": 0.0, "awaited": WATCH_WAIT_S}
 async def record(address: str) -> None:
     HISTORIES.mkdir(exist_ok=True)
     for scenario, (how, seconds) in product(SCENARIOS, WATCH_WAITS.items()):
-        async with workbench(address, watch_wait_s=seconds) as bench:
+        async with workbench(address, watch_wait_s=seconds, group_hold_s=1.0) as bench:
             for part, handle in (await scenario(bench)).items():
                 target = HISTORIES / f"{scenario.__name__}.{part}.{how}.json"
                 if target.exists():

@@ -11,7 +11,8 @@ from temporalio.client import WorkflowHandle
 
 from kube_cache import names
 from kube_cache.contracts.common import ErrorInfo, Policy
-from kube_cache.contracts.warm_pod import WarmPodStatus
+from kube_cache.contracts.warm_pod import PodState, WarmPodStatus
+from kube_cache.contracts.warm_pod_state import RejectionState
 from tests.workflows.fakes import DIGEST, failed, refused
 from tests.workflows.workbench import Workbench, until, workbench
 from workflows.warm_pod import disk_wait
@@ -98,7 +99,7 @@ async def test_the_only_disk_is_tried_again_when_it_looks_well(temporal_address:
 
 def test_who_is_refused_for_ever_pauses_longer_but_not_for_ever() -> None:
     """Also after more refusals than a float has powers of two for."""
-    rejections = DiskRejections(Policy())
+    rejections = DiskRejections(Policy(), RejectionState())
     for _ in range(2000):
         rejections.add("full", ErrorInfo("InsufficientDisk", ""))
     rejections.add("ill", ErrorInfo("PersistentDiskFault", ""))
@@ -123,7 +124,7 @@ async def test_room_elsewhere_ends_the_pause_before_an_ill_disk(
         handle = await bench.start()
         await until(lambda: any(not arg.needed_bytes for arg in bench.world.args(names.AWAIT_DISK)))
         bench.world.disk_takes_it.set()
-        assert (await asyncio.wait_for(handle.result(), 20)).outcome == "released"
+        assert (await asyncio.wait_for(handle.result(), 90)).outcome == "released"
 
 
 async def test_retry_looks_at_once_and_resolves_afresh(temporal_address: str) -> None:
@@ -150,8 +151,9 @@ async def test_who_waits_can_be_stopped(temporal_address: str, signal: str, phas
 
 async def test_a_deleted_pod_waits_no_longer(temporal_address: str) -> None:
     async with crowded(temporal_address) as (bench, handle):
+        bench.world.pods[handle.id.rsplit("/", 1)[1]] = PodState(gone=True)
         await handle.signal("pod_gone")
-        assert (await asyncio.wait_for(handle.result(), 15)).outcome == "pod_gone"
+        assert (await asyncio.wait_for(handle.result(), 90)).outcome == "pod_gone"
         assert bench.world.count(names.PATCH_GATE) == 0
 
 

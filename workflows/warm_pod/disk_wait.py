@@ -17,7 +17,9 @@ from temporalio.workflow import ActivityHandle
 with workflow.unsafe.imports_passed_through():
     from kube_cache.contracts.common import ErrorInfo, Policy, Snapshot
     from kube_cache.contracts.node import AwaitDiskInput
-    from workflows import activity_calls
+    from kube_cache.contracts.warm_pod_state import RejectionState
+    from workflows import node_calls
+    from workflows.warm_pod.waiting import wait
 
 _MAX_PAUSE_S = 16.0
 # A disk that fails under downloads may pass a short probe; each further try on it writes history.
@@ -29,18 +31,33 @@ _MAX_WAITS = 12
 
 
 class DiskRejections:
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, state: RejectionState) -> None:
         self._policy = policy
-        self._count = 0
-        self._faults: dict[str, int] = {}  # by node
-        self.by_node: dict[str, ErrorInfo] = {}
+        self._state = state
+
+    @property
+    def by_node(self) -> dict[str, ErrorInfo]:
         """Rejections since the last wait."""
+        return self._state.by_node
+
+    @property
+    def are_waited_for(self) -> bool:
+        """Whether a wait has begun and is not over."""
+        return self._state.is_waiting
 
     def add(self, node: str, error: ErrorInfo) -> None:
-        self.by_node[node] = error
-        self._count += 1
+        state = self._state
+        state.by_node[node] = error
+        state.count += 1
         if _is_fault(error):
-            self._faults[node] = self._faults.get(node, 0) + 1
+            state.faults[node] = state.faults.get(node, 0) + 1
+
+    def begin_wait(self) -> None:
+        self._state.is_waiting = True
+
+    def end_wait(self) -> None:
+        self._state.is_waiting = False
+        self._state.by_node = {}
 
     async def wait(self, snapshots: Iterable[Snapshot], retry_requested: Callable[[], bool]) -> None:
         """Wait until a disk can take the data, the user asks for a retry, or it is time to try all nodes again.
@@ -48,10 +65,10 @@ class DiskRejections:
         Backs off with jitter after repeated rejections: when space frees up, every waiting Pod sees it at once.
         """
         # Trying all nodes again writes some forty history events, so the waits grow and the history lasts for weeks.
-        timeout = timedelta(seconds=self._policy.disk_wait_s * min(self._count, _MAX_WAITS))
+        timeout = timedelta(seconds=self._policy.disk_wait_s * min(self._state.count, _MAX_WAITS))
         what = ", ".join(snapshot.uri for snapshot in snapshots)
         waits = {
-            node: activity_calls.await_disk(
+            node: node_calls.await_disk(
                 node,
                 AwaitDiskInput(what, error.needed_bytes, error.needed_inodes),
                 self._policy,
@@ -60,10 +77,9 @@ class DiskRejections:
             for node, error in self.by_node.items()
         }
         faulty = {node for node, error in self.by_node.items() if _is_fault(error)}
-        self.by_node = {}
         try:
-            await workflow.wait_condition(lambda: retry_requested() or any(wait.done() for wait in waits.values()))
-            if self._count > 1:
+            await wait(lambda: retry_requested() or any(handle.done() for handle in waits.values()))
+            if self._state.count > 1:
                 await self._pause(waits, faulty, retry_requested)
         except asyncio.CancelledError:  # no `finally`: a workflow that is evicted from memory must not await
             await _cancel(waits.values())
@@ -73,21 +89,18 @@ class DiskRejections:
     async def _pause(
         self, waits: dict[str, ActivityHandle[None]], faulty: set[str], retry_requested: Callable[[], bool]
     ) -> None:
-        done = {node for node, wait in waits.items() if wait.done()}
-        sound = [wait for node, wait in waits.items() if node not in faulty]
+        done = {node for node, handle in waits.items() if handle.done()}
+        sound = [handle for node, handle in waits.items() if node not in faulty]
         pause = workflow.random().uniform(0, self.max_pause_s(done, faulty))
         with contextlib.suppress(TimeoutError):
             # A long pause because of a faulty disk ends when another disk has space.
-            await workflow.wait_condition(
-                lambda: retry_requested() or (done <= faulty and any(wait.done() for wait in sound)),
-                timeout=timedelta(seconds=pause),
-            )
+            await wait(lambda: retry_requested() or (done <= faulty and any(handle.done() for handle in sound)), pause)
 
     def max_pause_s(self, done: set[str], faulty: set[str]) -> float:
         """Upper bound of the pause, seconds. done: nodes whose wait is over; faulty: nodes with a disk fault."""
         if done and done <= faulty:
-            return min(_MAX_PAUSE_FAULTY_S, _doubled(min(self._faults[node] for node in done)))
-        return min(_MAX_PAUSE_S, _doubled(self._count))
+            return min(_MAX_PAUSE_FAULTY_S, _doubled(min(self._state.faults[node] for node in done)))
+        return min(_MAX_PAUSE_S, _doubled(self._state.count))
 
 
 def _is_fault(error: ErrorInfo) -> bool:
@@ -99,6 +112,6 @@ def _doubled(times: int) -> float:
 
 
 async def _cancel(waits: Collection[ActivityHandle[None]]) -> None:
-    for wait in waits:
-        wait.cancel()
+    for handle in waits:
+        handle.cancel()
     await asyncio.gather(*waits, return_exceptions=True)

@@ -1,8 +1,9 @@
-"""Why the main path of a `WarmPod` leaves its node or its attempt. `workflow` decides what follows each."""
+"""Why the main path of a `WarmPod` leaves its node or its attempt. `life` decides what follows each."""
 
 from __future__ import annotations
 
 from kube_cache.contracts.common import ErrorInfo
+from kube_cache.contracts.warm_pod import PodState
 
 
 class NodeLost(Exception):
@@ -10,7 +11,12 @@ class NodeLost(Exception):
 
 
 class SeatMoved(Exception):
-    """The seat no longer stands on the node that is warmed; str() says why. Place the Pod again."""
+    """The seat no longer stands on the warmed node, or that takes the Pod no longer: place the Pod again."""
+
+    def __init__(self, why: str, event: str = "") -> None:
+        """event: reason of the Event; empty = `SeatLost`."""
+        super().__init__(why)
+        self.event = event
 
 
 class DiskRejected(Exception):
@@ -29,6 +35,10 @@ class RetryRequested(Exception):
     """The user said `retry` or changed the request: resolve again."""
 
 
+class WarmingHeld(Exception):
+    """The user said `pause` or `cancel` while a released Pod is warmed where it was bound: give the fetch up."""
+
+
 class SourceChanged(Exception):
     """The source is no longer what was resolved: resolve again."""
 
@@ -39,3 +49,11 @@ class NeedsOperator(Exception):
     def __init__(self, error: ErrorInfo) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+class GateIsGone(Exception):
+    """The API server says that our gate holds the Pod no longer: released by us or by others, or gone."""
+
+    def __init__(self, state: PodState) -> None:
+        super().__init__()
+        self.state = state

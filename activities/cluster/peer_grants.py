@@ -1,0 +1,31 @@
+"""Grants a node what it may read from its neighbours: a snapshot that a Pod's own rights have resolved, for a time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from activities.cluster.join_dataset import Grant, no_grant
+from kube_cache.contracts.common import Snapshot
+from kube_cache.contracts.node import MIN_STREAM_BYTES_PER_S
+from kube_cache.errors import InvalidRequest
+from kube_cache.peers.tokens import LIFE_S, Mint
+
+
+def granter(key_file: str) -> Grant:
+    """Return what mints tokens with the key of this file; nothing is granted without one. Raises InvalidRequest."""
+    if not key_file:
+        return no_grant
+    try:
+        mint = Mint(Path(key_file).read_bytes())
+    except OSError as error:
+        raise InvalidRequest(
+            f"KUBE_CACHE_OPERATOR__PEER_KEY_FILE: cannot read {key_file}: {error.strerror}; mount the Secret that has"
+            " it, or leave the variable empty: then nodes read nothing from each other"
+        ) from error
+
+    def grant(snapshot: Snapshot, node: str) -> str:
+        life_s = LIFE_S + snapshot.bytes / MIN_STREAM_BYTES_PER_S  # as long as the download may take
+        return mint.token(snapshot.digest, node, time.time(), life_s=life_s)
+
+    return grant

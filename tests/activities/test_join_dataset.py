@@ -1,0 +1,55 @@
+"""What a join tells the entity besides the Pod."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from temporalio.testing import ActivityEnvironment
+
+from activities.cluster.join_dataset import JoinDataset
+from kube_cache.contracts.common import Consumer, PodRef, Snapshot
+from kube_cache.contracts.node import DatasetOnNodeInput, JoinInput
+
+SNAPSHOT = Snapshot("s3://models/gpt", "d" * 64, 1, 1000)
+POD = PodRef("ml", "one", "uid")
+
+
+class Signals:
+    """Stands for a client, and keeps what it was asked to send."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    async def start_workflow(self, *_: Any, start_signal_args: list[Any], **__: Any) -> None:
+        self.sent += start_signal_args
+
+
+async def consumer_after(arg: JoinInput) -> Consumer:
+    client: Any = Signals()
+    join = JoinDataset(client, grant=lambda snapshot, node: f"{snapshot.digest[:4]} for {node}")
+    await ActivityEnvironment().run(join.join_dataset, arg)
+    (sent,) = client.sent
+    assert isinstance(sent, Consumer)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("hit", "leave", "token"),
+    [
+        pytest.param(False, False, "dddd for gpu-1", id="a Pod that waits for a download"),
+        pytest.param(True, False, "", id="a hit, which reads nothing"),
+        pytest.param(False, True, "", id="a Pod that leaves"),
+    ],
+)
+async def test_a_node_is_granted_the_snapshot_that_it_is_to_download(hit: bool, leave: bool, token: str) -> None:
+    consumer = Consumer("warm/ml/one/uid", POD, hit=hit)
+    arg = JoinInput(DatasetOnNodeInput("gpu-1", "disk-1", SNAPSHOT), consumer, leave=leave)
+    assert (await consumer_after(arg)).peer_token == token
+
+
+async def test_without_a_key_nothing_is_granted() -> None:
+    client: Any = Signals()
+    arg = JoinInput(DatasetOnNodeInput("gpu-1", "disk-1", SNAPSHOT), Consumer("warm/ml/one/uid", POD))
+    await ActivityEnvironment().run(JoinDataset(client).join_dataset, arg)
+    assert client.sent[0].peer_token == ""
