@@ -1,67 +1,54 @@
-"""`kube-cache`: parse the arguments, read the settings, run one subcommand, exit with its code.
+"""`kube-cache`: run one subcommand and exit with its code.
 
-Each subcommand is a module beside this one. A module that needs Temporal's client is imported when its subcommand runs:
-the client takes longer to load than `kube-cache store ls` to run.
+The subcommands and their arguments are declared in `cli.app`. Each is a module beside this one, imported when it runs:
+Temporal's client, for instance, takes longer to load than `kube-cache store ls` to run.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
-from pydantic import ValidationError
-
-from cli import store
+from cli.processes import PROCESSES
 from kube_cache.errors import KubeCacheError
-from kube_cache.settings import Settings
+
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as shells report it."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and end the process. argv: without the program's name; None = the process's own."""
-    parser = argparse.ArgumentParser(prog="kube-cache", description="Just-in-time data pre-warmer for Kubernetes.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    operator = commands.add_parser("operator", help="run the watcher, the workflows and the cluster activities")
-    operator.set_defaults(run=_run_operator)
-    agent = commands.add_parser(
-        "agent", help="run one node's activities (needs KUBE_CACHE_AGENT__NODE and KUBE_CACHE_STORE__ROOT)"
-    )
-    agent.set_defaults(run=_run_agent)
-    store.add_parser(commands).set_defaults(run=store.run)
-    args = parser.parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = int(args.run(args, _settings()))
+        code = _run(arguments)
     except KubeCacheError as error:
         print(f"kube-cache: {error.message}", file=sys.stderr)
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # `kube-cache … | head`: the reader has seen enough
+        code = code or 1
     # No sys.exit: Temporal's Rust core may crash while the interpreter finalizes.
     os._exit(code)
 
 
-def _run_operator(_args: argparse.Namespace, settings: Settings) -> int:
-    from cli import operator  # noqa: PLC0415 -- see the module's docstring
+def _run(arguments: list[str]) -> int:
+    """Return the exit code."""
+    if len(arguments) == 1 and (run := PROCESSES.get(arguments[0])):
+        # A process has no arguments, so it does not wait for the parser and does not keep it in memory. Nor rich, which
+        # structlog loads wherever it is installed, for tracebacks in colour: None makes that import fail.
+        sys.modules["rich"] = None  # type: ignore[assignment]
+        return run()
+    from cli import app  # noqa: PLC0415 -- see above
 
-    return operator.run(settings)
-
-
-def _run_agent(_args: argparse.Namespace, settings: Settings) -> int:
-    from cli import agent  # noqa: PLC0415 -- see the module's docstring
-
-    return agent.run(settings)
-
-
-def _settings() -> Settings:
-    """Read the environment; a bad variable ends the process with exit code 2 and a line that names the variable."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "KUBE_CACHE_" + "__".join(str(part).upper() for part in problem["loc"])
-            print(f"kube-cache: {name}: {problem['msg']} (given: {problem.get('input')!r})", file=sys.stderr)
-        sys.exit(2)
+    return app.run(arguments)
 
 
 if __name__ == "__main__":

@@ -1,166 +1,251 @@
 """`kube-cache operator`: the watches, the workflows and the cluster activities, around one Temporal client.
 
-Any number of operators may run: starts are idempotent, and Temporal shares the workflows out. An operator holds no
-state that a restart would lose: the watches list everything again, and a reconcile at once finds Pods that ended
-meanwhile.
+Any number of operators may run: Temporal shares the workflows out, and a Lease says whose watches are delivered. An
+operator holds no state that a restart would lose: the watches list everything again, and a reconcile at once finds Pods
+that ended meanwhile. A part that dies ends the process, since Kubernetes starts another in seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
+import contextlib
 import signal
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from typing import TypeVar
 
 import structlog
-from temporalio.client import (
-    Client,
-    Schedule,
-    ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
-    ScheduleIntervalSpec,
-    ScheduleOverlapPolicy,
-    SchedulePolicy,
-    ScheduleSpec,
-    ScheduleUpdate,
-)
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.client import Client
+from temporalio.runtime import Runtime
+from temporalio.service import RPCError
 
-from activities.cluster.cluster_state import ClusterStateActivities
-from activities.cluster.join_dataset import JoinDataset
-from activities.cluster.patch_gate import PatchGate
-from activities.cluster.publish_progress import PublishProgress
-from activities.cluster.report_phase import ReportPhase
-from activities.cluster.resolve_dataset import ResolveDataset
-from activities.cluster.seat import SeatActivities
+from cli import garbage
+from cli.operator_page import serving_page
+from cli.operator_worker import new_worker, policy
 from kube_cache import names
-from kube_cache.contracts.common import Policy
-from kube_cache.kube.client import Json, KubeClient
+from kube_cache.backoff import Backoff
+from kube_cache.errors import KubeCacheError
+from kube_cache.kube.client import KubeClient
 from kube_cache.kube.expectations import Expectations
-from kube_cache.origin.s3 import Origins
+from kube_cache.kube.lease import Lease
 from kube_cache.settings import OperatorSettings, Settings
+from kube_cache.telemetry.declarations import Process
+from kube_cache.telemetry.exposition import Exposition
 from kube_cache.telemetry.logs import configure_logging
+from kube_cache.telemetry.probes import Health, ProbeServer
+from kube_cache.telemetry.tracing import tracing
+from kube_cache.temporal import reconcile_schedule
 from kube_cache.temporal.client import connect
+from kube_cache.temporal.cluster import bind_cluster
+from kube_cache.temporal.runtime import new_runtime
+from watcher.leader import Leader
+from watcher.nodes import NodeWatcher
+from watcher.page.timeline import Timeline
 from watcher.pods import PodWatcher
+from watcher.progress.publisher import ProgressPublisher
+from watcher.reconcile_health import ReconcileHealth
+from watcher.reporter import PodReporter
 from watcher.starter import Starter
+from watcher.sweep import Sweep
+from watcher.warm_pods import WarmPods
 from watcher.watches import Watches
-from workflows.dataset_on_node import DatasetOnNode
-from workflows.reconcile import Reconcile
-from workflows.store_command import StoreCommand
-from workflows.warm_pod.workflow import WarmPod
 
 _log = structlog.get_logger("kube_cache.operator")
 # Threads for calls of the Kubernetes API, a few milliseconds each. More threads would only wait for the GIL.
 _MAX_KUBE_CALLS = 16
-# Local activities at once. Most are a coroutine that waits for one of those threads, or for the scheduler.
-_MAX_LOCAL_ACTIVITIES = 200
-# Normal activities at once. A resolve holds a thread (many do, while the origin is away), a progress holds none.
-_MAX_NORMAL_ACTIVITIES = 1000
-# Seconds that an activity waits for the watch. The scheduler binds within milliseconds, in a burst of hundreds within a
-# few seconds. Any other message for the workflow ends the wait.
-_WATCH_WAIT_S = 4.0
+# Seconds that an activity of another operator gets to take a fact from its own watch before the leader signals the
+# fact. A hit takes a tenth of that; a signal that comes in time costs a workflow task.
+_OTHER_OPERATOR_S = 1.0
+_SUPERVISE_EVERY_S = 1.0
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.2, 10.0
 
-
-def policy(settings: OperatorSettings) -> Policy:
-    """Compose the part of the settings that travels in the input of a workflow."""
-    return Policy(
-        operator_namespace=settings.namespace,
-        linger_s=settings.linger_s,
-        bind_grace_s=settings.bind_grace_s,
-        max_gate_time_s=settings.max_gate_time_s,
-        node_exclusion_s=settings.node_exclusion_s,
-        watch_wait_s=_WATCH_WAIT_S,
-    )
+T = TypeVar("T")
 
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Return the exit code. Raises KubeCacheError if Kubernetes is not configured."""
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
-    return asyncio.run(_run(settings))
+    identity = settings.operator.identity or socket.gethostname()
+    with tracing("kube-cache-operator", **{"service.instance.id": identity}):
+        return asyncio.run(_run(settings))
 
 
 async def _run(settings: Settings) -> int:
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    kube = KubeClient.from_environment()
-    client = await connect()
-    expectations = Expectations()
-    watcher = PodWatcher(kube, Starter(client, policy(settings.operator), expectations))
-    watches = Watches(kube, watcher, seat_namespace=settings.operator.namespace)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_MAX_KUBE_CALLS, thread_name_prefix="kube"))
-    worker = _worker(client, kube, settings, expectations, watches.get_gated_pod)
-    stopping = threading.Event()
-    # Imported modules stay for good; the collector's repeated passes over them were a measurable part of a burst.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
-    async with worker:
-        watches.start(stopping)
-        await _schedule_reconcile(client, settings.operator)
-        _log.info("operator ready", namespace=settings.operator.namespace)
-        await stop.wait()
-        _log.info("operator stopping")
-        stopping.set()
+    health, started = Health(), asyncio.Event()
+    runtime = new_runtime(settings.telemetry.temporal_metrics_address)
+    with ProbeServer(settings.telemetry.http_address, health, Exposition(Process.OPERATOR)):
+        serving = asyncio.create_task(_serve(settings, stop, started, health, runtime))
+        stopped = asyncio.create_task(stop.wait())
+        while not serving.done():
+            # Kubernetes or Temporal may not answer yet, and is waited for. That is no reason to end, but a stop is.
+            health.beat()
+            await asyncio.wait((serving, stopped), timeout=_SUPERVISE_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done() and not started.is_set():
+                serving.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await serving
+                return 0
+            if stopped.done():
+                break
+        failure = await serving
+    if failure:
+        _log.error("operator ends, to be started again", reason=failure)
+        return 1
     return 0
 
 
-def _worker(
-    client: Client,
-    kube: KubeClient,
-    settings: Settings,
-    expectations: Expectations,
-    get_gated_pod: Callable[[str], Json | None],
-) -> Worker:
-    seat = SeatActivities(kube, client, expectations, get_gated_pod, image=settings.operator.seat_image)
-    cluster_state = ClusterStateActivities(kube, client, seat_namespace=settings.operator.namespace)
-    return Worker(
-        client,
-        task_queue=names.OPERATOR_QUEUE,
-        workflows=[WarmPod, DatasetOnNode, Reconcile, StoreCommand],
-        activities=[
-            ResolveDataset(Origins(settings.origin), kube).resolve_dataset,
-            seat.create_seat,
-            seat.delete_seat,
-            JoinDataset(client).join_dataset,
-            PatchGate(kube, expectations, get_gated_pod).patch_gate,
-            ReportPhase(kube).report_phase,
-            cluster_state.collect_cluster_state,
-            cluster_state.find_bound_pods,
-            PublishProgress(kube, client, interval_s=settings.operator.progress_interval_s).publish_progress,
-        ],
-        activity_executor=ThreadPoolExecutor(
-            _MAX_LOCAL_ACTIVITIES + _MAX_NORMAL_ACTIVITIES, thread_name_prefix="activity"
-        ),
-        # The sandbox adds half as much CPU again to a workflow. The replay tests run inside it, so its checks are made
-        # there.
-        workflow_runner=UnsandboxedWorkflowRunner(),
-        # With the default of 5, the tasks of a burst wait for a poll instead of a core.
-        max_concurrent_workflow_task_polls=20,
-        max_cached_workflows=settings.operator.workflow_slots,
-        max_concurrent_activities=_MAX_NORMAL_ACTIVITIES,
-        max_concurrent_local_activities=_MAX_LOCAL_ACTIVITIES,
-        # A workflow of a dead operator waits this long for another operator; 10 s by default.
-        sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
-        max_heartbeat_throttle_interval=timedelta(seconds=1),
-        default_heartbeat_throttle_interval=timedelta(seconds=1),
-        graceful_shutdown_timeout=timedelta(seconds=5),
+async def _serve(
+    settings: Settings, stop: asyncio.Event, started: asyncio.Event, health: Health, runtime: Runtime
+) -> str:
+    """Put the parts together, set `started`, and serve until `stop`. Return what died; empty if nothing has."""
+    options = settings.operator
+    kube = KubeClient.from_environment()
+    health.waits_for = "Temporal"
+    client = await connect(runtime)
+    health.waits_for = "Temporal or the Kubernetes API; the log says which"
+    await _insist("bind the Temporal namespace to this cluster", lambda: _bind_cluster(kube, client))
+    lease = Lease(
+        kube,
+        options.namespace,
+        names.LEASE,
+        identity=options.identity or socket.gethostname(),
+        duration_s=options.lease_duration_s,
     )
+    await _insist("create the lease", lambda: asyncio.to_thread(lease.ensure))
+    expectations = Expectations()
+    reporter = PodReporter(kube)
+    warm_pods = WarmPods(client, policy(options), reporter)
+    starter = Starter(client, warm_pods, expectations, patience_s=_OTHER_OPERATOR_S)
+    timeline = Timeline() if options.page_address else None
+    watcher = PodWatcher(kube, starter, cache_root=options.cache_root, observers=[timeline] if timeline else [])
+    nodes = NodeWatcher(kube, starter, grace_s=options.node_grace_s)
+    watches = Watches(kube, watcher, seat_namespace=options.namespace, nodes=nodes)
+    leader = Leader(lease, renew_s=options.lease_renew_s, on_change=_on_leading(starter, watcher, nodes, client))
+    sweep = Sweep(
+        client,
+        kube,
+        watcher,
+        starter,
+        warm_pods,
+        reporter,
+        seat_namespace=options.namespace,
+        interval_s=options.sweep_interval_s,
+    )
+    progress = ProgressPublisher(
+        client,
+        KubeClient.from_environment(),
+        warming_pods=watcher.warming_pods,
+        is_leading=lambda: starter.leading,
+        interval_s=options.progress_interval_s,
+    )
+    reconcile = ReconcileHealth(
+        client,
+        kube,
+        lambda: starter.leading,
+        lease.owner_reference,
+        namespace=options.namespace,
+        interval_s=options.reconcile_interval_s,
+    )
+    worker = new_worker(
+        client,
+        kube,
+        settings,
+        expectations,
+        watches.get_gated_pod,
+        lease.owner_reference,
+        watches.nodes,
+        nodes.check_node,
+        watches.get_group,
+    )
+    stopping = threading.Event()
+    garbage.tune()
+    async with worker, contextlib.AsyncExitStack() as page:
+        page.enter_context(
+            serving_page(
+                options,
+                timeline,
+                client=client,
+                watcher=watcher,
+                watches=watches,
+                progress=progress,
+                lease=lease,
+                health=health,
+                is_leading=lambda: starter.leading,
+            )
+        )
+        watches.start(stopping)
+        await _insist("create the reconcile's schedule", lambda: _schedule_reconcile(client, options))
+        parts = [asyncio.create_task(part) for part in (leader.run(), sweep.run(), progress.run(), reconcile.run())]
+        started.set()
+        _log.info("operator ready", namespace=options.namespace)
+        failure = await _supervise(stop, health, watches, parts)
+        health.waits_for = "nothing: it is stopping"
+        _log.info("operator stopping", reason=failure or "asked to")
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+        await leader.resign()
+        stopping.set()
+    return failure
+
+
+async def _supervise(
+    stop: asyncio.Event, health: Health, watches: Watches, parts: Collection[asyncio.Task[None]]
+) -> str:
+    """Wait for `stop`, or for the end of a part that should never end; return which."""
+    while not stop.is_set():
+        lists = watches.unsynced()
+        health.waits_for = f"the first list of {', '.join(lists)}" if lists else ""
+        if dead := watches.find_dead():
+            return dead
+        for part in parts:
+            if part.done():
+                error = None if part.cancelled() else part.exception()
+                return f"{part.get_coro()} has ended: {error!r}"
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _SUPERVISE_EVERY_S)
+    return ""
+
+
+def _on_leading(starter: Starter, watcher: PodWatcher, nodes: NodeWatcher, client: Client) -> Callable[[bool], None]:
+    running: set[asyncio.Task[None]] = set()
+
+    def changed(leading: bool) -> None:
+        starter.leading = leading
+        if leading:
+            watcher.tell_all()
+            nodes.tell_all()
+            # What ended while nobody led, or before the first operator came, is known to the reconcile only.
+            task = asyncio.create_task(reconcile_schedule.trigger(client))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+    return changed
+
+
+async def _bind_cluster(kube: KubeClient, client: Client) -> None:
+    await bind_cluster(client, await asyncio.to_thread(kube.cluster_uid))
 
 
 async def _schedule_reconcile(client: Client, settings: OperatorSettings) -> None:
-    """Create or update the schedule that all operators share, and run it now: events may have been missed."""
-    schedule = Schedule(
-        action=ScheduleActionStartWorkflow(Reconcile.run, id=names.RECONCILE_ID, task_queue=names.OPERATOR_QUEUE),
-        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=settings.reconcile_interval_s))]),
-        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
-    )
-    handle = client.get_schedule_handle(names.RECONCILE_SCHEDULE)
-    try:
-        await client.create_schedule(names.RECONCILE_SCHEDULE, schedule)
-    except ScheduleAlreadyRunningError:
-        await handle.update(lambda _: ScheduleUpdate(schedule=schedule))
-    await handle.trigger()
+    await reconcile_schedule.ensure(client, interval_s=settings.reconcile_interval_s)
+
+
+async def _insist(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Try until it succeeds: without it an operator can do nothing, and a crash loop less. Raises a final error."""
+    backoff = Backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
+    while True:
+        try:
+            return await attempt()
+        except (KubeCacheError, RPCError) as error:
+            if isinstance(error, KubeCacheError) and not error.retryable:
+                raise
+            wait_s = backoff.next_s()
+            _log.warning(f"cannot {what}; trying again", error=error.message, wait_s=round(wait_s, 1))
+            await asyncio.sleep(wait_s)

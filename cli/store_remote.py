@@ -18,6 +18,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from kube_cache import names
 from kube_cache.contracts.node import EvictResult, ExitCode, StoreRequest, StoreResponse
+from kube_cache.errors import InvalidRequest
 from kube_cache.temporal.client import TASK_TIMEOUT, connect_once
 
 # Seconds after which Temporal, or an operator that has not taken the workflow, counts as unreachable.
@@ -40,6 +41,8 @@ def run(request: StoreRequest) -> StoreResponse:
 async def _run(request: StoreRequest) -> StoreResponse:
     try:
         client = await asyncio.wait_for(connect_once(), _ANSWER_TIMEOUT_S)
+    except InvalidRequest as error:
+        return StoreResponse(ExitCode.USAGE, message=error.message)
     except (RuntimeError, TimeoutError) as error:
         return StoreResponse(
             ExitCode.UNREACHABLE, message=f"Temporal does not answer ({error}); look at TEMPORAL_ADDRESS"

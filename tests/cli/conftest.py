@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kube_cache.dataset.transfer import Manifest
+from kube_cache.dataset.remote import Manifest
 from kube_cache.store.node_store import NodeStore
 from tests.store.fakes import DictEngine, Source, open_store
 
