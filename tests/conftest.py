@@ -14,11 +14,14 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from kube_cache.telemetry import spans
+from kube_cache.telemetry.spans import Span
+from tests import logs
 from tools.servers import build
 from tools.stack import Stack
 from tools.stack.buckets import Bucket
@@ -30,13 +33,28 @@ from tools.stack.temporal import Temporal
 if TYPE_CHECKING:
     from kube_cache.kube.client import KubeClient
 
+pytest_plugins = (
+    "tests.plugins.did_not_run",
+    "tests.plugins.garbage",
+    "tests.plugins.parallel",
+    "tests.plugins.run_log",
+    "tests.plugins.steps",
+)
+
 _SERVERS_OF = {
     "kube": (KUBERNETES,),
     "temporal_server": (TEMPORAL,),
     "s3_server": (S3,),
     "stack": (KUBERNETES, TEMPORAL, S3),
 }
-_LOGS = Path(__file__).parents[1] / "build" / "test-logs"
+# The stack's nodes are as new as the stack, and their agents are there from the start: one that is away is away.
+_BRISK = {"KUBE_CACHE_OPERATOR__SWEEP_INTERVAL_S": "3", "KUBE_CACHE_OPERATOR__NEW_NODE_S": "1"}
+"""Pods whose workflow was ended are found after 3 s, not after the default of 30: a dozen tests wait for that."""
+
+# How long an example takes tells of the machine, which the servers of other tests share, and not of the code.
+settings.register_profile("kube-cache", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kube-cache")
+
 _LOG_LINES = 40
 _failed = pytest.StashKey[bool]()
 
@@ -73,7 +91,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         item.session.config.stash[_failed] = True
         stack = getattr(item, "funcargs", {}).get("stack")
         if isinstance(stack, Stack):
-            for part in [stack.operator, *stack.agents.values()]:
+            for part in [*stack.operators, *stack.agents.values()]:
                 lines = part.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
                 report.sections.append((f"end of {part.name}'s log", "\n".join(lines)))
     return report
@@ -100,9 +118,9 @@ def kube_client(kube: Stack) -> KubeClient:
 
 @pytest.fixture
 def kube_pods(kube: Stack) -> Iterator[Pods]:
-    """Pods of a namespace of the test's own in `kube`."""
+    """Pods of a namespace of the test's own in `kube`, which admission leaves as they are written."""
     name = f"test-{uuid.uuid4().hex[:10]}"
-    kube.cluster.create_namespace(name)
+    kube.cluster.create_namespace(name, exempt=True)
     pods = Pods(kube.api, name)
     yield pods
     # The end of a namespace takes seconds, in which its Pods would keep their GPUs from the next test.
@@ -127,7 +145,7 @@ def s3_server(request: pytest.FixtureRequest) -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Everything: servers, operator, three nodes with an agent each, S3 behind the counting proxy."""
-    with _running(request, "stack", Stack(count_s3=True)) as stack:
+    with _running(request, "stack", Stack(count_s3=True, operator_env=_BRISK)) as stack:
         yield stack
 
 
@@ -153,6 +171,15 @@ def pods(stack: Stack, namespace: str) -> Pods:
 
 
 @pytest.fixture
+def exempt_pods(stack: Stack) -> Iterator[Pods]:
+    """Pods of a namespace that the admission policies leave alone: the operator alone judges what users write."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    stack.cluster.create_namespace(name, exempt=True)
+    yield Pods(stack.api, name)
+    stack.api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
 def bucket(stack: Stack) -> Iterator[Bucket]:
     """Bucket that the product may read."""
     bucket = Bucket(stack.s3, f"test-{uuid.uuid4().hex[:10]}")
@@ -166,7 +193,16 @@ def _running(request: pytest.FixtureRequest, name: str, stack: Stack) -> Iterato
     """Run the stack, and keep its logs when a test of the session has failed."""
     with stack:
         yield stack
-        logs = _LOGS / name
-        shutil.rmtree(logs, ignore_errors=True)
+        kept = logs.of_process(request.config) / name
+        shutil.rmtree(kept, ignore_errors=True)
         if request.config.stash.get(_failed, False):
-            shutil.copytree(stack.logs, logs)
+            shutil.copytree(stack.logs, kept)
+
+
+@pytest.fixture
+def sent() -> Iterator[list[Span]]:
+    """Spans that are sent meanwhile."""
+    found: list[Span] = []
+    spans.set_sink(found.append)
+    yield found
+    spans.set_sink(None)

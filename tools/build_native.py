@@ -2,16 +2,24 @@
 
 `_crc.c` and `_receive.c` are needed; they take a C compiler and Python's headers. `_tls.c` also takes OpenSSL's headers
 (Debian: libssl-dev); without them the build prints a line and goes on, and the engine uses Python's `ssl`, which is
-slower. `_check.c` takes POSIX threads; without it the store checks its files from Python.
+slower. `_ed25519.c` takes them as well; without it nodes do not feed each other. `_check.c` takes POSIX threads;
+without it the store checks its files from Python.
+
+KUBE_CACHE_NATIVES says what a wheel must have: `all` (what cannot be built ends the build; the image), `portable` (all
+but those of OpenSSL, which a laptop may lack), `none` (a wheel for any machine: the command line without `fetch`).
+Without it a wheel has what can be built, which without a compiler is nothing.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shlex
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,13 +49,14 @@ MODULES = (
     Native("kube_cache/dataset/_crc"),
     Native("kube_cache/engine/_receive"),
     Native("kube_cache/engine/_tls", ("ssl", "crypto"), without="TLS will be slower"),
+    Native("kube_cache/peers/_ed25519", ("crypto",), without="nodes will not feed each other"),
     Native("kube_cache/store/_check", without="checks of snapshots will be slower"),
 )
 
 
-def build(root: Path) -> list[Native]:
-    """Build all modules; return those that were built. Raises SystemExit if a needed one cannot be built."""
-    return [module for module in MODULES if _build(root, module)]
+def build(root: Path, modules: tuple[Native, ...] = MODULES) -> list[Native]:
+    """Build the modules; return those that were built. Raises SystemExit if a needed one cannot be built."""
+    return [module for module in modules if _build(root, module)]
 
 
 def _build(root: Path, module: Native) -> bool:
@@ -58,6 +67,9 @@ def _build(root: Path, module: Native) -> bool:
         *compiler,
         *(
             "-O2",
+            "-D_FORTIFY_SOURCE=2",
+            "-fstack-protector-strong",
+            "-Wl,-z,relro,-z,now",
             "-pthread",
             "-Wall",
             "-Wextra",
@@ -87,14 +99,50 @@ def _build(root: Path, module: Native) -> bool:
     return True
 
 
+def for_wheel(root: Path, wanted: str) -> list[Native]:
+    """Build what a wheel is to have; see the module. Raises SystemExit."""
+    match wanted:
+        case "none":
+            return []
+        case "portable":
+            return build(root, tuple(module for module in MODULES if not module.libraries))
+        case "all":
+            return build(root, tuple(module._replace(without="") for module in MODULES))
+        case "":
+            try:
+                return build(root)
+            except SystemExit as error:
+                print(
+                    f"{error}\nthe wheel has no natives: its command line has no fetch, agent or store warm",
+                    file=sys.stderr,
+                )
+                return []
+        case _:
+            raise SystemExit(f"error: KUBE_CACHE_NATIVES={wanted}: it is all, portable, none or unset")
+
+
+def platform_tag(paths: Iterable[Path]) -> str:
+    """Return the tag of the oldest glibc that has every symbol of the files, as PEP 600 names it."""
+    found = {match for path in paths for match in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", path.read_bytes())}
+    major, minor = max((int(major), int(minor)) for major, minor in found)
+    return f"manylinux_{major}_{minor}_{platform.machine()}"
+
+
 class NativeBuild(BuildHookInterface):  # type: ignore[type-arg, unused-ignore]
     PLUGIN_NAME = "custom"
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
-        if self.target_name == "wheel":
-            build_data["artifacts"] += [module.target for module in build(Path(self.root))]
-            build_data["pure_python"] = False
-            build_data["infer_tag"] = True
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if self.target_name != "wheel":
+            return
+        wanted = "" if version == "editable" else os.environ.get("KUBE_CACHE_NATIVES", "")
+        # A checkout to work in needs what is needed.
+        built = build(Path(self.root)) if version == "editable" else for_wheel(Path(self.root), wanted)
+        build_data["artifacts"] += [module.target for module in built]
+        build_data["pure_python"] = not built
+        if wanted == "portable":
+            build_data["tag"] = f"cp311-abi3-{platform_tag(Path(self.root) / module.target for module in built)}"
+        else:
+            build_data["infer_tag"] = bool(built)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from kube_cache import names
 from tools.demo import plan
 
 GPU = "nvidia.com/gpu"
@@ -19,7 +18,7 @@ def test_the_readmes_pod_asks_for_what_the_demo_uploads() -> None:
     first = default.roles[0]
     assert first.document == plan.readme_pod()
     assert first.annotation == default.large.uri
-    assert names.GATE in [gate["name"] for gate in first.document["spec"]["schedulingGates"]]
+    assert "schedulingGates" not in first.document["spec"], "admission adds the gate"
 
 
 @pytest.mark.parametrize("total", [1 << 20, 7_654_321, 1 << 30])
@@ -38,12 +37,12 @@ def test_the_default_plays_one_pod_of_each_kind() -> None:
         "evals-1",
         "safety",
         "typo",
-        "malformed",
+        "lost",
         "latecomer",
     ]
     assert {role.name: role.error for role in roles if role.dataset is None} == {
         "typo": "DatasetNotFound",
-        "malformed": "InvalidRequest",
+        "lost": "DatasetNotFound",
     }
 
 

@@ -225,5 +225,6 @@ def test_wrapper_modules_pin_the_version_that_the_pin_names(pin: Pin) -> None:
         "temporal": "github.com/temporalio/cli",
         "kubernetes": "k8s.io/kubernetes",
         "s5cmd": "github.com/peak/s5cmd/v2",
+        "karpenter": "sigs.k8s.io/karpenter",
     }[pin.wrapper]
     assert f"{module} v{pin.version}" in modules

@@ -53,7 +53,7 @@ def test_nothing_outlives_the_owner(number: int) -> None:
     assert survivors(servers) == servers
     owner.send_signal(number)
     owner.wait()
-    waiting.until(lambda: survivors([*servers, supervisor]), lambda left: not left, "every process gone", 10)
+    waiting.until(lambda: survivors([*servers, supervisor]), lambda left: not left, "every process gone")
 
 
 @pytest.mark.stack
@@ -61,7 +61,7 @@ def test_nothing_outlives_the_supervisor() -> None:
     owner, servers, supervisor = hold_a_stack()
     try:
         os.kill(supervisor, signal.SIGKILL)
-        waiting.until(lambda: survivors(servers), lambda left: not left, "every process gone", 10)
+        waiting.until(lambda: survivors(servers), lambda left: not left, "every process gone")
     finally:
         owner.kill()
         owner.wait()
@@ -97,7 +97,7 @@ def test_make_stack_writes_its_env_and_cleans_up_after_ctrl_c(tmp_path: Path) ->
         children = descendants(running.pid)
         assert len(children) == 8  # seven servers and the supervisor
         running.send_signal(signal.SIGINT)
-        output, _ = running.communicate(timeout=30)
+        output, _ = running.communicate(timeout=120)
     assert running.returncode == 0, output
     assert "Temporal UI" in output
     assert not (folder / "env").exists()
@@ -118,7 +118,7 @@ def test_make_stack_ends_with_a_make_that_is_killed(tmp_path: Path) -> None:
         pids = descendants(make.pid)
         assert len(pids) == 9  # the stack, its supervisor and seven servers
         make.kill()
-    waiting.until(lambda: survivors(pids), lambda left: not left, "every process gone", 15)
+    waiting.until(lambda: survivors(pids), lambda left: not left, "every process gone")
     assert not (folder / "env").exists()
 
 

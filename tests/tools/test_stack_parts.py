@@ -80,7 +80,7 @@ def test_certificates_satisfy_strict_verification(tmp_path: Path) -> None:
         with socket.create_connection(listener.getsockname()) as raw:
             with connecting.wrap_socket(raw, server_hostname="127.0.0.1") as stream:
                 stream.send(b"x")
-                accepts.join(10)
+                accepts.join(60)
     assert (("commonName", "alice"),) in subjects[0]["subject"]  # type: ignore[index]
     assert (("organizationName", "system:masters"),) in subjects[0]["subject"]  # type: ignore[index]
 

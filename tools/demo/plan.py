@@ -137,7 +137,9 @@ def _roles(large: Dataset, small: Dataset, nodes: int, count: int) -> list[Role]
             "names a prefix that is missing",
             error="DatasetNotFound",
         ),
-        Role(pods.gated("malformed", "not a uri"), "annotation is not a URI", error="InvalidRequest"),
+        Role(
+            pods.gated("lost", "s3://no-such-bucket/gpt-4"), "names a bucket that is missing", error="DatasetNotFound"
+        ),
         reader("latecomer", large, "comes when the data is there", late=True),
     ]
     roles += [reader(f"evals-{k}", large, "wants the same dataset") for k in range(2, count - len(roles) + 2)]

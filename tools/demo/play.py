@@ -22,7 +22,7 @@ from tools.demo.inside import Inside
 from tools.demo.plan import BUCKET, GPUS, MIB, Plan, Role
 from tools.demo.rows import Row, row
 from tools.demo.view import View
-from tools.stack import Stack, control_plane, env_file
+from tools.stack import Stack, control_plane, env_file, pods, waiting
 from tools.stack.api import Document
 from tools.stack.pods import Pods
 
@@ -91,6 +91,7 @@ class _Play:
     def perform(self) -> list[Actor]:
         self._upload()
         early = [role for role in self._plan.roles if not role.late]
+        self._await_admission(early[0])
         with self._view.open():
             # The README's Pod asks for a whole node and is created first, or the others might leave no node whole.
             self._enter(early[:1])
@@ -148,6 +149,15 @@ class _Play:
                 f"note: each agent is held to {format_bytes(limit)}/s, or loopback is too quick to watch (DEMO_MIB_PER_S=0: no cap)"
             )
 
+    def _await_admission(self, role: Role) -> None:
+        """Wait until admission adds what the README's Pod leaves out, some three seconds after the cluster is up."""
+        path = f"/api/v1/namespaces/{self._pods.namespace}/pods"
+
+        def is_gated() -> bool:
+            return bool(pods.gates(self._stack.api.request("POST", path, role.document, dryRun="All")))
+
+        waiting.true(is_gated, "the admission policies are in effect")
+
     def _say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
 
@@ -182,7 +192,7 @@ class _Play:
         return Actor(role, created, self._pods.get(role.name), result)
 
     def _seats(self) -> list[str]:
-        return [seat["metadata"]["name"] for seat in Pods(self._stack.api, control_plane.OPERATOR_NAMESPACE).all()]
+        return [seat["metadata"]["name"] for seat in Pods(self._stack.api, control_plane.SEATS_NAMESPACE).all()]
 
     def _unfinished(self) -> list[str]:
         incoming = [self._stack.cache_root(node) / "incoming" for node in self._stack.nodes]

@@ -12,10 +12,11 @@ from pathlib import Path
 WRAPPERS = Path(__file__).parent
 
 GO_MINIMUM = (1, 26, 4)
-"""The version in the go lines of the wrapper modules."""
+"""The version in the go lines of the wrapper modules that everybody needs; Go fetches a newer toolchain for others."""
 
 _KUBERNETES = "1.37.2"
 _CONTAINERD = "2.4.2"
+_PROMETHEUS = "0.316.0"  # the module's version of Prometheus 3.16.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,19 @@ def _containerd(command: str) -> Pin:
     )
 
 
+def _prometheus(command: str, *, build_s: int) -> Pin:
+    """Its API works; its page has no assets, which are built with Node.js."""
+    return Pin(
+        name=command,
+        version=_PROMETHEUS,
+        package=f"github.com/prometheus/prometheus/cmd/{command}",
+        stamps={"github.com/prometheus/common/version.Version": _PROMETHEUS},
+        tags="remove_all_sd enable_kubernetes_sd",  # the other kinds of discovery take most of the build
+        build_s=build_s,
+        default=False,
+    )
+
+
 _ALL = [
     # In the order of the build: quick ones first, so that a missing network or toolchain shows in seconds.
     Pin(name="etcd", version="3.7.3", package=".", wrapper="etcd", build_s=27),
@@ -104,8 +118,36 @@ _ALL = [
     _kubernetes("kube-controller-manager", build_s=76),
     _kubernetes("kubectl", build_s=31, version_args=("version", "--client")),
     Pin(name="kwok", version="0.8.0", package="sigs.k8s.io/kwok/cmd/kwok", build_s=104),
-    # Not a server, but pinned and built like one: a peer in make bench-engine.
+    # Not servers, but pinned and built like them. Helm renders the chart, which tests install; kubeconform checks what
+    # it renders. Both are default, since the tests of deploy/ need them, and build in some two minutes together.
+    Pin(
+        name="helm",
+        version="4.3.1",
+        package="helm.sh/helm/v4/cmd/helm",
+        stamps={"helm.sh/helm/v4/internal/version.version": "v4.3.1"},
+        version_args=("version", "--short"),
+        build_s=120,
+    ),
+    Pin(
+        name="kubeconform",
+        version="0.8.0",
+        package="github.com/yannh/kubeconform/cmd/kubeconform",
+        stamps={"main.version": "v0.8.0"},
+        version_args=("-v",),
+        build_s=15,
+    ),
+    # Likewise: a peer in make bench-engine.
     Pin(name="s5cmd", version="2.3.0", package=".", wrapper="s5cmd", build_s=25, default=False),
+    Pin(
+        name="karpenter",
+        version="1.14.1",  # later versions want a newer Go
+        package=".",
+        wrapper="karpenter",
+        stamps={"sigs.k8s.io/karpenter/pkg/operator.Version": "1.14.1"},
+        build_s=180,
+        default=False,
+    ),
+    *[_prometheus(command, build_s=build_s) for command, build_s in (("prometheus", 220), ("promtool", 40))],
     _kubernetes("kubelet", build_s=37, default=False),
     _containerd("containerd"),
     _containerd("containerd-shim-runc-v2"),

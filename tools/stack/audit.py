@@ -57,7 +57,7 @@ class Write:
     @property
     def would_remove_our_gate(self) -> bool:
         """Whether this is a patch that removes the product's gate, as the product writes it; successful or not."""
-        if self.verb != "patch" or self.subresource:
+        if self.verb != "patch" or self.subresource or isinstance(self.body, list):  # a list: a JSON Patch of others
             return False
         return any(
             gate.get("$patch") == "delete" and gate.get("name") == names.GATE
@@ -72,6 +72,20 @@ class Audit:
         self._policy.write_text(json.dumps(_POLICY))
         self._log.touch()
 
+    def record_only(self, user: str) -> None:
+        """From the API server's next start on, record each request of this user, without bodies, and nobody else's."""
+        rules = [{"level": "Metadata", "users": [user]}, {"level": "None"}]
+        self._policy.write_text(json.dumps({**_POLICY, "rules": rules}))
+
+    def requests(self) -> Iterator[tuple[str, str]]:
+        """Yield (verb, resource with its subresource) of each request in the log."""
+        with self._log.open() as lines:
+            for line in lines:
+                if line.endswith("\n"):  # the last line may be half written
+                    event = json.loads(line)
+                    target = event.get("objectRef", {})
+                    yield event["verb"], "/".join(filter(None, (target.get("resource"), target.get("subresource"))))
+
     @property
     def arguments(self) -> list[str]:
         """For the API server. Blocking mode: a write is in the log before its client has the answer."""
@@ -80,7 +94,7 @@ class Audit:
     def writes(self, namespace: str, name: str = "") -> Iterator[Write]:
         """Yield the writes to the Pods of a namespace, in the order in which they were answered."""
         complete, _, _ = self._log.read_text().rpartition("\n")  # the last line may be half written
-        for line in complete.splitlines():
+        for line in complete.split("\n"):  # not splitlines(): a body may hold other ends of lines
             if f'"namespace":"{namespace}"' not in line:
                 continue
             event = json.loads(line)

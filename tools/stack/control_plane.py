@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tools.stack import api, environment, ports, probe
+from kube_cache import names
+from tools.stack import api, environment, manifest, ports, probe
 from tools.stack.audit import Audit
 from tools.stack.pki import Authority
 from tools.stack.processes import Process, Processes
 
-MANIFESTS = Path(__file__).parents[2] / "deploy" / "manifests"
-_APPLIED = ("namespace.yaml", "priority-class.yaml", "rbac.yaml")
 OPERATOR_NAMESPACE = "kube-cache-system"
+SEATS_NAMESPACE = names.SEATS_NAMESPACE
 OPERATOR_USER = f"system:serviceaccount:{OPERATOR_NAMESPACE}:kube-cache-operator"
 USER_NAMESPACE = "ml"
 
@@ -36,6 +36,7 @@ class ControlPlane:
     controller_manager: Process
     scheduler: Process
     audit: Audit
+    _scheduler_url: str
     _context: ssl.SSLContext
 
     def stop_apiserver(self) -> None:
@@ -47,15 +48,25 @@ class ControlPlane:
         self.apiserver = self.apiserver.respawn()
         self.apiserver.wait_until(lambda: probe.answers(f"{self.server}/readyz", self._context), "/readyz", _READY_S)
 
+    def start_scheduler(self) -> None:
+        """Start it again after a kill. It decides nothing before it has read all nodes and Pods as they are then."""
+        self.scheduler = self.scheduler.respawn()
+        self.scheduler.wait_until(lambda: probe.answers(self._scheduler_url, self._context), "/healthz", _READY_S)
 
-def start(processes: Processes, binaries: dict[str, Path], state: Path, authority: Authority) -> ControlPlane:
-    return _Launcher(processes, binaries, state, authority).start_all()
+
+def start(
+    processes: Processes, binaries: dict[str, Path], state: Path, authority: Authority, *, node_grace_s: int
+) -> ControlPlane:
+    """node_grace_s: seconds after which a node that renews no Lease counts as not ready."""
+    return _Launcher(processes, binaries, state, authority).start_all(node_grace_s)
 
 
 def install(client: api.KubeApi) -> None:
-    """Apply the namespaces, the priority class and the operator's rights from the shipped manifests."""
-    for name in _APPLIED:
-        client.apply_all(api.documents(MANIFESTS / name))
+    """Apply what is shipped: namespaces, priority classes, accounts and their rights, admission policies."""
+    for document in manifest.rules():
+        if document["kind"] == "ConfigMap":
+            document["data"]["seatImages"] += ", pause"  # of the seats that tests make, which nothing pulls
+        client.apply(document)
     client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": USER_NAMESPACE}})
 
 
@@ -72,10 +83,22 @@ class _Launcher:
         self._tokens = authority.signing_key("service-account")
         self._context = ssl.create_default_context(cafile=str(authority.certificate))
 
-    def start_all(self) -> ControlPlane:
+    def start_all(self, node_grace_s: int) -> ControlPlane:
         etcd, etcd_url = ports.binding(2, self._etcd)
         apiserver, server = ports.binding(1, partial(self._apiserver, etcd_url))
         state, authority = self._state, self._authority
+        controller_manager, _ = self._component(
+            "kube-controller-manager",
+            server,
+            f"--service-account-private-key-file={self._tokens.key}",
+            f"--root-ca-file={authority.certificate}",
+            "--use-service-account-credentials",
+            "--concurrent-namespace-syncs=20",
+            f"--node-monitor-grace-period={node_grace_s}s",
+            # Of a node that has not become Ready yet: thousands at once take their time.
+            f"--node-startup-grace-period={max(60, node_grace_s)}s",
+        )
+        scheduler, scheduler_url = self._component("kube-scheduler", server)
         return ControlPlane(
             server=server,
             admin_kubeconfig=authority.kubeconfig(
@@ -86,16 +109,10 @@ class _Launcher:
             ),
             etcd=etcd,
             apiserver=apiserver,
-            controller_manager=self._component(
-                "kube-controller-manager",
-                server,
-                f"--service-account-private-key-file={self._tokens.key}",
-                f"--root-ca-file={authority.certificate}",
-                "--use-service-account-credentials",
-                "--concurrent-namespace-syncs=20",
-            ),
-            scheduler=self._component("kube-scheduler", server),
+            controller_manager=controller_manager,
+            scheduler=scheduler,
             audit=self._audit,
+            _scheduler_url=scheduler_url,
             _context=self._context,
         )
 
@@ -145,11 +162,11 @@ class _Launcher:
         process.wait_until(lambda: probe.answers(f"{server}/readyz", self._context), "/readyz", _READY_S)
         return process, server
 
-    def _component(self, name: str, server: str, *own: str) -> Process:
-        """Controller manager or scheduler."""
+    def _component(self, name: str, server: str, *own: str) -> tuple[Process, str]:
+        """Start controller manager or scheduler; the process and the URL of its health."""
         config = self._authority.kubeconfig(self._state / f"{name}.kubeconfig", server, f"system:{name}")
 
-        def launch(chosen: list[int]) -> Process:
+        def launch(chosen: list[int]) -> tuple[Process, str]:
             process = self._spawn(
                 name,
                 f"--kubeconfig={config}",
@@ -167,7 +184,7 @@ class _Launcher:
             )
             url = f"https://{ports.LOOPBACK}:{chosen[0]}/healthz"
             process.wait_until(lambda: probe.answers(url, self._context), "/healthz", _READY_S)
-            return process
+            return process, url
 
         return ports.binding(1, launch)
 

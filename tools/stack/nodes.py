@@ -15,13 +15,20 @@ STAGES = Path(__file__).with_name("kwok-stages.yaml")
 TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 TOLERATION = {"key": "nvidia.com/gpu", "operator": "Equal", "value": "present", "effect": "NoSchedule"}
 
+OPEN: api.Document = {"spec": {"unschedulable": None, "taints": [TAINT]}}
+"""The part of a node that people and controllers close it with, as `document` makes it: a merge patch."""
+
 
 def name(number: int) -> str:
     return f"gpu-{number}"
 
 
+def capacity(gpus: int) -> dict[str, str]:
+    return {"cpu": "192", "memory": "2Ti", "ephemeral-storage": "8Ti", "pods": "500", "nvidia.com/gpu": str(gpus)}
+
+
 def document(node: str, gpus: int) -> api.Document:
-    capacity = {"cpu": "192", "memory": "2Ti", "ephemeral-storage": "8Ti", "pods": "500", "nvidia.com/gpu": str(gpus)}
+    size = capacity(gpus)
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -39,8 +46,8 @@ def document(node: str, gpus: int) -> api.Document:
         },
         "spec": {"taints": [TAINT]},
         "status": {
-            "capacity": capacity,
-            "allocatable": capacity,
+            "capacity": size,
+            "allocatable": size,
             "addresses": [{"type": "Hostname", "address": node}],
             "nodeInfo": {
                 "architecture": "amd64",
@@ -58,15 +65,31 @@ def document(node: str, gpus: int) -> api.Document:
     }
 
 
-def start_kwok(processes: Processes, binary: Path, state: Path, kubeconfig: Path) -> Process:
+LEASE_S = 40
+"""Duration of a node's Lease, seconds: kubelet's default. kwok renews each after a quarter of that; 0 = no Leases."""
+
+
+def start_kwok(processes: Processes, binary: Path, state: Path, kubeconfig: Path, *, lease_s: int = LEASE_S) -> Process:
     return processes.spawn(
-        "kwok", [binary, f"--kubeconfig={kubeconfig}", f"--config={STAGES}"], environment.clean(state)
+        "kwok",
+        [binary, f"--kubeconfig={kubeconfig}", f"--config={STAGES}", f"--node-lease-duration-seconds={lease_s}"],
+        environment.clean(state),
     )
 
 
 def ready(client: api.KubeApi, node: str) -> bool:
     """Whether the scheduler would use the node: it is Ready, and the taint of a new node is off."""
-    document = client.get(f"/api/v1/nodes/{node}")
+    return is_ready(client.get(f"/api/v1/nodes/{node}"))
+
+
+def is_ready(document: api.Document) -> bool:
     conditions = {condition["type"]: condition["status"] for condition in document["status"].get("conditions", [])}
     taints = {taint["key"] for taint in document["spec"].get("taints", [])}
     return conditions.get("Ready") == "True" and not any(key.startswith("node.kubernetes.io/") for key in taints)
+
+
+def is_closed(document: api.Document) -> bool:
+    """Whether somebody cordoned or tainted the node; the taints that Kubernetes itself sets come and go by themselves."""
+    spec = document["spec"]
+    foreign = [taint for taint in spec.get("taints", []) if not taint["key"].startswith("node.kubernetes.io/")]
+    return bool(spec.get("unschedulable")) or foreign != [TAINT]

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+KUBERNETES_SERVICE = "10.0.0.1"
+"""Address of the API server's Service: the first one of its range (`control_plane.py`). Pods on a real node use it."""
 _LIFETIME = dt.timedelta(days=7)
 _SKEW = dt.timedelta(minutes=5)
 
@@ -48,12 +50,27 @@ class Authority:
         """Issue a certificate for a server on loopback, and under the name that Pods would use."""
         hosts = ("localhost", "kubernetes", "kubernetes.default.svc")
         names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
-        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-        return self._issue(name, _name(name), ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(names))
+        names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", KUBERNETES_SERVICE)]
+        return self._issue(name, _name(name), [ExtendedKeyUsageOID.SERVER_AUTH], x509.SubjectAlternativeName(names))
 
     def client(self, user: str, group: str = "") -> KeyPair:
         """Issue a client certificate. Kubernetes takes the common name for the user, the organisation for the group."""
-        return self._issue(user.replace(":", "-"), _name(user, group), ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self._issue(user.replace(":", "-"), _name(user, group), [ExtendedKeyUsageOID.CLIENT_AUTH])
+
+    def node(self, name: str) -> KeyPair:
+        """Issue the certificate that a node's agent shows to other agents, as server and as client."""
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        return self._issue(f"node-{name}", _name(name), purposes, x509.SubjectAlternativeName([x509.DNSName(name)]))
+
+    def token_key(self, name: str) -> KeyPair:
+        """Create the Ed25519 key that the operator signs nodes' tokens with; `certificate` holds the public key."""
+        key = ed25519.Ed25519PrivateKey.generate()
+        pair = KeyPair(self._folder / f"{name}.pub", self._folder / f"{name}.key")
+        pair.certificate.write_bytes(
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
+        _write_key(pair.key, key)
+        return pair
 
     def signing_key(self, name: str) -> KeyPair:
         """Create a bare key pair for service account tokens; `certificate` holds the public key."""
@@ -99,7 +116,7 @@ class Authority:
         self,
         file: str,
         subject: x509.Name,
-        purpose: x509.ObjectIdentifier,
+        purposes: list[x509.ObjectIdentifier],
         names: x509.SubjectAlternativeName | None = None,
     ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -107,7 +124,7 @@ class Authority:
             self._builder(subject, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             # Python's strict verification looks for the issuer by its key, not only by name.
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
@@ -154,13 +171,11 @@ def _usage(*, sign_certificates: bool = False) -> x509.KeyUsage:
     )
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> None:
     path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-        )
-    )
+    has_own_format = isinstance(key, ec.EllipticCurvePrivateKey)
+    form = serialization.PrivateFormat.TraditionalOpenSSL if has_own_format else serialization.PrivateFormat.PKCS8
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
 
 
 def _inline(path: Path) -> str:

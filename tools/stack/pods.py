@@ -12,6 +12,20 @@ from tools.stack.api import Document, KubeApi
 CONTAINER = {"name": "train", "image": "registry.example/train:1"}
 """The image is never pulled, because fake nodes run nothing."""
 
+UID_VARIABLE = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+VOLUME = {"name": "cache", "hostPath": {"path": "/var/lib/kube-cache/snapshots", "type": "Directory"}}
+"""Of the README's example. Fake nodes mount nothing, so the folder need not be an agent's."""
+
+
+def mount(number: int) -> dict[str, Any]:
+    """Mount of the Pod's n-th dataset, counted from 0, in a container that has `UID_VARIABLE`."""
+    return {
+        "name": VOLUME["name"],
+        "mountPath": f"/data/{number}",
+        "readOnly": True,
+        "subPathExpr": f"pods/$(POD_UID)/{number}",
+    }
+
 
 def gated(
     name: str,
@@ -22,18 +36,27 @@ def gated(
     gates: Sequence[str] = (names.GATE,),
     spec: Mapping[str, Any] | None = None,
 ) -> Document:
-    """Return a Pod that asks for a dataset: annotation, gate, toleration of the GPU taint, one container."""
+    """Return a Pod that asks for a dataset: annotation, gate, toleration of the GPU taint, one container.
+
+    The container mounts each dataset as the README says. gates: with none the Pod names no dataset, because admission
+    would gate it.
+    """
+    mounts = [mount(number) for number in range(dataset.count(",") + 1)]
+    asked = {names.DATASET_ANNOTATION: dataset} if gates else {}
     limits = {"cpu": "1", "memory": "1Gi", **({"nvidia.com/gpu": str(gpus)} if gpus else {})}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "annotations": {names.DATASET_ANNOTATION: dataset, **(annotations or {})}},
+        "metadata": {"name": name, "annotations": {**asked, **(annotations or {})}},
         "spec": {
             "schedulingGates": [{"name": gate} for gate in gates],
             "tolerations": [nodes.TOLERATION],
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0,
-            "containers": [{**CONTAINER, "resources": {"limits": limits}}],
+            "volumes": [VOLUME],
+            "containers": [
+                {**CONTAINER, "env": [UID_VARIABLE], "volumeMounts": mounts, "resources": {"limits": limits}}
+            ],
             **(spec or {}),
         },
     }
@@ -82,6 +105,12 @@ class Pods:
             content_type="application/strategic-merge-patch+json",
         )
 
+    def bind(self, name: str, node: str) -> None:
+        """As a scheduler does."""
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
+        self.api.request("POST", f"{self._path}/{name}/binding", binding)
+
     def finish(self, name: str) -> None:
         """Set the phase Succeeded, as the kubelet does when the last container has ended well."""
         self.api.request(
@@ -100,17 +129,17 @@ class Pods:
         about_pod = [event for event in events if event.get("regarding", {}).get("name") == name]
         return sorted(about_pod, key=lambda event: event.get("eventTime") or event["metadata"]["creationTimestamp"])
 
-    def wait(self, name: str, accept: Callable[[Document], Any], expected: str, timeout_s: float = 60) -> Document:
+    def wait(self, name: str, accept: Callable[[Document], Any], expected: str, timeout_s: float = 120) -> Document:
         return waiting.until(lambda: self.get(name), accept, f"Pod {self.namespace}/{name} {expected}", timeout_s)
 
-    def wait_bound(self, name: str, timeout_s: float = 60) -> Document:
+    def wait_bound(self, name: str, timeout_s: float = 120) -> Document:
         return self.wait(name, node, "bound to a node", timeout_s)
 
-    def wait_reason(self, name: str, reason: str, timeout_s: float = 60) -> Document:
+    def wait_reason(self, name: str, reason: str, timeout_s: float = 120) -> Document:
         """Wait until the condition DatasetReady has this reason, which is the phase."""
         return self.wait(name, lambda pod: condition(pod).get("reason") == reason, f"with reason {reason}", timeout_s)
 
-    def wait_gone(self, name: str, timeout_s: float = 30) -> None:
+    def wait_gone(self, name: str, timeout_s: float = 90) -> None:
         waiting.until(lambda: self.find(name), lambda pod: pod is None, f"Pod {self.namespace}/{name} gone", timeout_s)
 
 

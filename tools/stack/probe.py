@@ -15,5 +15,8 @@ def answers(url: str, context: ssl.SSLContext | None = None) -> bool:
     try:
         with opener.open(url, timeout=_TIMEOUT_S) as response:
             return bool(response.status == 200)
+    except urllib.error.HTTPError as refusal:
+        refusal.close()  # it is the answer, and holds the socket
+        return False
     except (OSError, urllib.error.URLError):
         return False

@@ -7,6 +7,7 @@ an error that shows the end of its log.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from tools.stack.processes import Process, Processes, StackError
 
+_PORT = re.compile(r'"port": (\d+)')
 _READY_S = 60
 _GRACE_S = 30
 """Longer than the product's own drain (20 s), so that the stack never cuts a stop short."""
@@ -48,6 +50,14 @@ class Part:
     @property
     def log(self) -> Path:
         return self.process.log
+
+    @property
+    def probe_port(self) -> int:
+        """Port of /healthz, /readyz and /metrics, as the log tells it. Raises StackError for a process without one."""
+        for line in reversed(self.process.output().splitlines()):
+            if "serving health and metrics" in line and (port := _PORT.search(line)):
+                return int(port[1])
+        raise StackError(f"{self.name} serves no metrics")
 
     @property
     def environment(self) -> dict[str, str]:

@@ -14,12 +14,14 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from math import inf
 from urllib.parse import unquote
 
 from tools.stack import ports
 from tools.stack.http_messages import HangUp, Reader, has_body, headers
+from tools.stack.quota import Quota
 
 _CHUNK = 1 << 20  # bytes
 _F_SETPIPE_SZ = 1031
@@ -38,6 +40,11 @@ class Exchange:
     body_bytes: int = 0
     """Bytes of the body that were handed to the client so far."""
 
+    @property
+    def is_download(self) -> bool:
+        """A GET of an object, neither a list nor a HEAD."""
+        return self.method == "GET" and bool(self.key)
+
 
 class S3Proxy:
     def __init__(self, upstream_port: int) -> None:
@@ -47,6 +54,8 @@ class S3Proxy:
         self._sockets: set[socket.socket] = set()
         self._flowing = threading.Event()
         self._flowing.set()
+        self._gets = Quota()
+        self._bytes = Quota()
         self._refusal = 0
         self._rate = 0.0
         self._next_slot = 0.0
@@ -55,8 +64,12 @@ class S3Proxy:
         threading.Thread(target=self._accept, name="s3-proxy", daemon=True).start()
 
     @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    @property
     def endpoint(self) -> str:
-        return f"http://{ports.LOOPBACK}:{self._listener.getsockname()[1]}"
+        return f"http://{ports.LOOPBACK}:{self.port}"
 
     def exchanges(self, bucket: str = "", prefix: str = "") -> list[Exchange]:
         """Return the GETs of objects, oldest first; neither lists nor HEADs."""
@@ -64,8 +77,7 @@ class S3Proxy:
             return [
                 exchange
                 for exchange in self._exchanges
-                if exchange.method == "GET"
-                and exchange.key
+                if exchange.is_download
                 and (not bucket or exchange.bucket == bucket)
                 and exchange.key.startswith(prefix)
             ]
@@ -96,13 +108,22 @@ class S3Proxy:
             self._flowing.set()
 
     @contextmanager
-    def limited(self, bytes_per_s: float) -> Iterator[None]:
-        """Limit the rate of all bodies together within the block."""
+    def limited(self, bytes_per_s: float, at_most: float = inf) -> Iterator[None]:
+        """Limit the rate of all bodies together within the block, and how many bytes of objects pass in it.
+
+        at_most: what is beyond waits for the end of the block, so that a download that is to be under way cannot have
+        ended, however long the test takes.
+        """
         self._rate = bytes_per_s
         try:
-            yield
+            with self._bytes.limited(at_most):
+                yield
         finally:
             self._rate = 0
+
+    def only(self, gets: int) -> AbstractContextManager[None]:
+        """Let so many GETs of objects begin within the block, which pass whole; the others wait for its end."""
+        return self._gets.limited(gets)
 
     @contextmanager
     def refusing(self, status: int = 503) -> Iterator[None]:
@@ -125,6 +146,8 @@ class S3Proxy:
     def close(self) -> None:
         self._closing = True
         self._flowing.set()
+        self._gets.lift()
+        self._bytes.lift()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -173,6 +196,8 @@ class S3Proxy:
                 head = requests.head()
                 self._flowing.wait()
                 exchange = _exchange(head)
+                if exchange.is_download:
+                    _take(self._gets, 1, client)
                 with self._lock:
                     self._exchanges.append(exchange)
                 if refusal := (501 if has_body(head) else self._refusal):
@@ -211,14 +236,21 @@ class S3Proxy:
         self, exchange: Exchange, answers: Reader, client: socket.socket, left: int, pipe: tuple[int, int]
     ) -> None:
         buffered = answers.take(left)
-        if buffered:
-            exchange.body_bytes += len(buffered)
-            client.sendall(buffered)
-            left -= len(buffered)
+        left -= len(buffered)
+        while buffered:
+            passing = _take(self._bytes, len(buffered), client) if exchange.is_download else len(buffered)
+            exchange.body_bytes += passing
+            client.sendall(buffered[:passing])
+            buffered = buffered[passing:]
         reading, writing = pipe
         while left:
             self._flowing.wait()
-            arrived = os.splice(answers.fileno(), writing, min(left, self._allowance()))
+            passing = min(left, self._allowance())
+            if exchange.is_download:
+                passing = _take(self._bytes, passing, client)
+            arrived = os.splice(answers.fileno(), writing, passing)
+            if exchange.is_download:
+                self._bytes.give_back(passing - arrived)
             if not arrived:
                 raise HangUp
             left -= arrived
@@ -243,6 +275,16 @@ class S3Proxy:
             pause = self._next_slot - now
         time.sleep(pause)
         return size
+
+
+def _take(quota: Quota, most: int, client: socket.socket) -> int:
+    """Take of the quota for the client. Raises HangUp if it went away while it waited: it would receive nothing."""
+    taken = quota.take(most)
+    with suppress(BlockingIOError):
+        if not client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            quota.give_back(taken)
+            raise HangUp
+    return taken
 
 
 def _exchange(head: bytes) -> Exchange:

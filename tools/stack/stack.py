@@ -19,6 +19,7 @@ from tools.servers import build
 from tools.stack import api, control_plane, environment, nodes, s3, temporal
 from tools.stack import cluster as kubernetes
 from tools.stack.audit import Audit
+from tools.stack.neighbours import Neighbours
 from tools.stack.processes import Processes, StackError
 from tools.stack.product import Part
 from tools.stack.s3_proxy import S3Proxy
@@ -29,6 +30,10 @@ CHECKOUT = Path(__file__).parents[2]
 KUBERNETES, TEMPORAL, S3 = "kubernetes", "temporal", "s3"
 ALL = (KUBERNETES, TEMPORAL, S3)
 _BINARIES = {KUBERNETES: kubernetes.SERVERS, TEMPORAL: ("temporal",), S3: ("versitygw",)}
+_MORE_NODES = 5
+"""Nodes that may be added to a stack whose agents feed each other."""
+_SETTLE_S = 5.0
+"""Longer than by default, since all nodes share the cores of one machine."""
 
 T = TypeVar("T")
 
@@ -36,9 +41,12 @@ T = TypeVar("T")
 class Stack:
     """A context manager that runs the servers and the product.
 
-    servers: which of the three to start; the product needs all. as_reader: the product uses the S3 user that needs a
-    grant for each bucket, else the owner. count_s3: the product reaches S3 through `s3_proxy`, which counts bytes and
-    can disturb. state: a folder, emptied first and left behind; without one, a temporary folder that is removed.
+    servers: which of the three to start; the product needs all. node_lease_s: duration of a node's Lease; 0 = none,
+    because thousands of nodes would keep this machine busy with renewals. with_rules: apply what is shipped beside the
+    processes; without, the cluster is as empty as a new one. as_reader: the product uses the S3 user that needs a grant
+    for each bucket, else the owner. as_neighbours: agents feed each other. count_s3: the product reaches S3 through
+    `s3_proxy`, which counts bytes and can disturb. state: a folder, emptied first and left behind; without one, a
+    temporary folder that is removed.
     report: called with each line of progress.
     """
 
@@ -48,10 +56,13 @@ class Stack:
         servers: Collection[str] = ALL,
         node_count: int = 3,
         gpus: int = 8,
+        node_lease_s: int = nodes.LEASE_S,
         with_product: bool = True,
+        with_rules: bool = True,
         operator_env: Mapping[str, str] | None = None,
         agent_env: Mapping[str, str] | None = None,
         as_reader: bool = True,
+        as_neighbours: bool = False,
         count_s3: bool = False,
         state: Path | None = None,
         report: Callable[[str], None] = lambda _: None,
@@ -61,10 +72,13 @@ class Stack:
         self._servers = frozenset(servers)
         self._node_count = node_count
         self.gpus = gpus
+        self._node_lease_s = node_lease_s
         self._with_product = with_product
+        self._with_rules = with_rules
         self._operator_env = dict(operator_env or {})
         self._agent_env = dict(agent_env or {})
         self._as_reader = as_reader
+        self._as_neighbours = as_neighbours
         self._count_s3 = count_s3
         self._state_path = state
         self._report = report
@@ -73,6 +87,8 @@ class Stack:
         self._temporal: temporal.Temporal | None = None
         self._s3: s3.S3Server | None = None
         self._operator: Part | None = None
+        self._more_operators: list[Part] = []
+        self._neighbours: Neighbours | None = None
         self.s3_proxy: S3Proxy | None = None
         self.agents: dict[str, Part] = {}
 
@@ -88,6 +104,8 @@ class Stack:
             self.cache_roots.mkdir()
             self.processes = Processes(self.logs)
             undo.callback(self.processes.close)
+            if self._as_neighbours:
+                self._neighbours = Neighbours(self.state / "neighbours", self._node_count + _MORE_NODES, _SETTLE_S)
             self._start_servers(binaries, undo)
             if self._with_product:
                 self.start_product()
@@ -121,6 +139,11 @@ class Stack:
     @property
     def operator(self) -> Part:
         return _started(self._operator, "operator")
+
+    @property
+    def operators(self) -> list[Part]:
+        """The first operator and those that were added."""
+        return [self.operator, *self._more_operators]
 
     # Addresses, names and folders.
 
@@ -181,16 +204,28 @@ class Stack:
         if self._temporal and not self._temporal.process.running:
             self._temporal.start()
         if self._cluster:
-            if not self._cluster.control_plane.apiserver.running:
-                self._cluster.control_plane.start_apiserver()
+            self._cluster.repair()
             for node in (nodes.name(k) for k in range(1, self._node_count + 1)):
                 if node not in self._cluster.nodes:
                     self._cluster.add_node(node)
                     if self._operator is not None:
                         self._new_agent(node).start()
         if self._operator is not None:
-            for part in (self._operator, *self.agents.values()):
+            for part in (*self.operators, *self.agents.values()):
                 part.repair()
+
+    def add_operator(self) -> Part:
+        """Start one more operator beside the first; `remove_operator` ends it."""
+        name = f"operator-{len(self.operators) + 1}"
+        operator = Part(self.processes, name, "operator", self.operator_environment(name), CHECKOUT)
+        self._more_operators.append(operator)
+        operator.start()
+        return operator
+
+    def remove_operator(self, operator: Part) -> None:
+        self._more_operators.remove(operator)
+        if operator.running:
+            operator.stop()
 
     def add_node(self, *, with_agent: bool | None = None) -> str:
         """Add a fake node and return its name. with_agent: None for an agent if the stack runs the product."""
@@ -205,10 +240,10 @@ class Stack:
             agent.kill()
         self.cluster.delete_node(node)
 
-    def start_agent(self, node: str, env: Mapping[str, str] | None = None) -> Part:
+    def start_agent(self, node: str, env: Mapping[str, str] | None = None, *, wait: bool = True) -> Part:
         """Start the agent of a node that was added without one. env: variables beyond those of every agent."""
         agent = self._new_agent(node, env)
-        agent.start()
+        agent.start(wait=wait)
         return agent
 
     def _new_agent(self, node: str, env: Mapping[str, str] | None = None) -> Part:
@@ -219,11 +254,13 @@ class Stack:
 
     # Environments of processes.
 
-    def operator_environment(self) -> dict[str, str]:
-        """Return the operator's variables; also for an operator that a test starts itself."""
+    def operator_environment(self, identity: str = "operator") -> dict[str, str]:
+        """Return an operator's variables; also for one that a test starts itself. identity: in the Lease."""
         return self._product_environment(
             KUBECONFIG=str(self.operator_kubeconfig),
-            KUBE_CACHE_OPERATOR__NAMESPACE=control_plane.OPERATOR_NAMESPACE,
+            KUBE_CACHE_OPERATOR__NAMESPACE=control_plane.SEATS_NAMESPACE,
+            KUBE_CACHE_OPERATOR__IDENTITY=identity,
+            **(self._neighbours.operator() if self._neighbours else {}),
             **self._operator_env,
         )
 
@@ -234,6 +271,7 @@ class Stack:
             KUBE_CACHE_STORE__ALLOW_ROOT_DISK="true",
             # A developer's disk is fuller than a node's NVMe, and here no kubelet evicts Pods from a full disk.
             KUBE_CACHE_STORE__MIN_FREE="0.01",
+            **(self._neighbours.agent(node) if self._neighbours else {}),
             **self._agent_env,
         )
 
@@ -262,6 +300,7 @@ class Stack:
             "AWS_REGION": s3.REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
             "KUBE_CACHE_TELEMETRY__LOG_FORMAT": "json",
+            "KUBE_CACHE_TELEMETRY__HTTP_ADDRESS": "127.0.0.1:0",  # the log tells the port
             "PYTHONUNBUFFERED": "1",
         }
         return environment.clean(self.state, **{**variables, **own})
@@ -276,7 +315,13 @@ class Stack:
                 s3_start = pool.submit(s3.S3Server, self.processes, binaries["versitygw"], self.state)
             if KUBERNETES in self._servers:
                 self._cluster = kubernetes.Cluster(
-                    self.processes, binaries, self.state, node_count=self._node_count, gpus=self.gpus
+                    self.processes,
+                    binaries,
+                    self.state,
+                    node_count=self._node_count,
+                    gpus=self.gpus,
+                    lease_s=self._node_lease_s,
+                    with_rules=self._with_rules,
                 )
                 undo.callback(self._cluster.close)
             self._temporal = temporal_start.result() if temporal_start else None

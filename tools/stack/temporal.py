@@ -25,6 +25,8 @@ DYNAMIC_CONFIG = {
     # One server and few pollers a queue: four partitions would only forward tasks to each other.
     "matching.numTaskqueueReadPartitions": 1,
     "matching.numTaskqueueWritePartitions": 1,
+    # Polls at once of a namespace: two a node. The default of 1,200 ends at 600 nodes, and the SDK says nothing then.
+    "frontend.namespaceCount": 12_000,
 }
 
 _READY_S = 90

@@ -18,7 +18,7 @@ class WaitTimeout(AssertionError):
 
 
 def until(
-    read: Callable[[], T], accept: Callable[[T], Any], expected: str, timeout_s: float = 30, poll_s: float = _POLL_S
+    read: Callable[[], T], accept: Callable[[T], Any], expected: str, timeout_s: float = 90, poll_s: float = _POLL_S
 ) -> T:
     """Poll `read` until `accept` takes its value, and return that. Raises WaitTimeout that names `expected`."""
     deadline = time.monotonic() + timeout_s
@@ -31,7 +31,7 @@ def until(
         time.sleep(poll_s)
 
 
-def true(read: Callable[[], Any], expected: str, timeout_s: float = 30, poll_s: float = _POLL_S) -> Any:
+def true(read: Callable[[], Any], expected: str, timeout_s: float = 90, poll_s: float = _POLL_S) -> Any:
     """Poll `read` until its value is truthy, and return that. Raises WaitTimeout that names `expected`."""
     return until(read, lambda value: value, expected, timeout_s, poll_s)
 

@@ -1,0 +1,1 @@
+"""The documentation's site: what MkDocs needs beyond mkdocs.yml (`make docs`)."""
