@@ -1,19 +1,24 @@
-"""The docs name only what is there: links, files and settings."""
+"""The docs name only what is there: links, files and settings. The site of them is whole and needs no other host."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kube_cache.settings import Settings
+from tools.site import hooks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]  # the changelog also names what was
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LOADED = re.compile(r'<(?:script|img|link|iframe)[^>]*?(?:src|href)="([^"]+)"')
 CODE = re.compile(r"`([^`\n]+)`")
 # Folders whose files are named in full. In `docs/design/store.md` a bare `disk.py` is meant.
 FOLDERS = ("activities", "cli", "deploy", "docs", "kube_cache", "tests", "tools", "watcher", "workflows")
@@ -25,26 +30,10 @@ def ids(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def without_blocks(text: str) -> str:
-    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def anchors(page: Path) -> set[str]:
-    """Anchors of the headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", without_blocks(page.read_text()), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def dead_links(page: Path) -> list[str]:
-    dead = []
-    for link in LINK.findall(without_blocks(page.read_text())):
-        if re.match(r"[a-z]+:", link):
-            continue  # another site
-        path, _, anchor = link.partition("#")
-        target = page.parent / path if path else page
-        if not target.exists() or (anchor and anchor not in anchors(target)):
-            dead.append(link)
-    return dead
+def built(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mkdocs", "build", "--config-file", str(config), "--site-dir", str(site)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
 
 
 def names_of_settings() -> set[str]:
@@ -56,17 +45,46 @@ def names_of_settings() -> set[str]:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=ids)
-def test_every_link_leads_somewhere(page: Path) -> None:
-    assert dead_links(page) == []
+def test_every_link_and_anchor_leads_somewhere_and_no_page_needs_another_host(tmp_path: Path) -> None:
+    result = built(ROOT / "mkdocs.yml", tmp_path)
+    assert result.returncode == 0, result.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > len(PAGES)
+    loaded = {address for page in pages for address in LOADED.findall(page.read_text())}
+    assert [address for address in loaded if re.match(r"[a-z]*:?//", address)] == []
 
 
-def test_a_dead_link_is_found(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "# One heading, `two`\n[a](page.md) [b](gone.md) [c](#one-heading-two) [d](page.md#gone) [e](https://x/y)\n"
+@pytest.mark.parametrize(
+    ("link", "found"),
+    [
+        pytest.param("page.md#one-heading-two", "", id="a heading"),
+        pytest.param("gone.md", "gone.md", id="no page"),
+        pytest.param("page.md#gone", "#gone", id="no heading"),
+        pytest.param("../gone/gone.py", "gone/gone.py", id="no file"),
+    ],
+)
+def test_a_dead_link_is_found(link: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Index\n\n[link]({link})\n\n[x](page.md)\n")
+    (tmp_path / "docs" / "page.md").write_text("# One heading, `two`\n")
+    config = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.UnsafeLoader)  # it names the function that makes anchors
+    del config["nav"], config["hooks"], config["theme"]
+    (tmp_path / "mkdocs.yml").write_text(yaml.dump(config))
+    result = built(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert (result.returncode != 0) == bool(found), result.stderr
+    assert found in result.stderr
+
+
+def test_a_link_to_a_source_file_leads_to_its_page_in_the_site() -> None:
+    text = "[a](../cli/app.py) [b](operate/store.md#settings) [c](../README.md) [d](operate)\n```\n[e](../cli/app.py)\n```\n"
+    assert hooks.rewritten(text, "docs/page.md", "page.md") == (
+        "[a](source/cli/app.py.md) [b](operate/store.md#settings) [c](index.md) [d](folder/docs/operate.md)\n"
+        "```\n[e](../cli/app.py)\n```\n"
     )
-    assert dead_links(page) == ["gone.md", "page.md#gone"]
+
+
+def test_a_link_to_nothing_stays_as_it_is_and_is_refused() -> None:
+    assert hooks.rewritten("[a](../gone.py)", "docs/page.md", "page.md") == "[a](../gone.py)"
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=ids)
@@ -78,8 +96,3 @@ def test_every_file_that_is_named_in_full_is_there(page: Path) -> None:
 @pytest.mark.parametrize("page", CURRENT, ids=ids)
 def test_every_setting_that_is_named_exists(page: Path) -> None:
     assert set(SETTING.findall(page.read_text())) - names_of_settings() == set()
-
-
-def test_every_setting_is_explained_to_operators() -> None:
-    explained = {name for page in ROOT.glob("docs/operate/*.md") for name in SETTING.findall(page.read_text())}
-    assert names_of_settings() - explained == set()

@@ -36,6 +36,7 @@ from tools.servers import build
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "bench" / "engine.json"
 CLIENTS = ("ours", "awscrt", "s5cmd", "obstore", "boto3")
+KEPT = {"PATH", "HOME", "PYTHONPATH", "LANG", "OTEL_EXPORTER_OTLP_ENDPOINT"}
 GB = 1e9
 
 
@@ -123,6 +124,18 @@ class Bench:
         cell.server_cpu.append(server / gigabytes)
         cell.rss.append(result["rss_mib"])
 
+    def job(self, work: Workload, client: str) -> str:
+        """Return what a client is to fetch, as engine_clients takes it."""
+        fields = {
+            "client": client,
+            "endpoint": self._endpoint(work, client),
+            "objects": work.objects,
+            "folder": str(self.work) if work.disk else "",
+            "connections": work.connections,
+            "ca": str(self.origin.ca),
+        }
+        return json.dumps(fields)
+
     def _clear(self) -> None:
         """Create a new folder. The last round's files are truncated, and deleted at the end only.
 
@@ -136,17 +149,9 @@ class Bench:
         self.work.mkdir(parents=True)
 
     def _python(self, work: Workload, client: str) -> dict[str, float]:
-        job = {
-            "client": client,
-            "endpoint": self._endpoint(work, client),
-            "objects": work.objects,
-            "folder": str(self.work) if work.disk else "",
-            "connections": work.connections,
-            "ca": str(self.origin.ca),
-        }
-        command = [sys.executable, "-m", "tests.bench.engine_clients", json.dumps(job)]
+        command = [sys.executable, "-m", "tests.bench.engine_clients", self.job(work, client)]
         done = subprocess.run(
-            command, cwd=ROOT, env=self._environment(work, client), capture_output=True, check=True, timeout=300
+            command, cwd=ROOT, env=self.environment(work, client), capture_output=True, check=True, timeout=300
         )
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -172,7 +177,7 @@ class Bench:
         started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         peak = 0.0
         with subprocess.Popen(
-            command, env=self._environment(work, client), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            command, env=self.environment(work, client), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         ) as process:
             while process.poll() is None:
                 # The kernel's own figure for a child (ru_maxrss) begins at its parent's size.
@@ -202,8 +207,8 @@ class Bench:
             return f"https://localhost:{self.origin.port[port]}"
         return f"http://127.0.0.1:{self.origin.port[port]}"
 
-    def _environment(self, work: Workload, client: str) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "PYTHONPATH", "LANG"}}
+    def environment(self, work: Workload, client: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name in KEPT}
         environment = {
             **kept,
             "AWS_ACCESS_KEY_ID": "A" * 20,

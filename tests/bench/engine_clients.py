@@ -46,10 +46,11 @@ class Job:
         return Path(self.path(key)).open("wb", buffering=0)
 
 
-def ours(job: Job) -> Run:
+def ours(job: Job, made: Callable[[Any], None] = lambda engine: None) -> Run:
     sys.modules["awscrt"] = None  # type: ignore[assignment] # a peer here, absent in production; botocore loads it where it is
 
-    from kube_cache.dataset.transfer import FetchJob, RemoteObject
+    from kube_cache.dataset.remote import RemoteObject
+    from kube_cache.dataset.transfer import FetchJob
     from kube_cache.engine import part_file
     from kube_cache.engine.engine import Engine
     from kube_cache.engine.settings import EngineSettings
@@ -74,7 +75,8 @@ def ours(job: Job) -> Run:
         )
         for key, size in job.objects.items()
     ]
-    engine.source.origins.of("s3")  # botocore's client, as the peers make theirs before the clock starts
+    made(engine)
+    engine.origins.of("s3")  # botocore's client, as the peers make theirs before the clock starts
 
     def check(done: Any) -> None:
         done.job.journal_path.unlink(missing_ok=True)

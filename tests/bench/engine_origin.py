@@ -156,8 +156,8 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def make_certificate(folder: Path) -> None:
-    """A throw-away authority and a certificate for `localhost`."""
+def make_certificate(folder: Path, name: str = "localhost") -> None:
+    """A throw-away authority and a certificate for the host `name`."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -183,10 +183,10 @@ def make_certificate(folder: Path) -> None:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         )
 
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     ca = build(ca_name, ca_key.public_key(), ca=True).sign(ca_key, hashes.SHA256())
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
-    cert = build(name, key.public_key(), ca=False).add_extension(names, critical=False).sign(ca_key, hashes.SHA256())
+    names = x509.SubjectAlternativeName([x509.DNSName(name)])
+    cert = build(subject, key.public_key(), ca=False).add_extension(names, critical=False).sign(ca_key, hashes.SHA256())
     pem = serialization.Encoding.PEM
     (folder / "ca.pem").write_bytes(ca.public_bytes(pem))
     (folder / "cert.pem").write_bytes(cert.public_bytes(pem))

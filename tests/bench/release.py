@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from rich.table import Table
 from temporalio.client import Client
 
 from kube_cache import names
-from tests.bench import cpu
+from tests.bench import api_requests, cpu
 from tests.bench.release_clock import Clock
 from tests.bench.release_stages import History, Stage, histories, merge, stages
 from tools.stack import Stack, control_plane
@@ -64,7 +65,7 @@ class _Bench:
         self._stack = stack
         self._console = console
         self._pods = Pods(stack.api, _NAMESPACE)
-        self._clock = Clock(stack.kubeconfig, _NAMESPACE, control_plane.OPERATOR_NAMESPACE)
+        self._clock = Clock(stack.kubeconfig, _NAMESPACE, control_plane.SEATS_NAMESPACE)
         self._bucket = Bucket(stack.s3, "bench")
         self._bucket.fill("weights", _SIZES)
         self._workflows: dict[str, str] = {}
@@ -79,7 +80,7 @@ class _Bench:
             self._pods.wait_bound(name)
 
     def one_by_one(self, count: int, pause_s: float) -> dict[str, object]:
-        before = cpu.seconds(self._stack.processes)
+        before, asked_before = cpu.seconds(self._stack.processes), api_requests.answered(self._stack.api)
         uids = []
         for number in range(count):
             uid = self._create(f"hit-{number:03}", gpus=1)
@@ -91,17 +92,26 @@ class _Bench:
             time.sleep(pause_s)
         self._until_all_closed()
         spent = cpu.between(before, cpu.seconds(self._stack.processes), count)
+        asked = api_requests.between(asked_before, api_requests.answered(self._stack.api), count)
         spans = sorted((self._clock.times[uid].bound - self._clock.times[uid].sent) * 1e3 for uid in uids)
-        found = self._tell(f"{count} hits one by one", uids, "hit", spent)
-        p50, p90, p99 = (spans[min(len(spans) - 1, int(len(spans) * part))] for part in (0.5, 0.9, 0.99))
+        found = self._tell(f"{count} hits one by one", uids, "hit", spent, asked)
+        p50, p90, p95, p99 = (spans[min(len(spans) - 1, int(len(spans) * part))] for part in (0.5, 0.9, 0.95, 0.99))
         self._console.print(
-            f"one by one: p50 {p50:.0f} ms, p90 {p90:.0f} ms, p99 {p99:.0f} ms, max {spans[-1]:.0f} ms\n"
+            f"one by one: p50 {p50:.0f} ms, p90 {p90:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms,"
+            f" max {spans[-1]:.0f} ms\n"
         )
-        measured = {"hit_p50_ms": p50, "hit_p90_ms": p90, "hit_p99_ms": p99, "hit_ms": spans, "hit_pause_s": pause_s}
+        measured = {
+            "hit_p50_ms": p50,
+            "hit_p90_ms": p90,
+            "hit_p95_ms": p95,
+            "hit_p99_ms": p99,
+            "hit_ms": spans,
+            "hit_pause_s": pause_s,
+        }
         return measured | found
 
     def burst(self, count: int) -> dict[str, object]:
-        before = cpu.seconds(self._stack.processes)
+        before, asked_before = cpu.seconds(self._stack.processes), api_requests.answered(self._stack.api)
         began = time.time()
         with ThreadPoolExecutor(_CREATORS) as pool:
             uids = list(pool.map(lambda number: self._create(f"burst-{number:03}", gpus=0), range(count)))
@@ -111,7 +121,8 @@ class _Bench:
         seconds = max(bound) - began
         self._until_all_closed()
         spent = cpu.between(before, cpu.seconds(self._stack.processes), count)
-        found = self._tell(f"{count} hits at once", uids, "burst", spent)
+        asked = api_requests.between(asked_before, api_requests.answered(self._stack.api), count)
+        found = self._tell(f"{count} hits at once", uids, "burst", spent, asked)
         rate = count / seconds
         self._console.print(
             f"at once: {count} created in {created:.1f} s, bound in {seconds:.1f} s: {rate:.1f} Pods/s;"
@@ -146,21 +157,31 @@ class _Bench:
     async def _client(self) -> Client:
         return await Client.connect(self._stack.temporal_address, namespace=self._stack.temporal_namespace)
 
-    def _tell(self, title: str, uids: list[str], key: str, spent: dict[str, float]) -> dict[str, object]:
+    def _tell(
+        self, title: str, uids: list[str], key: str, spent: dict[str, float], asked: Mapping[str, float]
+    ) -> dict[str, object]:
         """Where the time went, and who worked."""
         read = asyncio.run(self._histories([self._workflows[uid] for uid in uids]))
         times = [(self._clock.times[uid], read[self._workflows[uid]]) for uid in uids]
+        lags = sorted(1e3 * (history.milestones["started"] - each.exists) for each, history in times)
+        p50, p99 = (lags[min(len(lags) - 1, int(len(lags) * part))] for part in (0.5, 0.99))
         found = stages([merge(*each) for each in times])
         self._console.print(_stage_table(title, found))
         self._console.print(_cpu_table(spent))
         events = sum(each.events for _, each in times) / len(times)
         tasks = sum(each.workflow_tasks for _, each in times) / len(times)
         self._console.print(f"a workflow: {events:.1f} events, {tasks:.1f} workflow tasks")
+        kinds = ", ".join(f"{kind} {count:.1f}" for kind, count in asked.items())
+        self._console.print(f"event to start of the workflow: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+        self._console.print(f"API requests a Pod, of everybody: {sum(asked.values()):.1f}: {kinds}")
         return {
             f"{key}_stages_ms": {stage.name: round(stage.p50_ms, 2) for stage in found},
             f"{key}_cpu_ms_per_pod": {name: round(value, 2) for name, value in spent.items()},
+            f"{key}_lag_p50_ms": round(p50, 1),
+            f"{key}_lag_p99_ms": round(p99, 1),
             f"{key}_events_per_workflow": events,
             f"{key}_tasks_per_workflow": tasks,
+            f"{key}_api_requests_per_pod": {kind: round(count, 2) for kind, count in asked.items()},
         }
 
 

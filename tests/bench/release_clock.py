@@ -39,6 +39,11 @@ class Times:
     gone: float = 0
     node: str = ""
 
+    @property
+    def exists(self) -> float:
+        """The first sign that the Pod is there: the answer to its creation, or its event if that came before."""
+        return min(when for when in (self.answered, self.seen) if when)
+
 
 class Clock:
     """By Pod uid. `wait_*` block until the watch has seen it."""
@@ -75,11 +80,13 @@ class Clock:
         path = resource_path("pods", namespace)
         while True:
             try:
-                items, version = self._client.list_pages("pods", namespace, "", "")
-                for item in items:
-                    self._note("MODIFIED", item, take)
+                version = ""
+                for page in self._client.pages("pods", namespace):
+                    version = page.resource_version
+                    for item in page.items:
+                        self._note("MODIFIED", item, take)
                 query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(_WATCH_S)}
-                for line in self._client.watch_lines(path, query, read_timeout_s=_WATCH_S):
+                for line in self._client.watch_lines(path, query):
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         break

@@ -35,7 +35,7 @@ def test_a_download_that_outlives_its_entitys_history(hasty: Stack) -> None:
     content = bucket.fill("gpt", [MIB] * 24)
     hasty.cluster.create_namespace("crowd")
     pods = Pods(hasty.api, "crowd")
-    with hasty.s3_proxy.limited(4 * MIB):
+    with hasty.s3_proxy.limited(4 * MIB, at_most=20 * MIB):
         pods.create_gated("first", bucket.uri("gpt"), gpus=0)
         true(lambda: hasty.s3_proxy.bytes_served("models") > 4 * MIB, "the download runs")
         crowd = [f"p{number}" for number in range(30)]

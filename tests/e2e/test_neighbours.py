@@ -1,0 +1,87 @@
+"""A dataset crosses the origin once, and nodes feed each other: on the real stack, with the product's own processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.promises import MIB, released
+from tests.telemetry.scrape import samples, scrape
+from tools.stack import Stack
+from tools.stack.buckets import Bucket
+from tools.stack.pods import Pods
+from tools.stack.waiting import true
+
+SIZES = [24 * MIB + 5, 9 * MIB, MIB, 7]
+SHARED = sum(size for size in SIZES if size > 8 * MIB)
+"""Bytes of the objects that nodes feed each other; a smaller one is one request to the origin of each node."""
+LONE = sum(SIZES) - SHARED
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Stack]:
+    """Three nodes whose agents feed each other."""
+    with Stack(node_count=3, count_s3=True, as_neighbours=True) as stack:
+        yield stack
+
+
+@pytest.fixture
+def pods(fleet: Stack, request: pytest.FixtureRequest) -> Pods:
+    namespace = f"fleet-{abs(hash(request.node.name)) % 10**6}"
+    fleet.cluster.create_namespace(namespace)
+    return Pods(fleet.api, namespace)
+
+
+def landed(fleet: Stack, source: str) -> float:
+    """Bytes that all agents have from a source, by their own word."""
+    name = ("kube_cache_landed_bytes_total", frozenset({("source", source)}))
+    return sum(samples(scrape(agent))[name] for agent in fleet.agents.values())
+
+
+def on(node: str) -> dict[str, object]:
+    return {"nodeSelector": {"kubernetes.io/hostname": node}}
+
+
+def test_three_pods_on_three_nodes_ask_at_once_and_the_origin_serves_the_dataset_once(fleet: Stack, pods: Pods) -> None:
+    bucket = Bucket(fleet.s3, "at-once")
+    content = bucket.fill("gpt", SIZES)
+    for number, node in enumerate(fleet.nodes):
+        pods.create_gated(f"p{number}", bucket.uri("gpt"), spec=on(node))
+    for number, node in enumerate(fleet.nodes):
+        assert released(fleet, pods, f"p{number}", bucket.uri("gpt"), content) == node
+    assert fleet.s3_proxy is not None
+    assert fleet.s3_proxy.bytes_served(bucket.name) == SHARED + 3 * LONE
+    assert landed(fleet, "neighbours") == 2 * SHARED
+    assert landed(fleet, "origin") == SHARED + 3 * LONE
+
+
+def test_a_node_that_comes_later_is_fed_by_one_that_has_the_dataset(fleet: Stack, pods: Pods) -> None:
+    bucket = Bucket(fleet.s3, "later")
+    content = bucket.fill("gpt", SIZES)
+    first, second, _ = fleet.nodes
+    pods.create_gated("first", bucket.uri("gpt"), spec=on(first))
+    released(fleet, pods, "first", bucket.uri("gpt"), content)
+    assert fleet.s3_proxy is not None
+    assert fleet.s3_proxy.bytes_served(bucket.name) == sum(SIZES)
+    fleet.agents[first].restart(kill=False)  # what it has is on its disk, and not in its memory
+    pods.create_gated("second", bucket.uri("gpt"), spec=on(second))
+    released(fleet, pods, "second", bucket.uri("gpt"), content)
+    assert fleet.s3_proxy.bytes_served(bucket.name) == sum(SIZES) + LONE
+
+
+def test_a_dataset_comes_from_the_origin_where_no_neighbour_answers(fleet: Stack, pods: Pods) -> None:
+    bucket = Bucket(fleet.s3, "alone")
+    content = bucket.fill("gpt", SIZES)
+    first, second, third = fleet.nodes
+    pods.create_gated("first", bucket.uri("gpt"), spec=on(first))
+    released(fleet, pods, "first", bucket.uri("gpt"), content)
+    for node in (first, third):
+        fleet.agents[node].stop()
+    pods.create_gated("second", bucket.uri("gpt"), spec=on(second))
+    released(fleet, pods, "second", bucket.uri("gpt"), content)
+    assert fleet.s3_proxy is not None
+    assert fleet.s3_proxy.bytes_served(bucket.name) == 2 * sum(SIZES)
+    for node in (first, third):
+        fleet.agents[node].start()
+        true(lambda node=node: fleet.agents[node].running, "the agent is back")
