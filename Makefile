@@ -16,7 +16,7 @@ STAMP := $(VENV)/.content
 NODE_SERVERS := kubelet containerd containerd-shim-runc-v2 ctr
 LOCK_PART := --constraint requirements.lock --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --universal --python-version 3.11
 
-.PHONY: help setup servers format check test test-node test-large test-long soak docs demo stack bench bench-release bench-engine bench-store bench-reconcile bench-observing bench-fleet simulate-fleet scale image wheels chart rbac lock
+.PHONY: help setup servers format check test test-again test-node test-large test-long soak docs demo stack bench bench-release bench-engine bench-store bench-reconcile bench-observing bench-fleet simulate-fleet scale image wheels chart rbac lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +60,9 @@ check: setup ## format, lint, types, import direction, structure and the fast te
 
 test: setup servers ## every test, against the real servers, in two processes (WORKERS=0: in one; SELECT='-k words': some of them)
 	$(BIN)/pytest -n $(WORKERS) --durations=30 $(SELECT) tests
+
+test-again: setup ## the few tests that failed in the make test before, in one process; CI does this before it says no
+	@$(RUN) -m tests.again
 
 test-node: setup servers ## operator and agent as Pods on a real kubelet and containerd, as root (part of make test where kubelet and containerd are built)
 	@$(RUN) -m tools.servers --quiet $(NODE_SERVERS)

@@ -14,6 +14,11 @@ import pytest
 
 from tests.logs import LOGS
 
+PATH = LOGS / "run.log"
+FAILED = "FAILED  "
+EXIT_STATUS = "exit status "
+"""Last line of a run that was not cut off."""
+
 
 class RunLog:
     def __init__(self, file: IO[str]) -> None:
@@ -28,7 +33,7 @@ class RunLog:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._seconds[report.nodeid] += report.duration
         if report.failed:
-            self._write(f"FAILED  {report.nodeid}")
+            self._write(f"{FAILED}{report.nodeid}")
         if report.when == "teardown":
             folder = report.nodeid.partition("::")[0].rpartition("/")[0]
             took = self._seconds.pop(report.nodeid)
@@ -36,6 +41,9 @@ class RunLog:
             self.tests_by_folder[folder] += 1
             worker = getattr(report, "worker_id", "alone")
             self._write(f"ends    {report.nodeid}, {took:.1f} s, {worker}")
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self._write(f"{EXIT_STATUS}{int(exitstatus)}")
 
     def _write(self, what: str) -> None:
         self._file.write(f"{time.strftime('%H:%M:%S')} {what}\n")
@@ -51,8 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly:
         return  # the process that hands out the work hears of every test
     LOGS.mkdir(parents=True, exist_ok=True)
-    path = LOGS / "run.log"
-    path.unlink(missing_ok=True)  # another run may be writing to it still
-    file = path.open("w")
+    PATH.unlink(missing_ok=True)  # another run may be writing to it still
+    file = PATH.open("w")
     config.add_cleanup(file.close)
     config.pluginmanager.register(RunLog(file), "run-log")
