@@ -89,7 +89,7 @@ def is_ready(document: api.Document) -> bool:
 
 
 def is_closed(document: api.Document) -> bool:
-    """Whether somebody cordoned or tainted the node; the taints that Kubernetes itself sets come and go by themselves."""
+    """Whether somebody cordoned or tainted the node. Taints of Kubernetes itself do not count."""
     spec = document["spec"]
     foreign = [taint for taint in spec.get("taints", []) if not taint["key"].startswith("node.kubernetes.io/")]
     return bool(spec.get("unschedulable")) or foreign != [TAINT]
