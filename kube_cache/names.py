@@ -46,6 +46,9 @@ ON_STUCK_ANNOTATION = f"{DOMAIN}/on-stuck"
 """What happens when the scheduler finds no place for the released Pod: say so, or evict it for a fresh one where a
 controller owns it.
 Values: `keep` (default), `evict`."""
+NEIGHBOURS_ANNOTATION = f"{DOMAIN}/neighbours"
+"""Whether a download for this Pod may take bytes from other nodes, in a cluster where nodes feed each other. Of the
+Pods that wait for one download, one that forbids it decides. Values: `allow` (default), `forbid`."""
 
 # Names that we write on a Pod; the string below each is its row in docs/annotations.md, too.
 CONDITION = f"{DOMAIN}/DatasetReady"

@@ -310,18 +310,23 @@ class DatasetOnNode:
     def snapshot_lost(self, lost: SnapshotLost) -> None:
         state = self._state
         state.ready = False
-        running = {consumer.workflow_id: consumer for consumer in lost.consumers}
+        running = {consumer.workflow_id: self._as_known(consumer) for consumer in lost.consumers}
         if lost.disk_is_gone:
             self._state = DatasetState(consumers=running)
             self._replacing_cache_id = lost.cache_id if running else ""
         else:
-            # Pods mount the snapshot: download what is missing again, for all of them. A receipt names no attempt.
+            # Pods mount the snapshot: download what is missing again, for all of them.
             for name, consumer in running.items():
                 known = state.consumers.get(name, consumer)
                 state.consumers[name] = replace(consumer, attempt=known.attempt)
             new = [name for name in state.consumers if name not in state.waiting]
             state.repairing += new
             state.waiting += new
+
+    def _as_known(self, consumer: Consumer) -> Consumer:
+        """Add to a Pod of a receipt, which names no option, what a join told."""
+        known = self._state.consumers.get(consumer.workflow_id, consumer)
+        return replace(consumer, forbids_neighbours=known.forbids_neighbours)
 
     @workflow.update(description="Remove it from the disk. Refused while a Pod waits for it or uses it.")
     async def evict(self) -> EvictResult:

@@ -9,6 +9,7 @@ fetch elsewhere, and then given up.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from temporalio import workflow
@@ -78,9 +79,14 @@ async def fetch(inp: DatasetOnNodeInput, state: DatasetState, priority: int, att
 
 
 def _first_waiting(state: DatasetState) -> Consumer | None:
-    """Return the Pod that has waited longest for an answer; a Pod under repair awaits none."""
-    waiting = (name for name in state.waiting if name not in state.repairing)
-    return next((state.consumers[name] for name in waiting), None)
+    """Return the Pod that has waited longest for an answer; a Pod under repair awaits none.
+
+    One Pod that forbids neighbours decides for all that wait: it relies on its word, the others lose only time.
+    """
+    first = next((state.consumers[name] for name in state.waiting if name not in state.repairing), None)
+    if first is not None and any(state.consumers[name].forbids_neighbours for name in state.waiting):
+        return replace(first, peer_token="")
+    return first
 
 
 def patience_s(policy: Policy, done_bytes: int) -> float:

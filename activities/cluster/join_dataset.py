@@ -54,7 +54,8 @@ class JoinDataset:
         consumer = arg.consumer
         if not arg.leave:
             # The dataset was resolved with the rights of the Pod, which are all that the token passes on to its node.
-            token = "" if consumer.hit else self._grant(dataset.snapshot, dataset.node)
+            needs_none = consumer.hit or consumer.forbids_neighbours
+            token = "" if needs_none else self._grant(dataset.snapshot, dataset.node)
             consumer = replace(consumer, policy=self._policy or dataset.policy, peer_token=token)
         await self._client.start_workflow(
             names.DATASET_ON_NODE,

@@ -65,6 +65,7 @@ class PodView:
     group: str = ""
     group_size: str = ""
     on_stuck: str = ""
+    neighbours: str = ""
     requirements: str = ""
     """Fingerprint of what the gated Pod requires of its node (kube_cache.kube.requirements); empty = unknown."""
     deleting: bool = False
@@ -168,3 +169,5 @@ class Consumer:
     """Only in the signal: the operator's settings of today, for an entity that may be months old."""
     peer_token: str = ""
     """Token of the operator with which the node may read the snapshot from its neighbours; empty = it may not."""
+    forbids_neighbours: bool = False
+    """The Pod's owner wants every byte from the origin: no token is made for it."""

@@ -166,6 +166,7 @@ def pod_view(pod: Json, cache_root: str) -> PodView:
         group=written.get(names.GROUP_ANNOTATION, ""),
         group_size=written.get(names.GROUP_SIZE_ANNOTATION, ""),
         on_stuck=written.get(names.ON_STUCK_ANNOTATION, ""),
+        neighbours=written.get(names.NEIGHBOURS_ANNOTATION, ""),
         requirements=requirements.fingerprint(pod) if gated else "",
         deleting="deletionTimestamp" in pod["metadata"],
         unsafe_mount=verdict.unsafe,

@@ -48,6 +48,13 @@ async def test_a_node_is_granted_the_snapshot_that_it_is_to_download(hit: bool, 
     assert (await consumer_after(arg)).peer_token == token
 
 
+async def test_a_pod_that_forbids_neighbours_is_granted_nothing() -> None:
+    consumer = Consumer("warm/ml/one/uid", POD, forbids_neighbours=True)
+    sent = await consumer_after(JoinInput(DatasetOnNodeInput("gpu-1", "disk-1", SNAPSHOT), consumer))
+    assert sent.peer_token == ""
+    assert sent.forbids_neighbours
+
+
 async def test_without_a_key_nothing_is_granted() -> None:
     client: Any = Signals()
     arg = JoinInput(DatasetOnNodeInput("gpu-1", "disk-1", SNAPSHOT), Consumer("warm/ml/one/uid", POD))

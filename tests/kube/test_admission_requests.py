@@ -130,6 +130,7 @@ OPTIONS = {
     "verify": (["", "quick", "full"], ["hard"]),
     "require": (["", "checksum"], ["md5"]),
     "on_stuck": (["", "keep", "evict"], ["delete"]),
+    "neighbours": (["", "allow", "forbid"], ["off", "Forbid"]),
 }
 
 

@@ -14,6 +14,9 @@ from workflows.warm_pod import options
     [
         pytest.param(PodView(on_timeout="maybe"), "keep or release", id="on-timeout"),
         pytest.param(PodView(verify="hard"), "quick or full", id="verify"),
+        pytest.param(
+            PodView(neighbours="off"), "neighbours: 'off' is not an option; write allow or forbid", id="peers"
+        ),
         pytest.param(PodView(max_gate_time="x"), "max-gate-time", id="max-gate-time"),
         pytest.param(PodView(priority="x"), "priority", id="priority"),
     ],

@@ -280,7 +280,14 @@ class NodeData:
             # The agent is gone; the pins that it made, if any, go with the Pod (reconcile).
 
     def _join_input(self, disk: _Disk, snapshot: Snapshot, attempt: int) -> JoinInput:
-        consumer = Consumer(self._workflow_id, self._pod, options.priority(self._requests.view), attempt=attempt)
+        view = self._requests.view
+        consumer = Consumer(
+            self._workflow_id,
+            self._pod,
+            options.priority(view),
+            attempt=attempt,
+            forbids_neighbours=options.forbids_neighbours(view),
+        )
         return JoinInput(DatasetOnNodeInput(*disk, snapshot, self._policy), consumer)
 
 

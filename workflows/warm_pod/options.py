@@ -19,6 +19,7 @@ _CHOICES = {
     "verify": (names.VERIFY_ANNOTATION, ("quick", "full")),
     "on_stuck": (names.ON_STUCK_ANNOTATION, ("keep", "evict")),
     "require": (names.REQUIRE_ANNOTATION, ("checksum",)),
+    "neighbours": (names.NEIGHBOURS_ANNOTATION, ("allow", "forbid")),
 }
 
 
@@ -117,6 +118,11 @@ def verifies_fully(view: PodView) -> bool:
 def evicts_stuck(view: PodView) -> bool:
     """Whether the Pod is evicted when it was released and the scheduler finds no place for it."""
     return view.on_stuck == "evict"
+
+
+def forbids_neighbours(view: PodView) -> bool:
+    """Whether a download for the Pod takes every byte from the origin."""
+    return view.neighbours == "forbid"
 
 
 def releases_on_timeout(view: PodView) -> bool:

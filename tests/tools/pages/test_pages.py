@@ -22,6 +22,7 @@ WORDS = {
     names.VERIFY_ANNOTATION: "verify",
     names.REQUIRE_ANNOTATION: "require",
     names.ON_STUCK_ANNOTATION: "on_stuck",
+    names.NEIGHBOURS_ANNOTATION: "neighbours",
 }
 
 
