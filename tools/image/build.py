@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from tools import caches
 from tools.image import chroot, dockerfile, machine, oci
 from tools.image.chroot import Chroot
 from tools.image.dockerfile import Copy, Run, Stage
@@ -86,7 +87,7 @@ def build(
         steps.append(step)
         tell(step)
 
-    with _locked(_cache()) as cache:
+    with _locked(caches.folder("image", "KUBE_CACHE_IMAGES")) as cache:
         stage, keys = _run_stage(first, cache, fresh=fresh, mirror=mirror, again=again, done=done)
         layers = []
         for step in last.steps:
@@ -218,12 +219,6 @@ def _commit_time() -> int:
 
 def _revision() -> str:
     return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain") else "")
-
-
-def _cache() -> Path:
-    if explicit := os.environ.get("KUBE_CACHE_IMAGES"):
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kube-cache" / "image"
 
 
 @contextmanager

@@ -50,8 +50,12 @@ def layer(name: str, root: Path) -> Layer:
                     tar.addfile(entry, file)
             else:
                 tar.addfile(entry)
-    content = raw.getvalue()
-    return Layer(name, gzip.compress(content, _LEVEL, mtime=0), _digest(content), unpacked)
+    return packed(name, raw.getvalue(), unpacked)
+
+
+def packed(name: str, content: bytes, unpacked: int, level: int = _LEVEL) -> Layer:
+    """Return the layer of a tar. unpacked: bytes of its files. level: of gzip; 0 for what is read once."""
+    return Layer(name, gzip.compress(content, level, mtime=0), _digest(content), unpacked)
 
 
 def archive(
@@ -72,7 +76,7 @@ def archive(
         "os": "linux",
         "config": dict(settings),
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
-        "history": [{"created": created, "created_by": f"deploy/image/{layer.name}.sh"} for layer in layers],
+        "history": [{"created": created, "created_by": layer.name} for layer in layers],
     }
     manifest = {
         "schemaVersion": 2,

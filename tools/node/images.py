@@ -6,22 +6,21 @@ user's image, Temporal. Each holds a static binary and what it needs, so that th
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from tools.image import oci
 from tools.image.machine import architecture
 
 PAUSE = "registry.k8s.io/pause:3.10.1"
 # A shell as process 1 hears SIGTERM only if it says so.
 _PAUSE = ["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done"]
+_CREATED = "1980-01-01T00:00:00Z"
 _FOLDERS = ("tmp", "etc", "dev", "proc", "sys", "root", "bin")
 _USERS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 
@@ -36,45 +35,22 @@ class Image:
 
     def write(self, path: Path) -> Path:
         """Write the archive. Raises FileNotFoundError where this machine lacks a program."""
-        layer = self._layer()
-        blobs: dict[str, bytes] = {}
-
-        def blob(data: bytes, kind: str) -> dict[str, Any]:
-            digest = hashlib.sha256(data).hexdigest()
-            blobs[digest] = data
-            return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
-
-        config = {
-            "architecture": architecture(),
-            "os": "linux",
-            "config": {
-                "Entrypoint": list(self.entrypoint),
-                "Cmd": list(self.command),
-                "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-            },
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+        settings = {
+            "Entrypoint": list(self.entrypoint),
+            "Cmd": list(self.command),
+            "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
         }
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": blob(json.dumps(config).encode(), "config.v1+json"),
-            "layers": [blob(layer, "layer.v1.tar")],
-        }
-        described = blob(json.dumps(manifest).encode(), "manifest.v1+json")
-        described["annotations"] = {"io.containerd.image.name": _qualified(self.name)}
-        index = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
-            "manifests": [described],
-        }
-        with tarfile.open(path, "w") as archive:
-            _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
-            _add(archive, "index.json", json.dumps(index).encode())
-            for digest, data in blobs.items():
-                _add(archive, f"blobs/sha256/{digest}", data)
+        content, _ = oci.archive(
+            [self._layer()],
+            settings,
+            architecture=architecture(),
+            created=_CREATED,
+            reference=_qualified(self.name),
+        )
+        path.write_bytes(content)
         return path
 
-    def _layer(self) -> bytes:
+    def _layer(self) -> oci.Layer:
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w") as layer:
             for folder in _FOLDERS:
@@ -89,7 +65,7 @@ class Image:
                     entry = tarfile.TarInfo(f"bin/{applet}")
                     entry.type, entry.linkname, entry.mode = tarfile.SYMTYPE, "busybox", 0o777
                     layer.addfile(entry)
-        return out.getvalue()
+        return oci.packed("files", out.getvalue(), sum(path.stat().st_size for path in self.files.values()), level=0)
 
 
 def busybox(name: str, entrypoint: Sequence[str] = (), command: Sequence[str] = ("/bin/sh",)) -> Image:

@@ -16,6 +16,7 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
+from tools import caches
 from tools.servers.pins import WRAPPERS, Pin
 
 GO_ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-trimpath -buildvcs=false"}
@@ -25,9 +26,7 @@ _VERSION = re.compile(r"\bv?(\d+)\.(\d+)\.(\d+)(?![\d.])([-+.\w]*)")
 
 
 def root() -> Path:
-    if explicit := os.environ.get("KUBE_CACHE_SERVERS"):
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kube-cache" / "servers"
+    return caches.folder("servers", "KUBE_CACHE_SERVERS")
 
 
 def source_key(pin: Pin) -> str:
