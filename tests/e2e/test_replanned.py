@@ -189,7 +189,7 @@ def without_scheduler(stack: Stack) -> Iterator[None]:
     try:
         yield
     finally:
-        stack.cluster.repair()
+        stack.cluster.control_plane.start_scheduler()
 
 
 def test_a_stuck_pod_of_a_deployment_is_evicted_where_it_asks_for_it_and_a_bare_pod_never(
