@@ -16,7 +16,7 @@ STAMP := $(VENV)/.content
 NODE_SERVERS := kubelet containerd containerd-shim-runc-v2 ctr
 LOCK_PART := --constraint requirements.lock --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --universal --python-version 3.11
 
-.PHONY: help setup servers format check test test-again test-node test-large test-long soak docs demo stack bench bench-release bench-engine bench-store bench-reconcile bench-observing bench-fleet simulate-fleet scale image wheels chart rbac lock
+.PHONY: help setup servers format check test test-again test-node test-large test-long soak docs demo stack bench bench-release bench-engine bench-store bench-reconcile bench-predict bench-observing bench-fleet simulate-fleet scale image wheels chart rbac lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -109,6 +109,9 @@ bench-fleet: setup ## one dataset on 2 to 32 nodes at once, in network namespace
 
 bench-reconcile: setup servers ## a reconcile of 100, 1,000 and 5,000 nodes
 	@$(RUN) -m tests.bench.reconcile
+
+bench-predict: setup ## backtests of the forecast against simple policies; SERIES=file.csv LEAD=1800 replays a file of timestamp,value as well (PER_COPY=1: its values for each copy; ZONE=UTC)
+	@$(RUN) -m tests.bench.predict $(if $(SERIES),--series $(SERIES)) $(if $(LEAD),--lead $(LEAD)) $(if $(PER_COPY),--per-copy $(PER_COPY)) $(if $(ZONE),--zone $(ZONE))
 
 scale: setup servers ## 5,000 nodes, 20,000 Pods, bursts of 2,000 hits, 10,000 Pods that wait for GPUs (SCALE_NODES, SCALE_PODS, SCALE_GATED, SCALE_WAITING …; some 30 min)
 	@$(RUN) -m tests.bench.scale
