@@ -16,7 +16,7 @@ import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from kube_cache.errors import Cancelled, KubeCacheError, NoRoomYet
+from kube_cache.errors import Cancelled, KubeCacheError, NoRoomYet, PrefetchYielded
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,8 +50,9 @@ def _application_error(error: KubeCacheError) -> Exception:
     if isinstance(error, Cancelled):
         return CancelledError(error.message)
     info = activity.info()
-    # A Pod that waits for disk space asks every few seconds, and its condition says why.
-    log = _log.debug if isinstance(error, NoRoomYet) else _log.warning
+    # A Pod that waits for disk space asks every few seconds, and its condition says why. A prefetch that yields does so
+    # each few seconds by design.
+    log = _log.debug if isinstance(error, NoRoomYet | PrefetchYielded) else _log.warning
     log(
         "activity failed",
         attempt=info.attempt,

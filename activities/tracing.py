@@ -46,7 +46,7 @@ class _Tracer(ActivityInboundInterceptor):
 def _parent(given: ExecuteActivityInput) -> Place | None:
     arg = given.args[0] if given.args else None
     if isinstance(arg, StreamInput):
-        if arg.consumer is not None:
+        if arg.consumer is not None and not arg.consumer.prefetch:
             return spans.step_place(arg.consumer.pod.uid, Stage.STREAM, str(arg.consumer.attempt))
         return _own_trace()
     header = given.headers.get(names.SPAN_HEADER)

@@ -22,6 +22,7 @@ from activities.log_context import LogContext
 from activities.metering import Metering
 from activities.node.disk import DiskActivities
 from activities.node.ping import ping
+from activities.node.prefetched import PrefetchedActivities
 from activities.node.recent_work import RecentWork
 from activities.node.store_command import RunStoreCommand
 from activities.node.stream_dataset import StreamDataset, alone
@@ -85,6 +86,7 @@ async def _serve(
     engine = Engine(settings.engine, origins)
     exposition.before_scrape.append(EngineMeter(engine).update)
     disk = DiskActivities(store)
+    prefetched = PrefetchedActivities(store)
     peers = PeerNode(settings.agent.node, settings.peers, object_id, store.objects) if settings.peers.enabled else None
     stream = StreamDataset(
         store,
@@ -114,6 +116,8 @@ async def _serve(
             disk.unpin,
             disk.evict,
             disk.reconcile_disk,
+            prefetched.hold_prefetched,
+            prefetched.release_prefetched,
             RunStoreCommand(store, found_damage).run_store_command,
             # Operators from before the queue of downloads schedule them here.
             stream.stream_dataset,

@@ -15,6 +15,7 @@ from activities.cluster.join_dataset import JoinDataset
 from activities.cluster.move_receipt import MoveReceipt
 from activities.cluster.patch_gate import PatchGate
 from activities.cluster.peer_grants import granter
+from activities.cluster.plan_prefetch import PlanPrefetch
 from activities.cluster.read_pod import ReadPod
 from activities.cluster.reconcile import ReconcileActivities
 from activities.cluster.report_phase import ReportPhase
@@ -37,6 +38,7 @@ from kube_cache.settings import OperatorSettings, Settings
 from kube_cache.telemetry import spans
 from workflows.dataset_on_node import DatasetOnNode
 from workflows.pod_group import PodGroup
+from workflows.prefetch import Prefetch
 from workflows.reconcile import Reconcile
 from workflows.reconcile_request import ReconcileRequest
 from workflows.reconcile_shard import ReconcileShard
@@ -102,7 +104,16 @@ def new_worker(
     return Worker(
         client,
         task_queue=names.OPERATOR_QUEUE,
-        workflows=[WarmPod, DatasetOnNode, PodGroup, Reconcile, ReconcileShard, ReconcileRequest, StoreCommand],
+        workflows=[
+            WarmPod,
+            DatasetOnNode,
+            PodGroup,
+            Reconcile,
+            ReconcileShard,
+            ReconcileRequest,
+            StoreCommand,
+            Prefetch,
+        ],
         activities=[
             ResolveDataset(Origins(settings.origin, process="operator"), kube).resolve_dataset,
             seat.create_seat,
@@ -126,6 +137,7 @@ def new_worker(
             reconcile.survey_cluster,
             reconcile.plan_shard,
             reconcile.settle_node,
+            PlanPrefetch(client, get_nodes, parse_selector(settings.operator.node_selector)).plan_prefetch,
             TellWorkflows(kube, client, surveys, seat_namespace=settings.operator.namespace).tell_workflows,
         ],
         activity_executor=ThreadPoolExecutor(

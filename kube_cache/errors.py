@@ -92,6 +92,10 @@ class TransferStalled(SourceUnavailable):
     """A connection delivered nothing for longer than the stall timeout."""
 
 
+class PrefetchYielded(KubeCacheError):
+    """A prefetch stopped because a Pod waits for other data on its node; what was fetched is kept."""
+
+
 class Cancelled(KubeCacheError):
     """The caller asked to stop. Bytes that were verified are kept."""
 

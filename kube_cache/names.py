@@ -97,6 +97,7 @@ RECONCILE_REQUEST = "ReconcileRequest"
 FORMER_RECONCILE = "Reconcile"  # of older builds: its open run is ended, since this build cannot replay it
 POD_GROUP = "PodGroup"
 STORE_COMMAND = "StoreCommand"
+PREFETCH = "Prefetch"
 RECONCILE_SCHEDULE = "kube-cache-reconcile"
 CLUSTER_SCHEDULE = "kube-cache-cluster"  # never fires: its memo names the Kubernetes cluster of the namespace
 # Generation of `WarmPod`: an open workflow of another generation is not replayed but replaced by a new run.
@@ -124,6 +125,7 @@ SURVEY_CLUSTER = "survey_cluster"
 TELL_WORKFLOWS = "tell_workflows"
 PLAN_SHARD = "plan_shard"
 SETTLE_NODE = "settle_node"
+PLAN_PREFETCH = "plan_prefetch"
 
 # Activities on a node's queue.
 CHECK_DISK = "check_disk"
@@ -134,6 +136,8 @@ RECONCILE_DISK = "reconcile_disk"
 AWAIT_DISK = "await_disk"
 PING = "ping"
 RUN_STORE_COMMAND = "run_store_command"
+HOLD_PREFETCHED = "hold_prefetched"
+RELEASE_PREFETCHED = "release_prefetched"
 
 # On a node's disk: the link of a dataset to its newest snapshot, which Pods mount. No prefix may hold such a folder.
 CURRENT_LINK = "@current"
@@ -142,6 +146,7 @@ _WARM_POD_PREFIX = "warm"
 _DATASET_ON_NODE_PREFIX = "dataset"
 _POD_GROUP_PREFIX = "group"
 _RECONCILE_REQUEST_PREFIX = "reconcile-request"
+_PREFETCH_PREFIX = "prefetch"
 
 
 def node_queue(node: str) -> str:
@@ -223,6 +228,19 @@ def parse_reconcile_request_id(workflow_id: str) -> str:
 def store_command_id(node: str, verb: str, unique: str) -> str:
     """One workflow per command that a person types. Nobody parses this id."""
     return f"store/{node}/{verb}/{unique}"
+
+
+def prefetch_id(namespace: str, name: str) -> str:
+    """One workflow per prefetch. It is the owner of what the prefetch keeps on the disks, too."""
+    return f"{_PREFETCH_PREFIX}/{namespace}/{name}"
+
+
+def parse_prefetch_id(workflow_id: str) -> tuple[str, str]:
+    """Return namespace and name. Raises ValueError for the id of another workflow."""
+    parts = workflow_id.split("/")
+    if len(parts) != 3 or parts[0] != _PREFETCH_PREFIX:
+        raise ValueError(f"{workflow_id!r} is not a workflow id of the form {_PREFETCH_PREFIX}/…/…")
+    return parts[1], parts[2]
 
 
 def seat_name(pod_uid: str, number: int) -> str:

@@ -16,11 +16,13 @@ from typing import TypeVar
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import FailureError
+from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import names
     from kube_cache.contracts.group import FindGroupInput, FindGroupResult, JoinGroupInput
     from kube_cache.contracts.node import JoinInput
+    from kube_cache.contracts.prefetch import PlanPrefetchInput, PrefetchPlan
     from kube_cache.contracts.reconcile import (
         SettleInput,
         SettleResult,
@@ -193,6 +195,33 @@ async def plan_shard(arg: ShardInput) -> ShardPlan:
 
 async def settle_node(arg: SettleInput) -> SettleResult:
     return await _reconcile_call(names.SETTLE_NODE, arg, SettleResult, summary=arg.node)
+
+
+async def join_for_prefetch(arg: JoinInput) -> None:
+    """As `join_dataset`, but visible, and without a local activity: people ask a prefetch for its status all the time.
+
+    Not ended before it is done, so that what comes after it is not overtaken.
+    """
+    await workflow.execute_activity(
+        names.JOIN_DATASET,
+        arg,
+        result_type=NoneType,
+        start_to_close_timeout=SHORT_TIMEOUT,
+        retry_policy=_LONG,
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=arg.dataset.node,
+    )
+
+
+async def plan_prefetch(arg: PlanPrefetchInput) -> PrefetchPlan:
+    return await _normal(
+        names.PLAN_PREFETCH,
+        arg,
+        PrefetchPlan,
+        within=None,
+        heartbeat_timeout=timedelta(seconds=15),
+        attempt_timeout=timedelta(minutes=2),
+    )
 
 
 async def _reconcile_call(name: str, arg: object, result: type[R], *, summary: str | None = None) -> R:

@@ -1,9 +1,9 @@
 """`DatasetOnNode`: one entity per snapshot and disk. It downloads once for all Pods, and is the inventory.
 
-Pods join by signal-with-start, which Temporal makes atomic, and leave by signal. The entity counts its consumers, runs
-at most one `stream_dataset` at a time, and answers the Pods that wait. It stays open while the data is on the disk, so
-that the search attributes tell which nodes hold what. It never judges what is on the disk: a Pod that joins a snapshot
-thought to be ready makes the agent check again, because the disk is the truth.
+Pods and prefetches join by signal-with-start, which Temporal makes atomic, and leave by signal. The entity counts its
+consumers, runs at most one `stream_dataset` at a time, and answers those that wait. It stays open while the data is on
+the disk, so that the search attributes tell which nodes hold what. It never judges what is on the disk: a Pod that
+joins a snapshot thought to be ready makes the agent check again, because the disk is the truth.
 
 A snapshot that was lost or damaged under running Pods is repaired: downloaded again while the Pods keep their pins. A
 repair that fails is asked for again by the reconcile. Continue-as-new carries `DatasetState` whole, also in the middle
@@ -35,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
         StreamResult,
         UnpinInput,
     )
+    from kube_cache.contracts.prefetch import PREFETCH_PRIORITY
     from kube_cache.contracts.warm_pod import DatasetFailed, DatasetReady
     from kube_cache.units import format_bytes
     from workflows import cluster_calls, node_calls, node_stream
@@ -134,6 +135,8 @@ class DatasetOnNode:
         try:
             await workflow.wait_condition(lambda: activity.done() or self._should_stop())
             while not activity.done() and not self._must_stop():
+                if self._streaming_priority == PREFETCH_PRIORITY:
+                    break
                 # Nobody waits any more. Linger: a Pod that is deleted is often created again at once.
                 linger = timedelta(seconds=self._inp.policy.linger_s)
                 try:
@@ -162,6 +165,8 @@ class DatasetOnNode:
             or self._cancel_requested
             or self._highest_priority() > self._streaming_priority
             or self._must_continue_as_new()
+            # Of the Pods that joined a prefetch the last is gone: it goes on, but behind the Pods of other data.
+            or (node_stream.is_spare(self._state) and self._streaming_priority != PREFETCH_PRIORITY)
         )
 
     def _highest_priority(self) -> int:
@@ -172,8 +177,13 @@ class DatasetOnNode:
     async def _succeed(self, result: StreamResult) -> None:
         self._state.ready, self._state.error, self._state.done_bytes = True, None, 0
         waiting = self._take_waiting()
+        for consumer in waiting:
+            if consumer.prefetch:  # it uses nothing; what it keeps is marked on the disk
+                del self._state.consumers[consumer.workflow_id]
         self._set_phase(Phase.READY, result)
-        ready = DatasetReady(result.digest, result.fetched_bytes, result.seconds, result.verified, result.span)
+        ready = DatasetReady(
+            result.digest, result.fetched_bytes, result.seconds, result.verified, result.span, self._inp.node
+        )
         await asyncio.gather(*(self._answer(consumer, "dataset_ready", ready) for consumer in waiting))
 
     async def _fail(self, error: ErrorInfo) -> None:
@@ -181,10 +191,12 @@ class DatasetOnNode:
         waiting = self._take_waiting()
         for consumer in waiting:
             del self._state.consumers[consumer.workflow_id]
-            if error.type != AGENT_LOST:  # else nobody would do it: the reconcile does when the agent is back
+            if (
+                error.type != AGENT_LOST and not consumer.prefetch
+            ):  # else nobody would do it: the reconcile does when the agent is back
                 self._unpin_later(consumer)
         self._set_phase(Phase.AWAITING_OPERATOR)
-        failed = DatasetFailed(self._inp.snapshot.digest, error)
+        failed = DatasetFailed(self._inp.snapshot.digest, error, self._inp.node)
         await asyncio.gather(*(self._answer(consumer, "dataset_failed", failed) for consumer in waiting))
 
     def _take_waiting(self) -> list[Consumer]:
@@ -263,6 +275,11 @@ class DatasetOnNode:
         if self._is_outdated(consumer):
             return
         self._forget(consumer.workflow_id)
+        if consumer.prefetch and consumer.hit:  # it uses nothing: the inventory learns what is on the disk
+            if not self._state.waiting:
+                self._state.ready, self._state.error = True, None
+                self._set_phase(Phase.READY)
+            return
         self._state.consumers[consumer.workflow_id] = consumer
         if consumer.hit:
             self._state.ready = True
@@ -273,7 +290,8 @@ class DatasetOnNode:
     def leave(self, consumer: Consumer) -> None:
         if not self._is_outdated(consumer):
             self._forget(consumer.workflow_id)
-            self._unpin_later(consumer)
+            if not consumer.prefetch:
+                self._unpin_later(consumer)
 
     def _is_outdated(self, consumer: Consumer) -> bool:
         """Whether the signal was overtaken by one of the Pod's later placement on this disk."""

@@ -32,6 +32,7 @@ with workflow.unsafe.imports_passed_through():
         StreamResult,
         UnpinInput,
     )
+    from kube_cache.contracts.prefetch import HoldPrefetchedInput, HoldPrefetchedResult, ReleasePrefetchedInput
     from kube_cache.contracts.reconcile import ReconcileDiskInput, ReconcileDiskResult
     from kube_cache.units import cut
     from workflows.heed_cancel import heed_cancel
@@ -169,6 +170,15 @@ async def run_store_command(request: StoreRequest) -> StoreResponse:
 
 async def unpin(node: str, arg: UnpinInput) -> None:
     await _start(names.UNPIN, node, arg, NoneType, attempt_timeout=timedelta(seconds=10))
+
+
+async def hold_prefetched(node: str, arg: HoldPrefetchedInput) -> HoldPrefetchedResult:
+    # A check stats every file of the snapshots.
+    return await _start(names.HOLD_PREFETCHED, node, arg, HoldPrefetchedResult, attempt_timeout=timedelta(minutes=1))
+
+
+async def release_prefetched(node: str, arg: ReleasePrefetchedInput) -> None:
+    await _start(names.RELEASE_PREFETCHED, node, arg, NoneType, attempt_timeout=timedelta(seconds=10))
 
 
 async def evict(node: str, arg: EvictInput) -> EvictResult:

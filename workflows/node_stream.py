@@ -49,7 +49,16 @@ async def fetch(inp: DatasetOnNodeInput, state: DatasetState, priority: int, att
     queue = names.node_stream_queue(inp.node)
     times_busy = 0
     while True:
-        arg = StreamInput(inp.cache_id, inp.snapshot, priority, state.done_bytes, _first_waiting(state))
+        spare = is_spare(state)
+        arg = StreamInput(
+            inp.cache_id,
+            inp.snapshot,
+            priority,
+            state.done_bytes,
+            _first_waiting(state),
+            spare,
+            _max_bytes_per_s(state) if spare else 0,
+        )
         schedule_to_start_s = inp.policy.stream_schedule_to_start_s * _DOWNLOAD_SHARE * 2.0**times_busy
         try:
             result: StreamResult = await attend(
@@ -78,12 +87,24 @@ async def fetch(inp: DatasetOnNodeInput, state: DatasetState, priority: int, att
             queue = names.node_queue(inp.node)
 
 
+def is_spare(state: DatasetState) -> bool:
+    """Whether prefetches wait for the snapshot, and no Pod."""
+    return bool(state.waiting) and all(state.consumers[name].prefetch for name in state.waiting)
+
+
+def _max_bytes_per_s(state: DatasetState) -> int:
+    """Return the largest budget of the prefetches that wait; 0 = one of them has no limit."""
+    budgets = [state.consumers[name].max_bytes_per_s for name in state.waiting]
+    return max(budgets) if all(budgets) else 0
+
+
 def _first_waiting(state: DatasetState) -> Consumer | None:
-    """Return the Pod that has waited longest for an answer; a Pod under repair awaits none.
+    """Return the Pod that has waited longest for an answer, else a prefetch; a Pod under repair awaits none.
 
     One Pod that forbids neighbours decides for all that wait: it relies on its word, the others lose only time.
     """
-    first = next((state.consumers[name] for name in state.waiting if name not in state.repairing), None)
+    waiting = [state.consumers[name] for name in state.waiting if name not in state.repairing]
+    first = next((consumer for consumer in waiting if not consumer.prefetch), waiting[0] if waiting else None)
     if first is not None and any(state.consumers[name].forbids_neighbours for name in state.waiting):
         return replace(first, peer_token="")
     return first

@@ -29,7 +29,8 @@ async def let_go(client: Client, entity: str, is_gone: Callable[[str], bool]) ->
         if executions.is_missing(error):
             return 0
         raise
-    gone = [consumer for consumer in status.consumers if is_gone(consumer.pod.uid)]
+    # A prefetch is no Pod that could be gone.
+    gone = [consumer for consumer in status.consumers if not consumer.prefetch and is_gone(consumer.pod.uid)]
     for consumer in gone:
         await executions.signal_if_running(client, entity, "leave", consumer)
     return len(gone)

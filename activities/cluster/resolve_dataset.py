@@ -43,7 +43,7 @@ class ResolveDataset:
             return ResolveResult([self._resolve(uri) for uri in uris])
         except KubeCacheError as error:
             if (
-                error.retryable
+                error.retryable and arg.pod.name  # a prefetch has no Pod
             ):  # Temporal tells the workflow nothing of an attempt that it retries, so the Pod is told here
                 message = f"{type(error).__name__}: {error.message}; trying again (attempt {activity.info().attempt})"
                 conditions.set_while_gated(self._kube, arg.pod, reason=str(Phase.RESOLVING), message=message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ import structlog
 from temporalio import activity
 
 from activities.failures import as_application_errors
+from activities.node.lanes import Lanes, yielded
 from activities.node.recent_work import RecentWork
 from activities.node.stopping import retried_when_draining, should_stop
 from kube_cache import names
@@ -69,6 +70,7 @@ class StreamDataset:
         # Limits downloads, which the worker's slots do not: a queued activity holds a slot, so that it can send
         # heartbeats.
         self._turns = threading.Semaphore(concurrent_downloads)
+        self._lanes = Lanes()
         self._recent_work = recent_work
         self._join = join
 
@@ -81,7 +83,8 @@ class StreamDataset:
         resumed. Two runs at once never write one file; the second waits for the first.
 
         Raises NodeUnsuitable (another disk), SourceChanged, InsufficientDisk, ChecksumMismatch, AccessDenied,
-        DatasetNotFound, SourceUnavailable, DiskFault, and PersistentDiskFault from the third attempt on.
+        DatasetNotFound, SourceUnavailable, DiskFault, PersistentDiskFault from the third attempt on, and of a prefetch
+        PrefetchYielded.
         """
         if arg.cache_id != self._store.cache_id:
             raise NodeUnsuitable(
@@ -90,13 +93,22 @@ class StreamDataset:
             )
         started = time.monotonic()
         beats = _Heartbeats(arg, self._store, self._recent_work)
-        with beats.running(), self._turn(), _counted(), _persistent_after_max_attempts():
+        should_end = self._should_end if arg.spare else should_stop
+        with (
+            beats.running(),
+            self._lane(spare=arg.spare),
+            self._turn(spare=arg.spare),
+            _counted(),
+            _persistent_after_max_attempts(),
+        ):
             beats.state = "listing"
             uri = DatasetUri.parse(arg.snapshot.uri)
             with timed(Stage.RESOLVE):
-                manifest = list_dataset(self._origins.of(uri.scheme), uri, on_page=beats.listed)
+                manifest = list_dataset(self._origins.of(uri.scheme), uri, on_page=lambda _: _heed(should_end))
             if manifest.digest != arg.snapshot.digest:
                 raise SourceChanged(f"{arg.snapshot.uri} changed since it was resolved", uri=arg.snapshot.uri)
+            if not arg.spare:
+                self._lanes.wait_for_prefetches(should_stop)
             beats.state = "fetching"
             _log.info("download begins", digest=arg.snapshot.digest, bytes=arg.snapshot.bytes)
             # A download without a token fetches from the origin alone. A repair has none: no Pod asks for it with the
@@ -107,10 +119,12 @@ class StreamDataset:
                     manifest,
                     self._engine,
                     progress=beats.fetched,
-                    cancelled=should_stop,
+                    cancelled=should_end,
                     priority=arg.priority,
                     resolved_at=arg.snapshot.resolved_at,
                     exchange=exchange,
+                    spare=arg.spare,
+                    max_bytes_per_s=arg.max_bytes_per_s,
                 )
         if download.fetched_bytes:
             metrics.SPEED.observe(download.fetched_bytes / max(download.seconds, 0.001))
@@ -135,9 +149,35 @@ class StreamDataset:
             len(download.neighbour_bytes),
         )
 
+    def _should_end(self) -> bool:
+        """Whether a prefetch is to end its attempt."""
+        return should_stop() or self._lanes.must_yield()
+
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for one of the concurrent downloads. Raises Cancelled, or an ApplicationError when the agent drains."""
+    def _lane(self, *, spare: bool) -> Iterator[None]:
+        """Let a prefetch run only while no Pod's download does. Raises PrefetchYielded."""
+        if not spare:
+            with self._lanes.for_pod():
+                yield
+            return
+        with self._lanes.for_prefetch():
+            try:
+                yield
+            except Cancelled:
+                if should_stop() or not self._lanes.must_yield():
+                    raise
+                raise yielded("a Pod waits for other data on this node") from None
+
+    @contextmanager
+    def _turn(self, *, spare: bool) -> Iterator[None]:
+        """Wait for one of the concurrent downloads, which a prefetch is none of.
+
+        Raises Cancelled, or an ApplicationError when the agent drains.
+        """
+        if spare:
+            with retried_when_draining():
+                yield
+            return
         with timed(Stage.WAIT), metrics.DOWNLOADS_NOW.labels("queued").track_inprogress():
             while not self._turns.acquire(timeout=_BEAT_S / 4):
                 if should_stop():
@@ -165,6 +205,12 @@ def _note(arg: StreamInput, download: DownloadResult) -> str:
         "kube_cache.verified": str(download.verified),
     }
     return str(span.place)
+
+
+def _heed(should_end: Callable[[], bool]) -> None:
+    """Raises Cancelled."""
+    if should_end():
+        raise Cancelled("cancelled while listing")
 
 
 @contextmanager
@@ -210,11 +256,6 @@ class _Heartbeats:
         # Until this attempt has looked at the disk the last one knows best: if this agent goes away, too, it is waited
         # for as long as what its disk holds is worth.
         self._latest = FetchProgress(max(arg.done_bytes, _last_done_bytes()), arg.snapshot.bytes, 0.0)
-
-    def listed(self, _objects: int) -> None:
-        """Callback of the list. Raises Cancelled."""
-        if should_stop():
-            raise Cancelled("cancelled while listing")
 
     def fetched(self, progress: FetchProgress) -> None:
         """Callback of the download."""

@@ -111,6 +111,8 @@ class Policy:
     """Release no Pod onto objects that the origin declares no checksum for."""
     max_gate_time_s: float = 0
     """Limit for a Pod whose annotations name none; 0 = no limit."""
+    prefetch_look_s: float = 60
+    """Seconds between two looks of a prefetch at the nodes and at what they hold."""
     group_hold_s: float = 600
     """Seconds that a group which lacks Pods with a node holds the seats that it has; 0 = no limit."""
     watch_wait_s: float = 0
@@ -156,7 +158,7 @@ class ErrorInfo:
 
 @dataclass(frozen=True)
 class Consumer:
-    """A Pod that uses a snapshot on a node, or waits for it."""
+    """A Pod that uses a snapshot on a node, or waits for it; or a `Prefetch` that waits for it."""
 
     workflow_id: str
     pod: PodRef
@@ -171,3 +173,7 @@ class Consumer:
     """Token of the operator with which the node may read the snapshot from its neighbours; empty = it may not."""
     forbids_neighbours: bool = False
     """The Pod's owner wants every byte from the origin: no token is made for it."""
+    prefetch: bool = False
+    """No Pod but a `Prefetch` workflow wants the snapshot: it has no pin, and waits behind every Pod."""
+    max_bytes_per_s: int = 0
+    """Of a prefetch: its budget on this node, in bytes per second; 0 = no limit."""

@@ -128,6 +128,10 @@ class StreamInput:
     """Progress to report until the download has seen for itself what the disk holds."""
     consumer: Consumer | None = None
     """The Pod that has waited longest, whose trace the download belongs to; None in a repair."""
+    spare: bool = False
+    """Only prefetches want it: yields to the download of any Pod, and evicts nothing that anybody used."""
+    max_bytes_per_s: int = 0
+    """Of this download alone; 0 = no limit."""
 
 
 @dataclass(frozen=True)

@@ -278,9 +278,11 @@ class DatasetReady:
     verified: str = ""
     span: str = ""
     """See `StreamResult.span`."""
+    node: str = ""
 
 
 @dataclass(frozen=True)
 class DatasetFailed:
     digest: str
     error: ErrorInfo
+    node: str = ""

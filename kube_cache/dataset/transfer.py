@@ -110,6 +110,7 @@ class TransferEngine(Protocol):
         progress: Callable[[FetchProgress], None] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         priority: int = 0,
+        max_bytes_per_s: int = 0,
     ) -> None:
         """Fetch all jobs and return when each has gone through `on_object`. Blocking; call it from a thread.
 
@@ -117,6 +118,7 @@ class TransferEngine(Protocol):
         progress: called at most once a second, and at least once every 2 s while work goes on.
         cancelled: polled; after it turns true the call ends within 2 s with `errors.Cancelled`, journals kept.
         priority: of the call; a higher one goes first among the calls that share the engine.
+        max_bytes_per_s: of the call, beside the engine's own limit; 0 = no limit.
 
         Raises the first non-retryable error of any job (SourceChanged, ChecksumMismatch, AccessDenied,
         DatasetNotFound), or DiskFault, or SourceUnavailable after the engine's own retries. The other jobs of the call

@@ -17,6 +17,7 @@ from kube_cache.engine.finisher import Finisher
 from kube_cache.engine.lookup import ObjectLookup
 from kube_cache.engine.object_state import ObjectState
 from kube_cache.engine.planned import Planned
+from kube_cache.engine.throttle import BandwidthLimiter
 from kube_cache.engine.tracing import CallTrace, ObjectTrace
 from kube_cache.engine.work_queue import Attempt, Opening, Outcome, Question, WorkQueue
 from kube_cache.engine.worker import Worker
@@ -35,13 +36,19 @@ class Call:
         *,
         hashes: bool,
         trace: CallTrace | None = None,
+        max_bytes_per_s: int = 0,
     ) -> None:
-        """lock: the engine's one lock. hashes: read files again whose only checksum is a SHA or an MD5."""
+        """lock: the engine's one lock. hashes: read files again whose only checksum is a SHA or an MD5.
+
+        max_bytes_per_s: 0 = only the engine's own limit.
+        """
         self.priority = priority
         self.since = time.monotonic()
         self.holding: set[Worker] = set()
         """Workers that run a task of this call; guarded by the lock."""
-        self.control = Control(lock, sum(job.object.size for job in jobs), self._wake_all)
+        self.control = Control(
+            lock, sum(job.object.size for job in jobs), self._wake_all, BandwidthLimiter(max_bytes_per_s)
+        )
         self._lookup = lookup
         self._hashes = hashes
         self._trace = trace

@@ -12,12 +12,21 @@ from collections.abc import Callable
 
 from kube_cache.dataset.transfer import FetchProgress
 from kube_cache.engine.meter import Meter
+from kube_cache.engine.throttle import BandwidthLimiter
 from kube_cache.errors import Cancelled
 
 
 class Control:
-    def __init__(self, lock: threading.Condition, total_bytes: int, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lock: threading.Condition,
+        total_bytes: int,
+        on_stop: Callable[[], None],
+        bandwidth_limiter: BandwidthLimiter | None = None,
+    ) -> None:
         """lock: the engine's one lock. on_stop: called once, after the first error, without the lock."""
+        self.bandwidth_limiter = bandwidth_limiter or BandwidthLimiter(0)
+        """Of this call, beside the engine's."""
         self.lock = lock
         self.error: BaseException | None = None
         """The first error; set under the lock, read without."""

@@ -80,6 +80,7 @@ class Engine:
         progress: Callable[[FetchProgress], None] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         priority: int = 0,
+        max_bytes_per_s: int = 0,
     ) -> None:
         """See `TransferEngine.fetch`."""
         jobs = list(jobs)
@@ -93,6 +94,7 @@ class Engine:
             priority,
             hashes=self._settings.verify_hashes,
             trace=CallTrace.begin(jobs),
+            max_bytes_per_s=max_bytes_per_s,
         )
         many_small = sum(job.object.size <= MAX_SMALL_BYTES for job in jobs) >= _MIN_MANY_SMALL
         with self.lock:

@@ -1,8 +1,8 @@
-"""Two limits for the whole node: requests per second after the object store throttled, and bytes per second by setting.
+"""Two limits: requests per second after the object store throttled, and bytes per second by setting or by a call.
 
-One limit for all connections, because an object store throttles a prefix or a client, not a connection: if each
-connection backed off by itself, their sum would stay at the rate that was just refused. The limiters compute delays;
-their callers sleep.
+One limit of each kind for all connections, because an object store throttles a prefix or a client, not a connection: if
+each connection backed off by itself, their sum would stay at the rate that was just refused. The limiters compute
+delays; their callers sleep.
 """
 
 from __future__ import annotations
@@ -84,13 +84,17 @@ class RequestLimiter:
 
 
 class BandwidthLimiter:
-    """Bytes per second for the whole node; 0 = no limit. Thread-safe."""
+    """Bytes per second, for the whole node or for one call; 0 = no limit. Thread-safe."""
 
     def __init__(self, bytes_per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = bytes_per_s
         self._clock = clock
         self._lock = threading.Lock()
         self._free_at = 0.0
+
+    @property
+    def is_limited(self) -> bool:
+        return self._rate > 0
 
     def reserve(self, count: int) -> float:
         """Count received bytes and return the seconds to wait before the next receive."""

@@ -208,6 +208,8 @@ class WorkQueue:
                 return False
             if state.planned is not None:  # its plan finds another source, and the origin's bytes are dear
                 return False
+            if self._control.bandwidth_limiter.is_limited:  # the limit makes it slow, and a hedge would share the limit
+                return False
             if byte_range.hedged or byte_range.fetchers != 1 or byte_range.claimed is not None:
                 return False
             if self._hedges >= max(1, int(self._dealt * _MAX_HEDGED_SHARE)):

@@ -295,7 +295,7 @@ class Worker:
                 timings.network_s += receive_s - decrypt_s
                 timings.decrypt_s += decrypt_s
                 timings.verify_s += verify_s
-                if delay_s := self._bandwidth_limiter.reserve(count):
+                if delay_s := max(self._bandwidth_limiter.reserve(count), control.bandwidth_limiter.reserve(count)):
                     control.pause(delay_s)
             timings.write_s += self._commit(control, state, byte_range, view, done, base, aux)
             done += length

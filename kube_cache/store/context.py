@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 
 from kube_cache.errors import Cancelled
 from kube_cache.names import pin_owner
+from kube_cache.store import prefetched
 from kube_cache.store.disk import Disk
 from kube_cache.store.health import DiskHealth
 from kube_cache.store.index import Index
@@ -111,10 +112,15 @@ class StoreContext:
         return None
 
     def digests(self) -> list[str]:
-        """Return the digests of the visible snapshots, least recently used first, after those that the index lacks."""
+        """Return the digests of the visible snapshots in the order of eviction.
+
+        Prefetched ones that nobody wants or has used come first, those that a prefetch wants kept last. Among the
+        others: those that the index lacks, then the least recently used.
+        """
         order = {digest: place for place, digest in enumerate(self.index.uses())}
         names = filter(is_snapshot, self.disk.names(self.layout.snapshots))
-        return sorted(names, key=lambda name: order.get(name, -1))
+        first, last = prefetched.first_to_go(self.index), prefetched.last_to_go(self.index)
+        return sorted(names, key=lambda name: (name not in first, name in last, order.get(name, -1)))
 
     def pins(self) -> list[Pin]:
         """Return the pins: people's, from the index, and those of the Pods, from their links."""

@@ -64,7 +64,8 @@ class Download:
     """One attempt to bring a snapshot to the disk; used once.
 
     cancelled: asked often, also from the engine's threads. priority: of the engine. resolved_at: of the snapshot, in
-    seconds since the epoch. exchange: with other nodes; None = everything comes from the origin.
+    seconds since the epoch. exchange: with other nodes; None = everything comes from the origin. spare: for a prefetch;
+    see `eviction.free_space`. max_bytes_per_s: of this download alone; 0 = no limit.
     """
 
     def __init__(
@@ -77,6 +78,9 @@ class Download:
         priority: int,
         resolved_at: float,
         exchange: Exchange | None = None,
+        *,
+        spare: bool = False,
+        max_bytes_per_s: int = 0,
     ) -> None:
         self._context = context
         self._manifest = manifest
@@ -86,6 +90,8 @@ class Download:
         self._priority = priority
         self._resolved_at = resolved_at
         self._exchange = exchange
+        self._spare = spare
+        self._max_bytes_per_s = max_bytes_per_s
         self._token = uuid.uuid4().hex
         self._disk_pressure = threading.Event()
         """Set when others have taken the space that was reserved."""
@@ -199,7 +205,7 @@ class Download:
             self._watch_free_space()
 
         subject = f"{self._manifest.uri} ({format_bytes(self._manifest.total_bytes)}) "
-        with reservation(context, self._token, needed, inodes, subject):
+        with reservation(context, self._token, needed, inodes, subject, spare=self._spare):
             try:
                 self._engine.fetch(
                     jobs.values(),
@@ -207,6 +213,7 @@ class Download:
                     progress=on_progress,
                     cancelled=self._cancelled,
                     priority=self._priority,
+                    max_bytes_per_s=self._max_bytes_per_s,
                 )
             except Cancelled:
                 if self._disk_pressure.is_set() and not self._cancel_requested():
@@ -235,10 +242,10 @@ class Download:
             return
         try:
             with self._context.exclusive():
-                free_space(self._context, 0)
+                free_space(self._context, 0, spare=self._spare)
         except InsufficientDisk:
             # Between what is kept free (0.20) and where the kubelet acts (0.15): a fifth of the former.
-            if now.disk_free_bytes < now.kept_bytes * 4 // 5:
+            if self._spare or now.disk_free_bytes < now.kept_bytes * 4 // 5:
                 self._disk_pressure.set()
 
     def _land(self, id_: str, fetched: FetchedObject) -> None:

@@ -1,8 +1,9 @@
 """Eviction: makes space for a download, and decides in which order things go.
 
-The order: quarantined objects, downloads that were abandoned long ago, the least recently used snapshots that nobody
-holds (`StoreContext.digests`), then the rest of the objects and parts that no snapshot links. A request that cannot be
-met evicts nothing. How a snapshot is removed is in `removal`.
+The order: quarantined objects, downloads that were abandoned long ago, the snapshots that nobody holds (in the order
+of `StoreContext.digests`), then the rest of the objects and parts that no snapshot links. A request that cannot be met
+evicts nothing. A prefetch may evict only what an earlier prefetch brought and nobody used (`spare`), and must leave
+room below the watermark. How a snapshot is removed is in `removal`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kube_cache.errors import SnapshotInUse
-from kube_cache.store import mounts, reclaimable, removal
+from kube_cache.store import mounts, prefetched, reclaimable, removal
 from kube_cache.store.capacity import Capacity, insufficient_disk, measure
 from kube_cache.store.context import StoreContext
 from kube_cache.store.index_rows import Pin
 from kube_cache.store.reclaimable import Space
 from kube_cache.telemetry import metrics
+from kube_cache.units import format_bytes
 
 # XFS gives blocks back in the background: wait this long for them before the next snapshot is evicted.
 _MAX_SETTLE_S = 2.0
@@ -27,13 +29,15 @@ _DELETE_BATCH = 64
 
 
 @contextmanager
-def reservation(context: StoreContext, token: str, needed: int, inodes: int, subject: str) -> Iterator[None]:
+def reservation(
+    context: StoreContext, token: str, needed: int, inodes: int, subject: str, *, spare: bool = False
+) -> Iterator[None]:
     """Reserve `needed` bytes for a download, evicting where that is necessary. Raises InsufficientDisk.
 
-    token: of the download. subject: first words of the error, with a space at the end.
+    token: of the download. subject: first words of the error, with a space at the end. spare: see `free_space`.
     """
     with context.exclusive():
-        free_space(context, needed, inodes=inodes, subject=subject)
+        free_space(context, needed, inodes=inodes, subject=subject, spare=spare)
         context.index.set_reserved(token, needed)
     try:
         yield
@@ -41,13 +45,16 @@ def reservation(context: StoreContext, token: str, needed: int, inodes: int, sub
         context.index.set_reserved(token, 0)
 
 
-def free_space(context: StoreContext, needed: int, *, inodes: int = 0, subject: str = "") -> int:
+def free_space(context: StoreContext, needed: int, *, inodes: int = 0, subject: str = "", spare: bool = False) -> int:
     """Evict until `needed` bytes and inodes may be used. Call within `context.exclusive`. Raises InsufficientDisk.
 
     Evicts nothing if the request cannot be met, except what restores min_free. Returns the bytes that became free.
+    spare: for a prefetch, which evicts only what `prefetched.first_to_go` names and leaves the watermark's room.
     """
     reason = "room" if needed or inodes else "pressure"
     before = measure(context)
+    if spare:
+        needed, subject = _above_watermark(context, before, needed, subject)
     wanted = Space(needed, inodes)
     if before.space.covers(wanted):
         return 0
@@ -55,8 +62,9 @@ def free_space(context: StoreContext, needed: int, *, inodes: int = 0, subject: 
     for _ in range(_ROUNDS):
         # The refusal must tell what decided it: read the pins before counting what they hold.
         pins = context.pins()
-        possible = _can_free(context, wanted)
-        if _evict_until(context, wanted if possible else Space(min(0, needed), 0), reason) and possible:
+        possible = _can_free(context, wanted, spare=spare)
+        least = wanted if possible else Space(min(0, needed), 0)
+        if (possible or not spare) and _evict_until(context, least, reason, spare=spare) and possible:
             return max(0, measure(context).disk_free_bytes - before.disk_free_bytes)
         if not possible:
             break
@@ -81,11 +89,13 @@ def _evict(context: StoreContext, digest: str, reason: str, in_mounts: set[str] 
     return freed
 
 
-def check_fits(context: StoreContext, needed: int, *, inodes: int = 0, subject: str = "") -> None:
+def check_fits(context: StoreContext, needed: int, *, inodes: int = 0, subject: str = "", spare: bool = False) -> None:
     """Check whether `free_space` could meet the request; evicts nothing. Raises InsufficientDisk."""
+    if spare:
+        needed, subject = _above_watermark(context, measure(context), needed, subject)
     wanted = Space(needed, inodes)
     pins = context.pins()
-    if not measure(context).space.covers(wanted) and not _can_free(context, wanted):
+    if not measure(context).space.covers(wanted) and not _can_free(context, wanted, spare=spare):
         _require_space(context, wanted, subject, pins)
 
 
@@ -101,22 +111,37 @@ def _require_space(context: StoreContext, wanted: Space, subject: str, pins: lis
     return now
 
 
-def _can_free(context: StoreContext, wanted: Space) -> bool:
+def _above_watermark(context: StoreContext, now: Capacity, needed: int, subject: str) -> tuple[int, str]:
+    """Return what a prefetch of `needed` bytes must find free, and the subject of its refusal."""
+    if not needed:
+        return 0, subject
+    kept = int(now.capacity_bytes * (1 - context.settings.prefetch_watermark))
+    return needed + kept, f"the prefetch of {subject}(with {format_bytes(kept)} that prefetches leave to Pods) "
+
+
+def _can_free(context: StoreContext, wanted: Space, *, spare: bool) -> bool:
     now = measure(context)
     shortage = Space(max(0, wanted.bytes - now.free_bytes), max(0, wanted.inodes - now.free_inodes))
-    return reclaimable.estimate(context, context.digests(), shortage).covers(shortage)
+    order = _evictable_digests(context, spare=spare)
+    return reclaimable.estimate(context, order, shortage, leftovers=not spare).covers(shortage)
 
 
-def _evict_until(context: StoreContext, wanted: Space, reason: str) -> bool:
+def _evictable_digests(context: StoreContext, *, spare: bool) -> list[str]:
+    """Return the snapshots that may go, in the order of their eviction; some of them may be held."""
+    digests = context.digests()
+    if not spare:
+        return digests
+    first = prefetched.first_to_go(context.index)
+    return [digest for digest in digests if digest in first]
+
+
+def _evict_until(context: StoreContext, wanted: Space, reason: str, *, spare: bool = False) -> bool:
     """Delete in the order of eviction until the space may be used. False if everything that may go was not enough."""
     if measure(context).space.covers(wanted):
         return True
-    steps = (
-        _drop_quarantine(context),
-        _drop_expired(context),
-        _evict_snapshots(context, reason),
-        _drop_unlinked(context),
-    )
+    steps = [_evict_snapshots(context, reason, _evictable_digests(context, spare=spare))]
+    if not spare:
+        steps = [_drop_quarantine(context), _drop_expired(context), *steps, _drop_unlinked(context)]
     for step in steps:
         for _ in step:
             if measure(context).space.covers(wanted):
@@ -137,10 +162,10 @@ def _drop_expired(context: StoreContext) -> Iterator[None]:
     return _drop_leftovers(context, older_than_s=context.settings.keep_partial_s)
 
 
-def _evict_snapshots(context: StoreContext, reason: str) -> Iterator[None]:
+def _evict_snapshots(context: StoreContext, reason: str, order: list[str]) -> Iterator[None]:
     in_mounts = mounts.mounted(context.pods.uids())
     held = reclaimable.held_digests(context)
-    for digest in context.digests():
+    for digest in order:
         if digest in held:
             continue
         before = context.disk.space()

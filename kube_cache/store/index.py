@@ -96,6 +96,11 @@ class Index:
             else:
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    def meta_under(self, prefix: str) -> dict[str, str]:
+        """Key -> value, of the keys that begin so. prefix: without the wildcards of SQL."""
+        with self._connection() as db:
+            return dict(db.execute("SELECT key, value FROM meta WHERE key LIKE ?", (f"{prefix}%",)).fetchall())
+
     def cache_id(self) -> str | None:
         """Identity of the disk whose index this is."""
         return self.get_meta("cache-id")

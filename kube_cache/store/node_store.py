@@ -33,6 +33,7 @@ from kube_cache.store import (
     gauges,
     manifests,
     pins,
+    prefetched,
     scrub,
     sweep,
     usage,
@@ -109,15 +110,15 @@ class NodeStore:
     # Checks.
 
     @as_disk_faults
-    def check(self, digest: str) -> SnapshotState:
-        """Check a snapshot: compare what `stat` says of each file with the manifest."""
+    def check(self, digest: str, *, touch: bool = True) -> SnapshotState:
+        """Check a snapshot: compare what `stat` says of each file with the manifest. touch: the check is a use."""
         context = self._opened.current()
         state = check.check_snapshot(self._opened.layout, self._opened.disk, digest, context.index)
         if not state.complete and state.problems:
             # A snapshot that shares these objects may just have been published or removed: check again under the lock.
             with context.exclusive():
                 state = check.check_snapshot(self._opened.layout, self._opened.disk, digest, context.index)
-        if state.complete:
+        if state.complete and touch:
             context.index.touch(digest)
         elif state.problems:
             problems = state.problems[:_MAX_LOGGED_PROBLEMS]
@@ -168,12 +169,13 @@ class NodeStore:
         if not state.complete or header is None:
             return replace(state, complete=False)
         context = self._opened.current()
+        prefetched.use(context.index, digest)
         current.point(context, uri, digest, resolved_at)
         context.pods.verify(uid, place, digest)
         return replace(state, verified=str(header.verified))
 
     def snapshots(self) -> list[Header]:
-        """Return the headers of all visible snapshots, least recently used first; damaged ones too."""
+        """Return the headers of all visible snapshots, in the order of eviction; damaged ones too."""
         digests = self._opened.current().digests()
         headers = (manifests.read_header(self._opened.disk, self._opened.layout.manifest(digest)) for digest in digests)
         return [header for header in headers if header is not None]
@@ -241,6 +243,23 @@ class NodeStore:
         fault = self._opened.current().health.fault()
         return disk_fault(fault, self.root).message if fault else ""
 
+    # Prefetches.
+
+    @as_disk_faults
+    def hold_prefetched(self, digest: str, owner: str, until: float) -> SnapshotState:
+        """Check a snapshot without counting that as a use, and keep it for a prefetch; see `prefetched`.
+
+        until: seconds since the epoch. Twice is once.
+        """
+        state = self.check(digest, touch=False)
+        prefetched.hold(self._opened.current().index, digest, owner, until, present=state.complete)
+        return state
+
+    @as_disk_faults
+    def release_prefetched(self, digest: str, owner: str) -> None:
+        """Let a prefetched snapshot go: it is evicted first unless a Pod has used it. Twice is once."""
+        prefetched.release(self._opened.current().index, digest, owner)
+
     # Capacity.
 
     @as_disk_faults
@@ -249,12 +268,12 @@ class NodeStore:
         return usage.usage(self._opened.current())
 
     @as_disk_faults
-    def check_fits(self, needed: int, *, inodes: int = 0, subject: str = "") -> None:
+    def check_fits(self, needed: int, *, inodes: int = 0, subject: str = "", spare: bool = False) -> None:
         """Check whether `needed` bytes and inodes could be freed now; evicts nothing. Raises InsufficientDisk.
 
-        subject: first words of the error, with a space at the end.
+        subject: first words of the error, with a space at the end. spare: for a prefetch; see `eviction.free_space`.
         """
-        eviction.check_fits(self._opened.current(), needed, inodes=inodes, subject=subject)
+        eviction.check_fits(self._opened.current(), needed, inodes=inodes, subject=subject, spare=spare)
 
     @as_disk_faults
     def probe(self) -> None:
@@ -288,18 +307,32 @@ class NodeStore:
         priority: int = 0,
         resolved_at: float = 0,
         exchange: Exchange | None = None,
+        spare: bool = False,
+        max_bytes_per_s: int = 0,
     ) -> DownloadResult:
         """Bring the snapshot to the disk, verified, and publish it. Objects that are there are not fetched.
 
         resolved_at: seconds since the epoch when the snapshot was resolved; 0: now, for an operator that does not say.
-        exchange: with other nodes.
+        exchange: with other nodes. spare: for a prefetch; see `eviction.free_space`. max_bytes_per_s: of this download
+        alone; 0 = no limit.
         Raises what `TransferEngine.fetch` raises, InsufficientDisk, Cancelled.
         """
         resolved_at = resolved_at or time.time()
         started = time.monotonic()
         context = self._opened.current()
         context.health.raise_if_dying()
-        download = Download(context, manifest, engine, monotonic(progress), cancelled, priority, resolved_at, exchange)
+        download = Download(
+            context,
+            manifest,
+            engine,
+            monotonic(progress),
+            cancelled,
+            priority,
+            resolved_at,
+            exchange,
+            spare=spare,
+            max_bytes_per_s=max_bytes_per_s,
+        )
         header = download.run()
         seconds = time.monotonic() - started
         return DownloadResult(

@@ -33,13 +33,13 @@ class Space:
         return self.bytes >= other.bytes and self.inodes >= other.inodes
 
 
-def estimate(context: StoreContext, order: list[str], shortage: Space) -> Space:
+def estimate(context: StoreContext, order: list[str], shortage: Space, *, leftovers: bool = True) -> Space:
     """Add up the space of everything that nobody holds, until it covers the shortage.
 
-    order: digests of the snapshots in the order of their eviction.
+    order: digests of the snapshots in the order of their eviction. leftovers: also count what no snapshot links.
     """
     total = Space()
-    for space in _evictable(context, order):
+    for space in _evictable(context, order, leftovers=leftovers):
         total += space
         if total.covers(shortage):
             break
@@ -52,14 +52,14 @@ def held_digests(context: StoreContext) -> set[str]:
     return pinned | {download.digest for download in context.index.downloads()}
 
 
-def _evictable(context: StoreContext, order: list[str]) -> Iterator[Space]:
+def _evictable(context: StoreContext, order: list[str], *, leftovers: bool) -> Iterator[Space]:
     """Yield what could be deleted: quarantine, abandoned parts, unlinked objects, snapshots."""
-    for folder in (context.layout.quarantine, context.layout.incoming):
+    for folder in (context.layout.quarantine, context.layout.incoming) if leftovers else ():
         with suppress(FileNotFoundError):
             for name, found in context.disk.entries(folder):
                 if not context.claims.is_protected(name.partition(".")[0]):
                     yield _space_of(found)
-    unlinked = context.index.unlinked_bytes()
+    unlinked = context.index.unlinked_bytes() if leftovers else 0
     if unlinked:
         yield Space(unlinked, len(context.index.unlinked(MAX_UNLINKED)))
     kept = held_digests(context) | mounts.mounted(context.pods.uids())

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 import structlog
 
 from kube_cache.errors import SnapshotInUse
-from kube_cache.store import current, manifests, mounts, publish
+from kube_cache.store import current, manifests, mounts, prefetched, publish
 from kube_cache.store.context import StoreContext
 from kube_cache.store.disk import Disk
 from kube_cache.store.index_rows import ObjectCtime
@@ -65,6 +65,7 @@ def evict(context: StoreContext, digest: str, *, in_mounts: set[str] | None = No
             context.index.drop_use(digest)
             return None
         context.index.drop_use(digest)
+        prefetched.drop(context.index, digest)
     context.disk.sync_folder(layout.snapshots)
     if header is not None:
         current.clear(context, header.uri, digest)

@@ -34,6 +34,8 @@ class StoreSettings:
     """Maximum size of the cache in bytes; 0 = no limit of its own."""
     capacity_share: Annotated[float, Gt(0), Le(1)] = 1.0
     """Maximum size of the cache as a share of the filesystem."""
+    prefetch_watermark: Annotated[float, Ge(0), Le(1)] = 0.85
+    """Share of the cache up to which prefetches fill it; the rest is left to the data of Pods that wait."""
     keep_partial_s: Annotated[float, Ge(0)] = 86400
     """Seconds that the verified parts of an abandoned download are kept, so that it can be resumed."""
     quarantine_s: Annotated[float, Ge(0)] = 7 * 86400

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from kube_cache.store import recovery, removal
+from kube_cache.store import prefetched, recovery, removal
 from kube_cache.store.context import StoreContext
 from kube_cache.store.filesystem.probe import SCRATCH_PREFIX
 from kube_cache.store.reclaimable import MAX_UNLINKED
@@ -36,6 +36,7 @@ def sweep(context: StoreContext) -> int:
         with context.exclusive():
             removed = recovery.clean_incoming(context) + recovery.clean_quarantine(context)
             removed += removal.delete_unlinked(context, _expired(context)) + _clean_scratch(context)
+            prefetched.forget_absent(context.index, set(context.digests()))
     if removed:
         _log.info("swept", root=str(context.layout.root), removed=removed)
     return removed

@@ -44,9 +44,9 @@ def of_input(arg: object) -> dict[str, str]:
         found = of_input(dataset)
     elif isinstance(dataset, str) and dataset:
         found["dataset"] = cut(dataset, _MAX_BYTES)
-    if isinstance(consumer := getattr(arg, "consumer", None), Consumer):
+    if isinstance(consumer := getattr(arg, "consumer", None), Consumer) and not consumer.prefetch:
         found["pod"] = of_pod(consumer.pod)
-    if isinstance(pod := getattr(arg, "pod", None), PodRef):
+    if isinstance(pod := getattr(arg, "pod", None), PodRef) and pod.name:
         found["pod"] = of_pod(pod)
     if isinstance(node := getattr(arg, "node", None), str) and node:
         found["node"] = node

@@ -42,6 +42,7 @@ class Fetcher:
         *,
         cancelled: Callable[[], bool] = lambda: False,
         priority: int = 0,
+        max_bytes_per_s: int = 0,
     ) -> None:
         self.engine.fetch(
             self.jobs(objects),
@@ -49,6 +50,7 @@ class Fetcher:
             progress=self.progress.append,
             cancelled=cancelled,
             priority=priority,
+            max_bytes_per_s=max_bytes_per_s,
         )
 
     def content(self, key: str) -> bytes:

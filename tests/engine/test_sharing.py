@@ -92,6 +92,15 @@ def test_the_bandwidth_cap_holds(origin: FaultyOrigin, make_fetcher: Callable[..
     assert rate < 13 * MIB
 
 
+def test_the_cap_of_one_call_holds(origin: FaultyOrigin, make_fetcher: Callable[..., Fetcher]) -> None:
+    fetcher = make_fetcher(origin.endpoint)
+    remote = origin.put("key", DATA)
+    started = time.monotonic()
+    fetcher.fetch([remote], max_bytes_per_s=2 * len(DATA))
+    assert fetcher.content("key") == DATA
+    assert time.monotonic() - started > 0.2, "half a second less what may be caught up"
+
+
 @pytest.mark.slow
 def test_progress_comes_each_second_while_nothing_moves(
     origin: FaultyOrigin, make_fetcher: Callable[..., Fetcher]

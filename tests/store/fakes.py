@@ -76,6 +76,7 @@ class DictEngine:
         progress: Callable[[FetchProgress], None] | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         priority: int = 0,
+        max_bytes_per_s: int = 0,
     ) -> None:
         jobs = list(jobs)
         total = sum(job.object.size for job in jobs)

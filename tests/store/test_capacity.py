@@ -120,8 +120,8 @@ def test_room_that_another_download_gives_back_while_a_request_is_weighed_is_not
         tight.check_fits(600_000)
     estimate = reclaimable.estimate
 
-    def estimate_just_before_it_ends(*args: object) -> Space:
-        space = estimate(*args)  # type: ignore[arg-type]
+    def estimate_just_before_it_ends(*args: object, **how: bool) -> Space:
+        space = estimate(*args, **how)  # type: ignore[arg-type]
         stop.set()
         thread.join(60)
         return space

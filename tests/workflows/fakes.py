@@ -16,6 +16,7 @@ from temporalio.exceptions import ApplicationError
 from activities.cluster import shards
 from activities.cluster.group import GroupActivities
 from activities.cluster.join_dataset import JoinDataset
+from activities.cluster.plan_prefetch import PlanPrefetch
 from activities.cluster.survey import Survey
 from kube_cache import names
 from kube_cache.contracts.common import PodView, Snapshot
@@ -32,6 +33,13 @@ from kube_cache.contracts.node import (
     StreamProgress,
     StreamResult,
     UnpinInput,
+)
+from kube_cache.contracts.prefetch import (
+    HoldPrefetchedInput,
+    HoldPrefetchedResult,
+    PlanPrefetchInput,
+    PrefetchPlan,
+    ReleasePrefetchedInput,
 )
 from kube_cache.contracts.reconcile import (
     ReconcileDiskInput,
@@ -59,6 +67,7 @@ from kube_cache.contracts.warm_pod import (
     SeatBound,
     SeatUnschedulable,
 )
+from kube_cache.kube.nodes import NodeFacts
 from kube_cache.telemetry import spans
 
 DIGEST = "d" * 64
@@ -103,6 +112,12 @@ class World:
         self.streaming = asyncio.Event()
         self.finish_stream = asyncio.Event()
         self.finish_stream.set()
+        self.kube_nodes: dict[str, NodeFacts] = {}
+        """The cluster's nodes for a prefetch, beside `nodes`, which have no labels."""
+        self.marks: dict[tuple[str, str], float] = {}
+        """(Node, digest) -> end of what a prefetch keeps."""
+        self.on_disk: dict[str, set[str]] = {}
+        """Node -> digests; only prefetches tell nodes apart."""
         self.disk_takes_it = asyncio.Event()
         self.disk_takes_it.set()
 
@@ -199,8 +214,14 @@ class World:
             await self._enter_and_stay(names.JOIN_DATASET, arg)
             await join.join_dataset(arg)
 
+        @activity.defn(name=names.PLAN_PREFETCH)
+        async def plan_prefetch(arg: PlanPrefetchInput) -> PrefetchPlan:
+            await self._enter_and_stay(names.PLAN_PREFETCH, arg)
+            return await PlanPrefetch(self.client, lambda: list(self.kube_nodes.values())).plan_prefetch(arg)
+
         return [
             *self._reconcile_activities(),
+            plan_prefetch,
             resolve,
             create_seat,
             delete_seat,
@@ -249,8 +270,23 @@ class World:
 
         return [survey_cluster, tell_workflows, plan_shard, settle_node]
 
-    def node_activities(self, *, old: bool = False) -> list[Any]:
+    def node_activities(self, *, old: bool = False, node: str = "") -> list[Any]:
         """old: those of an agent from before the ping."""
+
+        @activity.defn(name=names.HOLD_PREFETCHED)
+        async def hold_prefetched(arg: HoldPrefetchedInput) -> HoldPrefetchedResult:
+            await self._enter_and_stay(names.HOLD_PREFETCHED, arg)
+            held = self.on_disk.setdefault(node, set())
+            for snapshot in arg.snapshots:
+                self.marks[node, snapshot.digest] = arg.until
+            missing = [snapshot for snapshot in arg.snapshots if snapshot.digest not in held]
+            return HoldPrefetchedResult("disk-1", [each.digest for each in missing], sum(s.bytes for s in missing))
+
+        @activity.defn(name=names.RELEASE_PREFETCHED)
+        async def release_prefetched(arg: ReleasePrefetchedInput) -> None:
+            self._enter(names.RELEASE_PREFETCHED, arg)
+            for digest in arg.digests:
+                self.marks.pop((node, digest), None)
 
         @activity.defn(name=names.CHECK_DISK)
         async def check_disk(arg: CheckDiskInput) -> CheckDiskResult:
@@ -271,6 +307,7 @@ class World:
                     raise failed("WorkerDraining")
                 await asyncio.sleep(0.05)
             self.complete.add(arg.snapshot.digest)
+            self.on_disk.setdefault(node, set()).add(arg.snapshot.digest)
             self.fetched.append(arg.snapshot.digest)
             size, span = arg.snapshot.bytes, spans.current()
             place = "" if span is None else str(span.place)
@@ -307,7 +344,7 @@ class World:
             self._enter(names.PING, None)
 
         known_to_all = [check_disk, stream_dataset, unpin, evict, reconcile_disk, await_disk]
-        return known_to_all if old else [*known_to_all, ping]
+        return known_to_all if old else [*known_to_all, ping, hold_prefetched, release_prefetched]
 
 
 def refused(kind: str, message: str = "scripted", **details: int) -> ApplicationError:

@@ -19,6 +19,7 @@ from kube_cache.contracts.common import PodRef
 from kube_cache.contracts.group import FindGroupResult
 from kube_cache.contracts.reconcile import Entity
 from kube_cache.contracts.warm_pod import PodState, SeatLost
+from kube_cache.kube.nodes import NodeFacts
 from tests.workflows.fakes import DIGEST, failed, refused
 from tests.workflows.workbench import WATCH_WAIT_S, Workbench, has_begun, until, workbench
 from tools.stack import Stack
@@ -192,6 +193,26 @@ async def group(bench: Workbench) -> dict[str, WorkflowHandle]:
     return {"pod": members[0], "group": ended}
 
 
+async def prefetch(bench: Workbench) -> dict[str, WorkflowHandle]:
+    """A prefetch to two nodes: one fails first, a Pod joins the other's download; cancelled in the end."""
+    for name in bench.world.nodes:
+        bench.world.kube_nodes[name] = NodeFacts(name)
+    bench.world.error[names.HOLD_PREFETCHED] = [refused("InsufficientDisk")]
+    bench.world.finish_stream.clear()
+    handle = await bench.prefetch()
+    await bench.world.streaming.wait()
+    await handle.signal("pause")
+    await until(lambda: bench.world.count(names.JOIN_DATASET) == 2)
+    await handle.signal("resume")
+    await until(lambda: bench.world.count(names.STREAM_DATASET) == 3)
+    bench.world.finish_stream.set()
+    await until(lambda: len(bench.world.fetched) == 2)
+    await until(lambda: bench.world.args(names.PLAN_PREFETCH)[-1].tour == 4)
+    await handle.signal("cancel")
+    await handle.result()
+    return {"prefetch": handle, "entity": bench.entity()}
+
+
 SCENARIOS = [
     hit,
     miss,
@@ -209,6 +230,7 @@ SCENARIOS = [
     other_nodes,
     asked_for,
     group,
+    prefetch,
 ]
 
 

@@ -14,7 +14,9 @@ from kube_cache import names
 from kube_cache.contracts.common import Consumer, ErrorInfo, PodRef
 from kube_cache.contracts.group import GroupMember, PodGroupStatus
 from kube_cache.contracts.node import DatasetOnNodeStatus, SnapshotLost
-from kube_cache.contracts.warm_pod import WarmPodResult
+from kube_cache.contracts.prefetch import PrefetchPhase, PrefetchStatus
+from kube_cache.contracts.warm_pod import DatasetReady, WarmPodResult
+from kube_cache.kube.nodes import NodeFacts
 from kube_cache.temporal.search_attributes import DATASET, NODE, PHASE, POD
 from tests.workflows.fakes import DIGEST, refused
 from tests.workflows.workbench import Workbench, until, workbench
@@ -232,3 +234,45 @@ async def test_a_group_that_continued_as_new_knows_who_has_arrived(early_address
         assert (await status()).ready == 2
         members.append(await bench.start_member())
         assert {(await member.result()).outcome for member in members} == {"released"}
+
+
+async def test_a_prefetch_forgets_neither_its_budget_nor_a_download_that_runs(early_address: str) -> None:
+    async with workbench(early_address) as bench:
+        for name in bench.world.nodes:
+            bench.world.kube_nodes[name] = NodeFacts(name)
+        handle = await bench.prefetch(copies=1, max_bytes=3000)
+
+        async def ready() -> bool:
+            return (await handle.query("status", result_type=PrefetchStatus)).phase == PrefetchPhase.READY
+
+        async def runs() -> str:
+            return (await bench.client.get_workflow_handle(handle.id).describe()).run_id
+
+        await until(ready)
+        first = await runs()
+
+        async def continued() -> bool:
+            return await runs() != first
+
+        await until(continued)
+        latest = bench.client.get_workflow_handle(handle.id)
+        status = await latest.query("status", result_type=PrefetchStatus)
+        assert (status.fetched_bytes, status.ready) == (3000, 1)
+        # A download that runs while it continues as new is joined again, and counted once.
+        bench.world.finish_stream.clear()
+        bench.world.streaming.clear()
+        await bench.prefetch(max_bytes=9000)
+        await bench.world.streaming.wait()
+        first = await runs()
+        while not await continued():
+            await latest.signal("dataset_ready", DatasetReady("of nobody"))
+        bench.world.finish_stream.set()
+
+        async def both() -> bool:
+            status = await latest.query("status", result_type=PrefetchStatus)
+            return (status.phase, status.ready) == (PrefetchPhase.READY, 2)
+
+        await until(both)
+        assert bench.world.count(names.STREAM_DATASET) == 2
+        await latest.signal("cancel")
+        await latest.result()

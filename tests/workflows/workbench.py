@@ -24,18 +24,21 @@ from kube_cache import names
 from kube_cache.contracts.common import Phase, PodRef, PodView, Policy
 from kube_cache.contracts.group import JoinGroupInput, PodGroupStatus
 from kube_cache.contracts.node import DatasetOnNodeStatus, JoinInput
+from kube_cache.contracts.prefetch import PrefetchSpec, PrefetchStatus
 from kube_cache.contracts.reconcile import Entity, ReconcileInput, ReconcileRequestInput, ReconcileResult
 from kube_cache.contracts.warm_pod import WarmPodInput, WarmPodResult
+from kube_cache.temporal.prefetches import start_prefetch
 from kube_cache.temporal.search_attributes import initial
 from tests.workflows.fakes import DIGEST, World
 from workflows.dataset_on_node import DatasetOnNode
 from workflows.pod_group import PodGroup
+from workflows.prefetch import Prefetch
 from workflows.reconcile import Reconcile
 from workflows.reconcile_request import ReconcileRequest
 from workflows.reconcile_shard import ReconcileShard
 from workflows.warm_pod.workflow import WarmPod
 
-WORKFLOWS = [WarmPod, DatasetOnNode, PodGroup, Reconcile, ReconcileShard, ReconcileRequest]
+WORKFLOWS = [WarmPod, DatasetOnNode, PodGroup, Reconcile, ReconcileShard, ReconcileRequest, Prefetch]
 
 _BRISK = {
     "graceful_shutdown_timeout": timedelta(seconds=1),
@@ -62,6 +65,7 @@ def policy(**changes: float) -> Policy:
             "bind_grace_s": 1.0,
             "slow_phase_after_s": 2.0,
             "watch_wait_s": WATCH_WAIT_S,
+            "prefetch_look_s": 0.5,
             **changes,
         }  # type: ignore[arg-type]
     )
@@ -151,7 +155,7 @@ class Workbench:
     @asynccontextmanager
     async def agent(self, node: int = 0, *, download_slots: int = 64, old: bool = False) -> AsyncIterator[None]:
         """Run a node's agent on its two queues. old: one from before the second queue and the ping."""
-        name, activities = self.world.nodes[node], self.world.node_activities(old=old)
+        name, activities = self.world.nodes[node], self.world.node_activities(old=old, node=self.world.nodes[node])
         async with AsyncExitStack() as workers:
             await workers.enter_async_context(
                 Worker(self.client, task_queue=names.node_queue(name), activities=activities, **_BRISK)
@@ -167,6 +171,12 @@ class Workbench:
                     )  # type: ignore[arg-type]
                 )
             yield
+
+    async def prefetch(self, **spec: object) -> WorkflowHandle[Prefetch, PrefetchStatus]:
+        """Start one of the test's dataset on the test's nodes, or apply the specification to one that runs."""
+        named = {"namespace": "ml", "name": self.tag, "datasets": [self.world.dataset], **spec}
+        given = PrefetchSpec(**named)  # type: ignore[arg-type]
+        return await start_prefetch(self.client, given, self.policy)
 
     @property
     def group_name(self) -> str:

@@ -1,0 +1,69 @@
+"""Start, change, list and ask `Prefetch` workflows from outside: what every face of a prefetch does.
+
+One way in: `start_prefetch` starts the workflow, or hands the specification to the one that runs, which Temporal makes
+atomic. A resource, a schedule and a planner are to call it with the same specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy
+
+from kube_cache import names
+from kube_cache.contracts.common import Policy
+from kube_cache.contracts.prefetch import PrefetchInput, PrefetchPhase, PrefetchSpec, PrefetchStatus
+from kube_cache.temporal.client import TASK_TIMEOUT
+from kube_cache.temporal.executions import running
+from kube_cache.temporal.search_attributes import initial
+from kube_cache.units import cut
+
+_RPC_TIMEOUT = timedelta(seconds=10)
+
+
+async def start_prefetch(
+    client: Client, spec: PrefetchSpec, policy: Policy | None = None
+) -> WorkflowHandle[Any, PrefetchStatus]:
+    """Start the prefetch, or apply the specification to the one of this name that runs. Raises RPCError.
+
+    Twice with the same specification is once, with a later end.
+    """
+    return await client.start_workflow(
+        names.PREFETCH,
+        PrefetchInput(spec, policy or Policy()),
+        id=names.prefetch_id(spec.namespace, spec.name),
+        task_queue=names.OPERATOR_QUEUE,
+        result_type=PrefetchStatus,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        start_signal="apply",
+        start_signal_args=[spec],
+        search_attributes=initial(
+            phase=PrefetchPhase.RESOLVING, dataset=",".join(spec.datasets), namespace=spec.namespace
+        ),
+        static_summary=cut(f"prefetch of {', '.join(spec.datasets)}", 200),
+        task_timeout=TASK_TIMEOUT,
+        rpc_timeout=_RPC_TIMEOUT,
+    )
+
+
+async def status_of(client: Client, namespace: str, name: str) -> PrefetchStatus:
+    """Ask a prefetch; one that has ended tells how. Raises RPCError, and WorkflowFailureError of one that failed."""
+    handle = client.get_workflow_handle(names.prefetch_id(namespace, name), result_type=PrefetchStatus)
+    described = await handle.describe(rpc_timeout=_RPC_TIMEOUT)
+    if described.status == WorkflowExecutionStatus.RUNNING:
+        status: PrefetchStatus = await handle.query("status", result_type=PrefetchStatus, rpc_timeout=_RPC_TIMEOUT)
+        return status
+    ended: PrefetchStatus = await handle.result(rpc_timeout=_RPC_TIMEOUT)
+    return ended
+
+
+async def running_prefetches(client: Client) -> AsyncIterator[tuple[str, str]]:
+    """Yield namespace and name of each that runs. Raises RPCError."""
+    async for execution in running(client, names.PREFETCH):
+        try:
+            yield names.parse_prefetch_id(execution.id)
+        except ValueError:  # started by hand under another id
+            continue
