@@ -6,8 +6,8 @@ names the thing, the reason and the remedy, because it is shown on the Pod.
 
 Errors of libraries and of the operating system are translated where they are met, chained with `raise ... from`:
 botocore's in `kube_cache.origin`, sockets' in `kube_cache.engine`, the disk's in `kube_cache.disk_faults` and
-`kube_cache.store`, the Kubernetes client's in `kube_cache.kube`. Any other exception is a bug or the network, and is
-retried.
+`kube_cache.store`, the Kubernetes client's in `kube_cache.kube`, Prometheus' in `kube_cache.prometheus`. Any other
+exception is a bug or the network, and is retried.
 """
 
 from __future__ import annotations
@@ -228,6 +228,32 @@ class StartRefused(KubeCacheError):
 
 class ForeignCluster(KubeCacheError):
     """The Temporal namespace belongs to another Kubernetes cluster."""
+
+    retryable = False
+
+
+class PrometheusUnavailable(KubeCacheError):
+    """Prometheus does not answer in time, or answers 5xx, 408 or 429."""
+
+
+class PrometheusAnswerPartial(KubeCacheError):
+    """Prometheus warns that its answer may lack series or samples, as Thanos does when a store is away."""
+
+
+class PrometheusRefused(KubeCacheError):
+    """Prometheus refuses the expression, or us: its owner must change something."""
+
+    retryable = False
+
+
+class PrometheusAnswerUnusable(KubeCacheError):
+    """No API of Prometheus answers there, or the expression does not give one number for each dataset and time."""
+
+    retryable = False
+
+
+class DemandUnknown(KubeCacheError):
+    """The expression is well-formed and gives no measurement, as a misspelt name of a metric does."""
 
     retryable = False
 

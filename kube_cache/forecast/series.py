@@ -41,8 +41,10 @@ class Series:
         return Series(start, step_s, memoryview(numbers).toreadonly(), zone)
 
     @staticmethod
-    def from_points(points: Iterable[tuple[float, float]], *, step_s: int, zone: ZoneInfo) -> Series:
-        """Sort measured points into slots, from the first to the last of them.
+    def from_points(
+        points: Iterable[tuple[float, float]], *, step_s: int, zone: ZoneInfo, end: int | None = None
+    ) -> Series:
+        """Sort measured points into slots, from the first of them to the last, or to the slot that `end` is in.
 
         points: (seconds since the epoch, copies), in any order. Several in a slot count as the largest, because a plan
         must suffice for it. NaN is no measurement. A point at a time that is no number raises InvalidRequest.
@@ -57,7 +59,7 @@ class Series:
                 slots[slot] = max(value, slots.get(slot, value))
         if not slots:
             return Series.of((), start=0, step_s=step_s, zone=zone)
-        first, last = min(slots), max(slots)
+        first, last = min(slots), max(slots) if end is None else end // step_s
         _check_length(last - first + 1, step_s)
         values = (slots.get(slot, MISSING) for slot in range(first, last + 1))
         return Series.of(values, start=first * step_s, step_s=step_s, zone=zone)
@@ -94,6 +96,14 @@ class Series:
 def whole_copies(amount: float) -> int:
     """Return the copies that suffice for an amount; 0 for what is no number of copies: NaN, negative, infinite."""
     return math.ceil(amount - _ROUNDING) if 0 < amount < math.inf else 0
+
+
+def check_span(start: int, end: int, step_s: int) -> None:
+    """Raise InvalidRequest unless a series from `start` to `end`, in seconds since the epoch, can be kept."""
+    _check_step(step_s)
+    if end < start:
+        raise InvalidRequest(f"demand is asked for from {start} to {end}, which is earlier")
+    _check_length(end // step_s - start // step_s + 1, step_s)
 
 
 def _check_step(step_s: int) -> None:

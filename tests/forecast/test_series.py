@@ -33,6 +33,12 @@ def test_the_largest_of_several_points_in_a_slot_counts_in_any_order() -> None:
     assert points((59, 3), (0, 1), (61, 2), (1, 2)) == [3, 2]
 
 
+def test_a_series_ends_now_and_not_with_its_last_measurement() -> None:
+    made = Series.from_points([(60, 1), (300, 9)], step_s=60, zone=UTC, end=200)
+    assert str(list(made.values)) == str([1.0, math.nan, math.nan])
+    assert len(Series.from_points([], step_s=60, zone=UTC, end=200)) == 0
+
+
 @pytest.mark.parametrize("given", [pytest.param([], id="none"), pytest.param([(60, math.nan)], id="only NaN")])
 def test_no_measurement_is_an_empty_series(given: list[tuple[float, float]]) -> None:
     assert points(*given) == []
