@@ -18,7 +18,7 @@ from kube_cache.peers.holdings import Holdings, NotYet, OutOfRange, Readable
 from kube_cache.peers.limits import RateLimit, Slots
 from kube_cache.peers.requests import GetRange, Head, PostMessage, Refused
 from kube_cache.peers.tokens import Grant, Verifier
-from kube_cache.telemetry import metrics
+from kube_cache.telemetry import peer_metrics
 
 _log = structlog.get_logger("kube_cache.peers")
 _MAX_AGE_S: Final = 600.0
@@ -95,7 +95,7 @@ class Conversation:
                     self._give(wanted)
             except Refused as refused:
                 self._keep = self._keep and not refused.ends
-                metrics.PEER_REFUSED.labels(_REASONS.get(refused.status, "request")).inc()
+                peer_metrics.REFUSED.labels(_REASONS.get(refused.status, "request")).inc()
                 self._answer(refused.status, refused.text.encode() + b"\n", refused.headers)
 
     def _check(self, head: Head, snapshot: str) -> Grant:
@@ -164,7 +164,7 @@ class Conversation:
             if time.monotonic() > deadline:
                 raise TimeoutError("an answer is taken too slowly")
             offset += count
-            metrics.PEER_SENT_BYTES.inc(count)
+            peer_metrics.SENT_BYTES.inc(count)
 
     def _body(self, length: int) -> bytes:
         """Read the body of a message. Raises OSError."""

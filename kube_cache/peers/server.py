@@ -30,7 +30,7 @@ from kube_cache.peers.holdings import Holdings
 from kube_cache.peers.limits import RateLimit, Slots
 from kube_cache.peers.tls import Certificates
 from kube_cache.peers.tokens import Verifier
-from kube_cache.telemetry import metrics
+from kube_cache.telemetry import peer_metrics
 
 _log = structlog.get_logger("kube_cache.peers")
 HOLD_S: Final = 1.5
@@ -105,7 +105,7 @@ class PeerServer:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             secured = self._certificates.get().server.wrap_socket(raw, server_side=True)
         except OSError as error:
-            metrics.PEER_REFUSED.labels("certificate").inc()
+            peer_metrics.REFUSED.labels("certificate").inc()
             _log.info("a connection has no valid certificate of a node", client=str(address), error=str(error))
             return
         with self._lock:

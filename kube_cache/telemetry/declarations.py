@@ -1,7 +1,7 @@
 """What a declaration of a metric is: name, sentence, labels with their bounds, who exports it, and what a repeat does.
 
 A label's values are a fixed set, or the first few that come; all others become `other`, so that no input can grow the
-number of series. `metrics` declares; nothing else does.
+number of series. `metrics` and `peer_metrics` declare; nothing else does.
 """
 
 from __future__ import annotations
@@ -162,3 +162,7 @@ class Registry:
         self.collectors.register(metric)
         self.declarations.append(Declaration(name, kind, text, labels, process, counting, metric))
         return metric
+
+
+DECLARED: Final = Registry()
+"""Of all metrics of the product, once `metrics` is imported."""

@@ -1,4 +1,4 @@
-"""Every metric of the product: names with their units, and what each one counts. Nothing else defines a metric.
+"""Every metric of the product, those of `peer_metrics` included: names with their units, and what each one counts.
 
 A label has a small, fixed set of values, or keeps the first few that come: never a Pod, a node, a dataset or an object
 key. Gauges that only the leading operator knows are absent on the others (`clear_as_follower`), because a stale number
@@ -12,11 +12,15 @@ from typing import Final
 
 from prometheus_client import Gauge
 
-from kube_cache.telemetry import bounds
-from kube_cache.telemetry.declarations import OTHER, Capped, Counting, Labelled, Process, Registry
+from kube_cache.telemetry import (
+    bounds,
+    declarations,
+    peer_metrics,  # noqa: F401 -- declares the rest of the agent's metrics
+)
+from kube_cache.telemetry.declarations import OTHER, Capped, Counting, Labelled, Process
 from kube_cache.telemetry.stages import OF_RANGES, OF_STEPS
 
-DECLARED: Final = Registry()
+DECLARED: Final = declarations.DECLARED
 REGISTRY: Final = DECLARED.collectors
 """The metrics of both processes, for tests. A process exports its own (kube_cache.telemetry.exposition)."""
 
@@ -369,15 +373,6 @@ EVICTED_BYTES: Final = _counters(
 CORRUPT_OBJECTS: Final = _counter(
     _AGENT, _ONCE, "kube_cache_corrupt_objects_total",
     "Objects on the disk with wrong or unreadable bytes, which were put into quarantine and are fetched again.",
-)  # fmt: skip
-PEER_SENT_BYTES: Final = _counter(
-    _AGENT, _TRIES, "kube_cache_peer_sent_bytes_total", "Bytes of objects that were sent to other nodes."
-)  # fmt: skip
-PEER_REFUSED: Final = _counters(
-    _AGENT, _TRIES, "kube_cache_peer_refused_total",
-    "Requests of other nodes that were refused: certificate (of no node), token (not for this node and snapshot), absent"
-    " (no such object here), late (bytes not verified yet), range, busy (as the settings limit it), disk, request.",
-    reason=("certificate", "token", "absent", "late", "range", "busy", "disk", "request"),
 )  # fmt: skip
 
 
