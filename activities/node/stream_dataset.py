@@ -200,6 +200,7 @@ def _note(arg: StreamInput, download: DownloadResult) -> str:
         "kube_cache.bytes": arg.snapshot.bytes,
         "kube_cache.fetched_bytes": download.fetched_bytes,
         "kube_cache.resumed_bytes": download.resumed_bytes,
+        "kube_cache.origin_bytes": download.origin_bytes,
         "kube_cache.neighbour_bytes": download.from_neighbours,
         "kube_cache.neighbours": len(download.neighbour_bytes),
         "kube_cache.verified": str(download.verified),

@@ -170,8 +170,9 @@ class Engine:
         with self.lock:
             sums.add(self._ended)
             for running in self._workers.values():
-                sums.add(running.worker.totals)
+                # First, so that no byte of a neighbour that comes meanwhile looks like one of the origin.
                 sums.received_bytes += running.worker.received
+                sums.add(running.worker.totals)
             sums.retries["checksum"] += sum(call.control.refetched for call in self._calls)
         sums.hedges += self._governor.hedges
         return sums

@@ -125,6 +125,7 @@ class Finisher:
                     fetched_bytes=fetched.fetched_bytes,
                     resumed_bytes=fetched.resumed_bytes,
                     verified=str(fetched.verified),
+                    neighbour_bytes=sum(fetched.neighbour_bytes.values()),
                 )
             last = self._work.finish(state)
         return last

@@ -11,7 +11,7 @@ from prometheus_client import Counter
 
 from kube_cache.engine.engine import Engine
 from kube_cache.engine.totals import Totals
-from kube_cache.telemetry import metrics
+from kube_cache.telemetry import metrics, peer_metrics
 from kube_cache.telemetry.stages import Stage
 
 _FIELDS: Final = {
@@ -30,12 +30,17 @@ class EngineMeter:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._shown = Totals()
+        self._origin_bytes = 0
+        """Maximum so far: of bytes that a neighbour is sending, the two sums are not read at the same moment."""
 
     def update(self) -> None:
         """Add to the counters what has come since the last call."""
         now, shown = self._engine.totals(), self._shown
         self._shown = now
-        _increase(metrics.RECEIVED_BYTES, now.received_bytes - shown.received_bytes)
+        origin_bytes = max(self._origin_bytes, now.received_bytes - now.neighbour_bytes)
+        _increase(metrics.RECEIVED_BYTES, origin_bytes - self._origin_bytes)
+        self._origin_bytes = origin_bytes
+        _increase(peer_metrics.RECEIVED_BYTES, now.neighbour_bytes - shown.neighbour_bytes)
         _increase(metrics.WRITTEN_BYTES, now.written_bytes - shown.written_bytes)
         _increase(metrics.RANGE_HEDGES, now.hedges - shown.hedges)
         for cause, count in now.retries.items():

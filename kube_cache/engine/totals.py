@@ -21,9 +21,7 @@ class Totals:
     hedges: int = 0
     """Ranges that were offered to a second worker."""
     neighbour_bytes: int = 0
-    """Received bytes that neighbours sent, also those that were dropped."""
-    neighbour_failures: int = 0
-    """Ranges that a neighbour did not bring."""
+    """Of `received_bytes`: those that neighbours sent, also those that were dropped."""
 
     def add(self, more: Totals) -> None:
         self.received_bytes += more.received_bytes
@@ -31,6 +29,5 @@ class Totals:
         self.timings.add(more.timings)
         self.hedges += more.hedges
         self.neighbour_bytes += more.neighbour_bytes
-        self.neighbour_failures += more.neighbour_failures
         for cause, count in more.retries.items():
             self.retries[cause] += count

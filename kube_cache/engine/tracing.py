@@ -201,9 +201,11 @@ class ObjectTrace:
             one.seconds = time.perf_counter() - began
             self._note(one)
 
-    def end(self, *, fetched_bytes: int, resumed_bytes: int, verified: str) -> None:
-        """Send the object, which has landed."""
+    def end(self, *, fetched_bytes: int, resumed_bytes: int, verified: str, neighbour_bytes: int = 0) -> None:
+        """Send the object, which has landed. neighbour_bytes: of `fetched_bytes`."""
         more: dict[str, Attribute] = {"kube_cache.resumed_bytes": resumed_bytes, "kube_cache.verified": verified}
+        if neighbour_bytes:
+            more["kube_cache.neighbour_bytes"] = neighbour_bytes
         self._call.send(self, fetched_bytes, more, "")
 
     def fail(self, error: BaseException, fetched_bytes: int) -> None:

@@ -70,7 +70,9 @@ class Worker:
         self.write_s = 0.0
         """Seconds of writing since the worker's start."""
         self.totals = Totals()
-        """Since the worker's start, apart from the two above; brought up to date after each request."""
+        """Since the worker's start, apart from the two above; most are brought up to date after each request."""
+        self._asks_neighbour = False
+        """What comes now is a neighbour's."""
         self.range_timings: Timings | None = None
         """Seconds of the range under way, while it is traced."""
         self.failure: KubeCacheError | None = None
@@ -188,7 +190,7 @@ class Worker:
         """
         _, state, byte_range, choice = attempt
         before = byte_range.done, byte_range.base, byte_range.aux
-        received = self.received
+        self._asks_neighbour = True
         try:
             self._request(control, state, byte_range, source, neighbour=True)
         except (Cancelled, DiskFault):
@@ -211,9 +213,8 @@ class Worker:
             before = 0, 0, 0  # what had come from the origin may be wrong as well
             self.failure = WrongBytes(f"{state.name}: {source.name} sent other bytes of range {byte_range.number}")
         finally:
-            self.totals.neighbour_bytes += self.received - received
+            self._asks_neighbour = False
         control.meter.refetch(byte_range.rewind(*before))
-        self.totals.neighbour_failures += 1
         return Outcome.LEFT_TO_PLAN
 
     def _request(
@@ -277,7 +278,7 @@ class Worker:
                 base = _update_base(view[:filled], base)
                 if update_aux is not None:
                     aux = update_aux(view[:filled], aux)
-                self.received += filled
+                self._count_received(filled)
             while filled < length:
                 count, base, crc32c, receive_s, verify_s, cpu_s = stream.receive(
                     view[filled:], base, aux, with_crc32c=with_crc32c
@@ -288,7 +289,7 @@ class Worker:
                 elif update_aux is not None:
                     aux = update_aux(view[filled : filled + count], aux)
                 filled += count
-                self.received += count
+                self._count_received(count)
                 # With TLS nearly all CPU time of a receive is decryption; without, all of it is the kernel's copy. Of
                 # bytes that had arrived before, it is all of the receive; two clocks measure the two.
                 decrypt_s = min(cpu_s, receive_s) if stream.tls else 0.0
@@ -299,6 +300,11 @@ class Worker:
                     control.pause(delay_s)
             timings.write_s += self._commit(control, state, byte_range, view, done, base, aux)
             done += length
+
+    def _count_received(self, count: int) -> None:
+        self.received += count
+        if self._asks_neighbour:
+            self.totals.neighbour_bytes += count
 
     def _commit(
         self, control: Control, state: ObjectState, byte_range: Range, view: memoryview, done: int, base: int, aux: int

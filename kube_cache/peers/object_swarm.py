@@ -11,14 +11,18 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import structlog
+
 from kube_cache.dataset.range_plan import Choice, ChunkSpan, WrongBytes
 from kube_cache.dataset.source import Source
 from kube_cache.errors import AccessDenied, DatasetNotFound, KubeCacheError, SourceChanged, TransferStalled
+from kube_cache.peers.attestations import Lie
 from kube_cache.peers.choice import Rules, choose
 from kube_cache.peers.cutting import chunk_bytes
 from kube_cache.peers.members import Member
 from kube_cache.peers.refusals import MemberBusy, NotYetThere
 from kube_cache.peers.state import Failure, State
+from kube_cache.telemetry import peer_metrics
 
 TOLD_AT_ONCE: Final = 2
 """Members that hear at once of a chunk that comes from the origin, beside the next home. More bring nothing: the others
@@ -32,6 +36,17 @@ _FAILURES: Final[Mapping[type[KubeCacheError], Failure]] = {
     SourceChanged: Failure.REFUSED,
     TransferStalled: Failure.STALLED,
 }
+
+
+_REASONS: Final = {
+    Failure.BUSY: "busy",
+    Failure.NOT_YET: "late",
+    Failure.STALLED: "stalled",
+    Failure.BROKEN: "broken",
+    Failure.REFUSED: "refused",
+    Failure.WRONG: "wrong",
+}
+_log = structlog.get_logger("kube_cache.peers")
 
 
 class Offers(Protocol):
@@ -60,6 +75,8 @@ class Shared:
     plans: dict[int, ObjectSwarm] = field(default_factory=dict)
     """Of the objects that are open, by their number."""
     sources: dict[Member, Source] = field(default_factory=dict)
+    lies: list[Lie] = field(default_factory=list)
+    """Counted, and not taken by whoever tells people."""
 
     def source(self, member: Member) -> Source:
         """Return the source of a member; one for each address that it had."""
@@ -67,6 +84,17 @@ class Shared:
         if found is None:
             found = self.sources[member] = self.source_of(member)
         return found
+
+    def note_lies(self) -> None:
+        """Count and log who was banned since the last call. Call it without the lock, after whatever may ban."""
+        if not self.state.lies:
+            return
+        with self.lock:
+            lies, self.state.lies = self.state.lies, []
+            self.lies += lies
+        for lie in lies:
+            peer_metrics.BANNED.inc()
+            _log.warning("a neighbour is banned", snapshot=self.state.snapshot, neighbour=lie.node, reason=lie.reason)
 
     def wake(self) -> None:
         """Let the engine ask for each open object again. Call it without the lock."""
@@ -136,12 +164,15 @@ class ObjectSwarm:
                 return
             shared.state.done(self.number, number, crc64, _node(source), shared.clock())
             told = shared.state.to_tell(self.number, number, TOLD_AT_ONCE) if source is None else []
+        shared.note_lies()
         if told:
             shared.tell(told)
 
     def failed(self, number: int, source: Source | None, error: KubeCacheError) -> None:
         shared = self._shared
         failure = next((failure for kind, failure in _FAILURES.items() if isinstance(error, kind)), Failure.BROKEN)
+        if source is not None:
+            peer_metrics.FAILED.labels(_REASONS[failure]).inc()
         with shared.lock:
             if shared.plans.get(self.number) is self:
                 shared.state.failed(self.number, number, _node(source), failure, shared.clock())
@@ -157,6 +188,7 @@ class ObjectSwarm:
     def lied(self, number: int, source: Source) -> None:
         with self._shared.lock:
             self._shared.state.lied(number, source.name)
+        self._shared.note_lies()
 
     def _offer(self, numbers: Iterable[int]) -> None:
         if self._shared.offers is not None:

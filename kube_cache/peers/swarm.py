@@ -118,6 +118,7 @@ class Swarm:
         message = decode_from(node, self.snapshot, data)
         with self._shared.lock:
             counts = self._shared.state.hear(message, self._shared.clock())
+        self._shared.note_lies()
         if counts:
             self._shared.wake()
 
@@ -137,9 +138,9 @@ class Swarm:
         plan.wake()
 
     def take_lies(self) -> list[Lie]:
-        """Return who was banned since the last call, and why, to be told in an Event and a metric."""
+        """Return who was banned since the last call, and why, to be told to people."""
         with self._shared.lock:
-            lies, self._shared.state.lies = self._shared.state.lies, []
+            lies, self._shared.lies = self._shared.lies, []
         return lies
 
     @property

@@ -53,6 +53,8 @@ class DownloadResult:
     seconds: float = 0.0
     neighbour_bytes: Mapping[str, int] = field(default_factory=dict)
     """Of `fetched_bytes`, by the name of the node that they came from."""
+    origin_bytes: int = 0
+    """Of the objects that landed: what came from the origin. `fetched_bytes` also has what was fetched in vain."""
 
     @property
     def from_neighbours(self) -> int:
@@ -104,6 +106,7 @@ class Download:
         self._done_bytes = 0
         self.fetched_bytes = 0
         self.resumed_bytes = 0
+        self.origin_bytes = 0
         self.neighbour_bytes: dict[str, int] = {}
         """By the neighbour's name."""
 
@@ -270,12 +273,13 @@ class Download:
             now.st_ctime_ns,
             time.time(),
         )
-        _count(fetched)
+        origin_bytes = _count(fetched)
         self._offer([id_])
         with self._lock:
             self._landed.append(row)
             self.fetched_bytes += fetched.fetched_bytes
             self.resumed_bytes += fetched.resumed_bytes
+            self.origin_bytes += origin_bytes
             for name, count in fetched.neighbour_bytes.items():
                 self.neighbour_bytes[name] = self.neighbour_bytes.get(name, 0) + count
             due = len(self._landed) >= _BATCH or time.monotonic() - self._recorded_at > _MAX_UNRECORDED_S
@@ -330,16 +334,21 @@ class Download:
             raise
 
 
-def _count(fetched: FetchedObject) -> None:
-    """Count an object that landed: once, for it is in its place now and no later attempt fetches it."""
+def _count(fetched: FetchedObject) -> int:
+    """Count an object that landed: once, for it is in its place now and no later attempt fetches it.
+
+    Returns its bytes from the origin.
+    """
     obj = fetched.job.object
     resumed = min(fetched.resumed_bytes, obj.size)  # more where a resumed range was fetched again after all
     neighbours = min(sum(fetched.neighbour_bytes.values()), obj.size - resumed)
-    metrics.LANDED_BYTES.labels("origin").inc(obj.size - resumed - neighbours)
+    origin = obj.size - resumed - neighbours
+    metrics.LANDED_BYTES.labels("origin").inc(origin)
     metrics.LANDED_BYTES.labels("neighbours").inc(neighbours)
     metrics.LANDED_BYTES.labels("resumed").inc(resumed)
-    metrics.BUCKET_BYTES.labels(obj.bucket).inc(obj.size - resumed - neighbours)
+    metrics.BUCKET_BYTES.labels(obj.bucket).inc(origin)
     metrics.PROVED_BYTES.labels(fetched.verified).inc(obj.size)
+    return origin
 
 
 def monotonic(progress: Callable[[FetchProgress], None]) -> Callable[[FetchProgress], None]:

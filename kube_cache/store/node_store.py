@@ -336,7 +336,12 @@ class NodeStore:
         header = download.run()
         seconds = time.monotonic() - started
         return DownloadResult(
-            download.fetched_bytes, download.resumed_bytes, header.verified, seconds, download.neighbour_bytes
+            download.fetched_bytes,
+            download.resumed_bytes,
+            header.verified,
+            seconds,
+            download.neighbour_bytes,
+            download.origin_bytes,
         )
 
     # Scrubs.

@@ -8,6 +8,22 @@ from kube_cache.telemetry.declarations import DECLARED, Counting, Process
 
 _AGENT, _TRIES = Process.AGENT, Counting.TRIES
 
+RECEIVED_BYTES: Final = DECLARED.counter(
+    _AGENT, _TRIES, "kube_cache_peer_received_bytes_total",
+    "Bytes of objects that other nodes sent to this one, also those that were dropped.",
+)  # fmt: skip
+FAILED: Final = DECLARED.counters(
+    _AGENT, _TRIES, "kube_cache_peer_failed_ranges_total",
+    "Ranges of objects that another node did not bring, each of which was asked for again: busy (it serves as many as it"
+    " may), late (it is getting the range), stalled, broken (the connection), refused (no right, or no such object there),"
+    " wrong (other bytes than the home of the range attested).",
+    reason=("busy", "late", "stalled", "broken", "refused", "wrong"),
+)  # fmt: skip
+BANNED: Final = DECLARED.counter(
+    _AGENT, _TRIES, "kube_cache_peer_banned_total",
+    "Nodes that this one takes nothing more of a snapshot from, because they sent or attested other bytes than the"
+    " origin's; the log and an Event of the Pod name the node.",
+)  # fmt: skip
 SENT_BYTES: Final = DECLARED.counter(
     _AGENT, _TRIES, "kube_cache_peer_sent_bytes_total", "Bytes of objects that were sent to other nodes."
 )  # fmt: skip

@@ -17,6 +17,7 @@ from kube_cache.peers.messages import MessageRefused, decode
 from kube_cache.peers.object_swarm import ObjectSwarm
 from kube_cache.peers.refusals import MemberBusy, NotYetThere
 from kube_cache.peers.swarm import Swarm
+from tests.telemetry.scrape import Changes
 
 MIB = 1 << 20
 NODES = ["a", "b", "c"]
@@ -272,6 +273,7 @@ def test_who_sends_other_bytes_than_its_home_attests_is_banned_once_the_origin_h
     liar = next(node for node in NODES if node != home)
     one = next(node for node in NODES if node not in (home, liar))
     victim, honest, other = Agent(one, clock), Agent(home, clock), Agent(liar, clock, has=[0])
+    changes = Changes()
     gossip(victim, honest)
     clock.now = 1.5
     honest.done(next(number for number, node, _ in honest.choose_all() if (number, node) == (0, "")), "")
@@ -292,6 +294,9 @@ def test_who_sends_other_bytes_than_its_home_attests_is_banned_once_the_origin_h
     assert victim.choose() == (0, "", None)
     victim.done(0, "")
     assert set(victim.swarm.banned) == {liar}
+    assert changes.of("kube_cache_peer_failed_ranges_total", reason="wrong") == 1
+    assert changes.of("kube_cache_peer_failed_ranges_total", reason="busy") == tries
+    assert changes.of("kube_cache_peer_banned_total") == 1
     assert [lie.node for lie in victim.swarm.take_lies()] == [liar]
     assert victim.swarm.take_lies() == []
     victim.hear(other)
