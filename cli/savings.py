@@ -38,12 +38,17 @@ async def _run(
 
 def words(savings: Savings, over: str, dollars_per_hour: float) -> str:
     dollars = savings.gpu_seconds / 3600 * dollars_per_hour
+    fetched = f"{format_bytes(savings.fetched_bytes)} were fetched while a Pod waited"
+    if savings.neighbour_bytes:
+        fetched += f": {format_bytes(savings.neighbour_bytes)} from neighbours, the rest from the origin"
     lines = [
         f"Over the last {over}: {savings.releases} Pods released, {savings.hits} of them found all their data on the node.",
-        f"Data: {format_bytes(savings.bytes)}, of which {format_bytes(savings.fetched_bytes)} were fetched while a Pod waited.",
+        f"Data: {format_bytes(savings.bytes)}, of which {fetched}.",
         f"GPU time not held: {format_seconds(savings.gpu_seconds)}, ${dollars:,.2f} at ${dollars_per_hour:g} an hour.",
         COUNTERFACTUAL,
     ]
+    if savings.neighbour_bytes:
+        lines.append("What neighbours sent counts at the speed that they sent it; the origin alone has another one.")
     if savings.total > savings.read:
         lines.append(
             f"{savings.total - savings.read} of {savings.total} workflows are left out, the older ones or such as ended"
@@ -60,6 +65,7 @@ def document(savings: Savings, since: float, dollars_per_hour: float) -> dict[st
         "hits": savings.hits,
         "bytes": savings.bytes,
         "fetched_bytes": savings.fetched_bytes,
+        "neighbour_bytes": savings.neighbour_bytes,
         "gpu_seconds_not_held": savings.gpu_seconds,
         "dollars_per_gpu_hour": dollars_per_hour,
         "dollars": savings.gpu_seconds / 3600 * dollars_per_hour,

@@ -88,6 +88,9 @@ def table(seen: Overview, now: float) -> RenderableType:
         made.add_column(name, no_wrap=True)
     made.add_column("DATASET", overflow="fold")  # the one that gives way on a narrow terminal
     made.add_column("PROGRESS", no_wrap=True)
+    is_fed = any(warm.from_neighbours for warm in seen.warms)
+    if is_fed:
+        made.add_column("SOURCE", no_wrap=True)
     for name in ("RATE", "ETA", "SINCE"):
         made.add_column(name, no_wrap=True, justify="right")
     for warm in seen.warms:
@@ -97,6 +100,7 @@ def table(seen: Overview, now: float) -> RenderableType:
             warm.node or "-",
             _short(warm.dataset),
             _progress(warm),
+            *([warm.from_neighbours or "-"] if is_fed else []),
             f"{format_bytes(warm.bytes_per_s)}/s" if warm.bytes_per_s else "-",
             "-" if warm.eta_s is None else format_seconds(warm.eta_s),
             format_seconds(max(0.0, now - warm.since)),

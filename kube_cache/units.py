@@ -30,6 +30,19 @@ def format_bytes(count: float) -> str:
     raise AssertionError  # unreachable: the last unit always returns
 
 
+def format_neighbours(sent: int, total: int, neighbours: int, *, at_least: bool = False) -> str:
+    """Format the share that neighbours sent of the bytes that were fetched: '61 % from 7 neighbours'; empty for none.
+
+    at_least: there may be more of them.
+    """
+    if sent <= 0:
+        return ""
+    percent = round(100 * sent / max(total, sent))
+    share = f"{min(percent, 99 if sent < total else 100)}" if percent else "<1"
+    few = "at least " if at_least else ""
+    return f"{share} % from {few}{neighbours} neighbour{'' if neighbours == 1 else 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     """Format a duration in seconds: 75 -> '1m15s'."""
     whole = round(seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kube_cache.errors import InvalidRequest
-from kube_cache.units import cut, format_bytes, format_seconds, parse_duration, parse_priority
+from kube_cache.units import cut, format_bytes, format_neighbours, format_seconds, parse_duration, parse_priority
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,24 @@ def test_seconds(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("text", "most", "short"), [("short", 9, "short"), ("ßß", 3, "ß"), ("ß", 1, "")])
 def test_a_text_is_cut_by_bytes_between_characters(text: str, most: int, short: str) -> None:
     assert cut(text, most) == short
+
+
+@pytest.mark.parametrize(
+    ("sent", "total", "neighbours", "text"),
+    [
+        pytest.param(0, 1000, 0, "", id="none"),
+        pytest.param(610, 1000, 7, "61 % from 7 neighbours", id="some"),
+        pytest.param(1000, 1000, 1, "100 % from 1 neighbour", id="all"),
+        pytest.param(999, 1000, 2, "99 % from 2 neighbours", id="not quite all"),
+        pytest.param(1, 1000, 2, "<1 % from 2 neighbours", id="hardly any"),
+        pytest.param(5, 0, 1, "100 % from 1 neighbour", id="a total that is not known yet"),
+    ],
+)
+def test_the_share_of_neighbours_says_no_more_and_no_less_than_there_is(
+    sent: int, total: int, neighbours: int, text: str
+) -> None:
+    assert format_neighbours(sent, total, neighbours) == text
+
+
+def test_there_may_be_more_neighbours_than_are_known() -> None:
+    assert format_neighbours(1, 2, 3, at_least=True) == "50 % from at least 3 neighbours"

@@ -37,7 +37,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from kube_cache.contracts.prefetch import PREFETCH_PRIORITY
     from kube_cache.contracts.warm_pod import DatasetFailed, DatasetReady
-    from kube_cache.units import format_bytes
+    from kube_cache.units import format_bytes, format_neighbours
     from workflows import cluster_calls, node_calls, node_stream
     from workflows.failures import AGENT_LOST, error_info
     from workflows.search_attributes import upsert
@@ -182,7 +182,14 @@ class DatasetOnNode:
                 del self._state.consumers[consumer.workflow_id]
         self._set_phase(Phase.READY, result)
         ready = DatasetReady(
-            result.digest, result.fetched_bytes, result.seconds, result.verified, result.span, self._inp.node
+            result.digest,
+            result.fetched_bytes,
+            result.seconds,
+            result.verified,
+            result.span,
+            self._inp.node,
+            result.neighbour_bytes,
+            result.neighbours,
         )
         await asyncio.gather(*(self._answer(consumer, "dataset_ready", ready) for consumer in waiting))
 
@@ -259,9 +266,8 @@ class DatasetOnNode:
             lines.append(
                 f"- fetched {format_bytes(result.fetched_bytes)} in {result.seconds:.1f} s, verified: {result.verified}"
             )
-            if result.neighbours:
-                share = result.neighbour_bytes / max(result.fetched_bytes, 1)
-                lines.append(f"- {share:.0%} of it from {result.neighbours} other nodes")
+            if fed := format_neighbours(result.neighbour_bytes, result.fetched_bytes, result.neighbours):
+                lines.append(f"- {fed}")
         if state.error is not None:
             lines.append(f"- **{state.error.type}**: {state.error.message}")
         workflow.set_current_details("\n".join(lines))

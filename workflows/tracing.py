@@ -165,6 +165,8 @@ def _root(given: WarmPodInput, since: float, until: float, outcome: WarmPodResul
             "kube_cache.bytes": outcome.bytes,
             "kube_cache.fetched_bytes": outcome.fetched_bytes,
         }
+        if outcome.neighbour_bytes:
+            attributes["kube_cache.neighbour_bytes"] = outcome.neighbour_bytes
     name = f"pod {pod.namespace}/{pod.name}"
     return Span(name, spans.pod_place(pod.uid), 0, _ns(since), _ns(until), attributes, error=error)
 

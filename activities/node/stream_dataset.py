@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -115,6 +115,7 @@ class StreamDataset:
             # rights of today.
             token = arg.consumer.peer_token if arg.consumer is not None else ""
             with (self._join if token else alone)(manifest, token) as exchange:
+                beats.follow(exchange)
                 download = self._store.download(
                     manifest,
                     self._engine,
@@ -257,10 +258,18 @@ class _Heartbeats:
         # Until this attempt has looked at the disk the last one knows best: if this agent goes away, too, it is waited
         # for as long as what its disk holds is worth.
         self._latest = FetchProgress(max(arg.done_bytes, _last_done_bytes()), arg.snapshot.bytes, 0.0)
+        self._exchange: Exchange | None = None
+        self._taken_before: Mapping[str, int] = {}
 
     def fetched(self, progress: FetchProgress) -> None:
         """Callback of the download."""
         self._latest = progress
+
+    def follow(self, exchange: Exchange | None) -> None:
+        """Tell from now on what other nodes have sent since."""
+        if exchange is not None:
+            self._taken_before = dict(exchange.taken())
+            self._exchange = exchange
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -281,6 +290,15 @@ class _Heartbeats:
             progress = StreamProgress(self.state, latest.done_bytes, latest.total_bytes, latest.bytes_per_s, *work)
             if disk is not None:
                 progress = replace(progress, free_bytes=disk.free_bytes, reserved_bytes=disk.reserved_bytes)
+            if self._exchange is not None:
+                sent = self._sent(self._exchange)
+                progress = replace(progress, neighbour_bytes=sum(sent), neighbours=len(sent))
             activity.heartbeat(progress)
             if stop.wait(_BEAT_S):
                 return
+
+    def _sent(self, exchange: Exchange) -> list[int]:
+        """Return the bytes of each node that has sent any."""
+        before = self._taken_before
+        taken = (count - before.get(node, 0) for node, count in exchange.taken().items() if node)
+        return [count for count in taken if count > 0]

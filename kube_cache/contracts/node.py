@@ -153,6 +153,10 @@ class StreamProgress:
     """Bytes that downloads may use on the disk without an eviction, as measured last; None = not measured."""
     reserved_bytes: int | None = None
     """Bytes that the running downloads of the node have yet to write; None = not measured."""
+    neighbour_bytes: int = 0
+    """Of `done_bytes`: those that came from other nodes since the attempt began."""
+    neighbours: int = 0
+    """Number of nodes that they came from."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class WarmPodResult:
     """GPUs of the Pod times the seconds of the fetch that it would have held them through, as
     `kube_cache_gpu_not_held_seconds_total` counts them; 0 for a hit.
     """
+    neighbour_bytes: int = 0
+    """Of `fetched_bytes`: those that came from other nodes."""
+    neighbours: int = 0
+    """See `DataState.neighbours`."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ class PatchGateInput:
     bytes: int = 0
     """Size of the Pod's data; this and the next three fields are for the metrics of the release."""
     fetched_bytes: int = 0
-    """Bytes that were read from the origin while the Pod waited."""
+    """Bytes that were read from the origin and from other nodes while the Pod waited."""
     fetch_s: float = 0
     """Seconds from the check of the disk to this release of a Pod that missed; 0 for a hit."""
     hit: bool = False
@@ -279,6 +283,10 @@ class DatasetReady:
     span: str = ""
     """See `StreamResult.span`."""
     node: str = ""
+    neighbour_bytes: int = 0
+    """Of `fetched_bytes`: those that came from other nodes."""
+    neighbours: int = 0
+    """Number of nodes that they came from."""
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,11 @@ class DataState:
     downloads: int = 0
     """Downloads that were completed for the present placement; more than one when something damaged the snapshot."""
     fetched_bytes: int = 0
-    """Bytes that were read from the origin for the present placement."""
+    """Bytes that were read from the origin and from other nodes for the present placement."""
+    neighbour_bytes: int = 0
+    """Of `fetched_bytes`: those that came from other nodes."""
+    neighbours: int = 0
+    """Number of nodes that they came from; of several datasets the greatest, since their nodes may be the same."""
 
 
 @dataclass
@@ -166,6 +170,9 @@ class ReleaseState:
     """The release was noticed when the Pod's pins on `node` had been given back already."""
     arrived_at: str = ""
     """Node where the Pod is bound and its data is checked, and fetched, after the release; empty = no such node."""
+    neighbour_bytes: int = 0
+    """As in `DataState`, like the next field."""
+    neighbours: int = 0
 
 
 @dataclass

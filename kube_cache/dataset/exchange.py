@@ -6,7 +6,7 @@ folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -24,6 +24,13 @@ class Exchange(Protocol):
 
     def landed(self, id_: str, path: Path) -> None:
         """Note that an object is whole, verified and at `path`: now, or from before the download."""
+        ...
+
+    def taken(self) -> Mapping[str, int]:
+        """Return the bytes that came so far, by node, those of the origin under the empty name.
+
+        Objects that are too small for the exchange are left out. Earlier downloads of the snapshot count as well.
+        """
         ...
 
 

@@ -30,6 +30,9 @@ class Savings:
     bytes: int = 0
     """Size of the data of the released Pods."""
     fetched_bytes: int = 0
+    """From the origin and from other nodes. A download that N Pods waited for counts N times."""
+    neighbour_bytes: int = 0
+    """Of `fetched_bytes`: those that came from other nodes."""
     gpu_seconds: float = 0
     read: int = 0
     """Workflows whose results were added up."""
@@ -65,6 +68,7 @@ def of_results(results: Iterable[WarmPodResult]) -> Savings:
         savings.hits += result.hit
         savings.bytes += result.bytes
         savings.fetched_bytes += result.fetched_bytes
+        savings.neighbour_bytes += result.neighbour_bytes
         savings.gpu_seconds += result.gpu_seconds_saved
     return savings
 

@@ -53,6 +53,10 @@ class Warm:
     entities: tuple[str, ...] = ()
     """Workflow ids of the downloads that the Pod waits for."""
     present_bytes: int = 0
+    neighbour_bytes: int | None = None
+    """Of `done_bytes`: those that came from other nodes; None where nothing is known of a download."""
+    from_neighbours: str = ""
+    """The same in words: `61 % from 7 neighbours`; empty where none came from there."""
 
 
 @dataclass
@@ -149,7 +153,12 @@ def with_progress(warm: Warm, known: Mapping[str, Download]) -> Warm:
     fetched = [known[entity] for entity in warm.entities]
     done, rate = downloads.sum_up(fetched, warm.total_bytes, warm.present_bytes)
     return replace(
-        warm, done_bytes=done, bytes_per_s=rate, eta_s=(warm.total_bytes - done) / rate if rate > 0 else None
+        warm,
+        done_bytes=done,
+        bytes_per_s=rate,
+        eta_s=(warm.total_bytes - done) / rate if rate > 0 else None,
+        neighbour_bytes=sum(download.neighbour_bytes for download in fetched),
+        from_neighbours=downloads.words_of_neighbours(fetched, done - warm.present_bytes),
     )
 
 

@@ -92,6 +92,10 @@ class Party:
         """Offer nothing more."""
         self._parts.drop(self.snapshot, self._sizes)
 
+    def taken(self) -> Mapping[str, int]:
+        """Return the bytes of the chunks that came since the start, by node; the origin's under an empty name."""
+        return self.swarm.taken_bytes
+
     def take_lies(self) -> list[Lie]:
         """Return who was banned since the last call, and why."""
         return self.swarm.take_lies()

@@ -14,6 +14,7 @@ from kube_cache.contracts.common import Phase
 from kube_cache.contracts.node import StreamProgress
 from kube_cache.temporal import executions
 from kube_cache.temporal.search_attributes import BYTES, phase_of
+from kube_cache.units import format_neighbours
 
 _RPC_TIMEOUT = timedelta(seconds=5)
 QUEUED = "queued"
@@ -41,6 +42,17 @@ class Download:
     free_bytes: int | None = None
     """Of the node's disk, as the agent measured last, as `reserved_bytes`; None = not told."""
     reserved_bytes: int | None = None
+    neighbour_bytes: int = 0
+    """As in `StreamProgress`, like the next field."""
+    neighbours: int = 0
+
+
+def words_of_neighbours(downloads: Collection[Download], fetched_bytes: int) -> str:
+    """Say which share of what one Pod's downloads have fetched came from neighbours; empty for none."""
+    fed = [download for download in downloads if download.neighbour_bytes]
+    sent = sum(download.neighbour_bytes for download in fed)
+    most = max((download.neighbours for download in fed), default=0)
+    return format_neighbours(sent, fetched_bytes, most, at_least=len(fed) > 1)
 
 
 def sum_up(downloads: Collection[Download], total_bytes: int, present_bytes: int) -> tuple[int, float]:
@@ -89,4 +101,6 @@ async def _decode(client: Client, pending: PendingActivityInfo) -> Download:
         progress.retries,
         progress.free_bytes,
         progress.reserved_bytes,
+        progress.neighbour_bytes,
+        progress.neighbours,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.node import stream_dataset
 from activities.node.stream_dataset import StreamDataset
 from kube_cache.contracts.common import Consumer, PodRef, Snapshot
-from kube_cache.contracts.node import StreamInput, StreamResult
+from kube_cache.contracts.node import StreamInput, StreamProgress, StreamResult
 from kube_cache.dataset.remote import Manifest
 from kube_cache.dataset.transfer import Verified
 from kube_cache.dataset.uri import DatasetUri
@@ -31,6 +32,16 @@ CONSUMER = Consumer("warm/team/train/uid", PodRef("team", "train", "uid"), peer_
 @pytest.fixture(autouse=True)
 def listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_dataset, "list_dataset", lambda *_args, **_named: MANIFEST)
+
+
+class Exchange:
+    """What has come so far, as a test says; before this download one neighbour had sent something."""
+
+    def __init__(self) -> None:
+        self.bytes: Mapping[str, int] = {"": 5, "gpu-9": 50}
+
+    def taken(self) -> Mapping[str, int]:
+        return self.bytes
 
 
 def run(
@@ -60,3 +71,24 @@ def test_the_span_says_the_bytes_by_their_source(sent: list[Span]) -> None:
     found = {name: attributes[f"kube_cache.{name}"] for name in ("origin_bytes", "neighbour_bytes", "resumed_bytes")}
     assert found == {"origin_bytes": 351, "neighbour_bytes": 549, "resumed_bytes": 100}
     assert attributes["kube_cache.neighbours"] == 2
+
+
+def test_heartbeats_say_what_neighbours_have_sent_since_the_download_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_dataset, "_BEAT_S", 0.01)
+    exchange, environment, beats = Exchange(), ActivityEnvironment(), list[StreamProgress]()
+    told, begun = threading.Event(), threading.Event()
+
+    def heard(progress: StreamProgress) -> None:
+        beats.append(progress)
+        if begun.is_set() and progress.neighbour_bytes:
+            told.set()
+
+    def download(*_args: object, **_named: object) -> DownloadResult:
+        exchange.bytes = {"": 105, "gpu-9": 50, "gpu-2": 300, "gpu-3": 20}
+        begun.set()
+        assert told.wait(90)
+        return FED
+
+    environment.on_heartbeat = heard
+    run(download, exchange=exchange, environment=environment)
+    assert {(beat.neighbour_bytes, beat.neighbours) for beat in beats} == {(0, 0), (320, 2)}

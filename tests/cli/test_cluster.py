@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -35,6 +36,17 @@ def test_the_table_has_bar_rate_and_time_and_counts_what_it_does_not_show() -> N
         assert words in line
     assert "10 Pods: 9 Paused, 1 Warming. 7 younger ones are not shown (--limit)" in text
     assert "No Pod waits" in rendered([])
+
+
+def test_the_table_says_what_neighbours_sent_once_one_has() -> None:
+    warm = Warm("ml", "train", "Warming", "gpu-1", "s3://models/gpt", 940, "", 100, 50, 2.0, 25.0)
+    assert "SOURCE" not in rendered([warm])
+    fed = replace(warm, pod="fed", neighbour_bytes=30, from_neighbours="61 % from 7 neighbours")
+    text = rendered([warm, fed])
+    assert "SOURCE" in text
+    assert [line for line in text.splitlines() if "61 % from 7 neighbours" in line] == [
+        line for line in text.splitlines() if "ml/fed" in line
+    ]
 
 
 def test_a_narrow_terminal_still_shows_pod_and_phase() -> None:
@@ -74,7 +86,7 @@ def test_the_document_has_the_documented_keys() -> None:
     assert set(document) == {"warms", "shown", "total", "by_phase", "kubernetes_error", "temporal_error"}
     assert set(document["warms"][0]) == {
         "namespace", "pod", "phase", "node", "dataset", "since", "message", "total_bytes", "done_bytes", "bytes_per_s",
-        "eta_s",
+        "eta_s", "neighbour_bytes", "from_neighbours",
     }  # fmt: skip
 
 
@@ -112,4 +124,16 @@ def test_savings_count_what_was_released_and_say_what_is_left_out() -> None:
     ):
         assert words in text
     assert "would have been bound first" in text
+    assert "neighbour" not in text
     assert savings.document(saved, 1.0, 4.0)["dollars"] == 8.0
+
+
+def test_savings_tell_the_bytes_of_neighbours_from_those_of_the_origin() -> None:
+    saved = of_results([
+        WarmPodResult("released", bytes=2 * GIB, fetched_bytes=2 * GIB, neighbour_bytes=GIB // 2, neighbours=3),
+        WarmPodResult("released", bytes=GIB, fetched_bytes=GIB),
+    ])  # fmt: skip
+    text = savings.words(saved, "24h", 4.0)
+    assert "3.0 GiB were fetched while a Pod waited: 512.0 MiB from neighbours, the rest from the origin." in text
+    assert "at the speed that they sent it" in text
+    assert savings.document(saved, 1.0, 4.0)["neighbour_bytes"] == GIB // 2

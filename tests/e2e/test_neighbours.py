@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.promises import MIB, released
+from kube_cache.units import format_neighbours
+from tests.e2e.promises import MIB, released, temporal, workflow_id
 from tests.telemetry.scrape import samples, scrape
 from tools.stack import Stack
+from tools.stack import pods as kubernetes
 from tools.stack.buckets import Bucket
 from tools.stack.pods import Pods
 from tools.stack.waiting import true
@@ -39,6 +42,20 @@ def landed(fleet: Stack, source: str) -> float:
     return sum(samples(scrape(agent))[name] for agent in fleet.agents.values())
 
 
+def says_where_from(fleet: Stack, pods: Pods, name: str) -> int:
+    """Check that the Pod's condition and its Event say what its workflow knows; return the bytes from neighbours."""
+    pod = pods.wait_reason(name, "Done")
+    message = str(kubernetes.condition(pod)["message"])
+    # Waits for the end.
+    told = temporal(fleet, "workflow", "result", "--workflow-id", workflow_id(pod), "--output", "json")
+    result = json.loads(told)["result"]
+    sent: int = result["neighbour_bytes"]
+    words = format_neighbours(sent, result["fetched_bytes"], result["neighbours"])
+    assert message.endswith(words if sent else "/s"), "nothing is said of neighbours where none sent anything"
+    assert message in {event["note"] for event in pods.events(name) if event["reason"] == "DatasetReady"}
+    return sent
+
+
 def on(node: str) -> dict[str, object]:
     return {"nodeSelector": {"kubernetes.io/hostname": node}}
 
@@ -53,6 +70,7 @@ def test_three_pods_on_three_nodes_ask_at_once_and_the_origin_serves_the_dataset
     assert fleet.s3_proxy is not None
     assert fleet.s3_proxy.bytes_served(bucket.name) == SHARED + 3 * LONE
     assert landed(fleet, "neighbours") == 2 * SHARED
+    assert sum(says_where_from(fleet, pods, f"p{number}") for number in range(3)) == 2 * SHARED
     assert landed(fleet, "origin") == SHARED + 3 * LONE
 
 
@@ -68,6 +86,8 @@ def test_a_node_that_comes_later_is_fed_by_one_that_has_the_dataset(fleet: Stack
     pods.create_gated("second", bucket.uri("gpt"), spec=on(second))
     released(fleet, pods, "second", bucket.uri("gpt"), content)
     assert fleet.s3_proxy.bytes_served(bucket.name) == sum(SIZES) + LONE
+    assert says_where_from(fleet, pods, "first") == 0
+    assert says_where_from(fleet, pods, "second") == SHARED
 
 
 def test_a_dataset_comes_from_the_origin_where_no_neighbour_answers(fleet: Stack, pods: Pods) -> None:

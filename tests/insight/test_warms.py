@@ -49,6 +49,10 @@ def test_a_row_has_the_sum_of_the_pods_downloads_or_no_numbers_at_all() -> None:
     known = {first: Download(FETCHING, 200, 10.0), second: Download(FETCHING, 100, 20.0)}
     full = with_progress(warm, known)
     assert (full.done_bytes, full.bytes_per_s, full.eta_s) == (400, 30.0, 20.0)
+    assert (full.neighbour_bytes, full.from_neighbours) == (0, "")
+    known[first] = Download(FETCHING, 200, 10.0, neighbour_bytes=183, neighbours=7)
+    fed = with_progress(warm, known)
+    assert (fed.neighbour_bytes, fed.from_neighbours) == (183, "61 % from 7 neighbours")
     assert with_progress(warm, {first: known[first]}) == warm
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,6 +44,8 @@ class Temporal:
         """Bytes that the heartbeat of each entity's download names; an entity that is not here does not exist."""
         self.phases: dict[str, Phase] = {}
         """Of entities without a download."""
+        self.more: dict[str, int] = {}
+        """Further fields of the heartbeats."""
         self.disk: dict[str, Any] = {}
         """Free and reserved bytes that the heartbeat tells; empty = none, as of an older agent."""
         self.described: list[str] = []
@@ -57,7 +60,7 @@ class Temporal:
             elif workflow_id in self.done:
                 info = PendingActivityInfo(attempt=1)
                 info.activity_type.name = names.STREAM_DATASET
-                progress = StreamProgress("fetching", self.done[workflow_id], TOTAL, 10.0, **self.disk)
+                progress = StreamProgress("fetching", self.done[workflow_id], TOTAL, 10.0, **self.disk, **self.more)
                 info.heartbeat_details.payloads.extend(await self.data_converter.encode([progress]))
                 pending = [info]
             else:
@@ -347,6 +350,28 @@ def test_the_last_failure_and_the_time_that_is_left_are_said() -> None:
     assert message == (
         "50 % of 1000 B on node gpu-1; 50 B/s, done in 10s; attempt 3, last failure: SourceUnavailable: 503"
     )
+
+
+def test_the_share_of_neighbours_is_of_what_was_fetched() -> None:
+    warming = Warming("gpu-1", "disk", ["d", "e"], 1000, present_bytes=300)
+    fed = Download("fetching", 200, 50.0, neighbour_bytes=122, neighbours=7)
+    message = words.progress(warming, [fed, Download("fetching")], 500, 0)
+    assert message == "50 % of 1000 B on node gpu-1; 50 B/s, done in 10s; 61 % from 7 neighbours so far"
+    message = words.progress(warming, [fed, replace(fed, neighbour_bytes=78, neighbours=2)], 700, 0)
+    assert message.endswith("; 50 % from at least 7 neighbours so far")
+
+
+async def test_progress_tells_of_neighbours_also_when_their_download_is_over(bench: Bench) -> None:
+    bench.kube.add("one", "d", "e")
+    bench.temporal.done = {entity("d"): 40, entity("e"): 10}
+    bench.temporal.more = {"neighbour_bytes": 20, "neighbours": 2}
+    await bench.play()
+    assert bench.kube.messages["one"][-1].endswith("; 80 % from at least 2 neighbours so far")
+    bench.temporal.more = {}
+    bench.temporal.phases[entity("d")] = Phase.READY
+    bench.temporal.done[entity("e")] = 40
+    await bench.play(60)
+    assert bench.kube.messages["one"][-1].endswith("; 40 % from at least 2 neighbours so far")
 
 
 async def test_the_states_of_an_entity_without_a_download_are_read(bench: Bench) -> None:

@@ -105,6 +105,8 @@ class World:
         self.held: dict[str, asyncio.Event] = {}
         """Activities that are entered and go on when their event is set, by name."""
         self.verified = "full-object"
+        self.neighbour_bytes, self.neighbours = 0, 0
+        """Of each download: what other nodes sent, and how many did."""
         self.seat_binds = True
         self.sees = True
         self.done_bytes = 10
@@ -311,7 +313,8 @@ class World:
             self.fetched.append(arg.snapshot.digest)
             size, span = arg.snapshot.bytes, spans.current()
             place = "" if span is None else str(span.place)
-            return StreamResult(arg.snapshot.digest, size, size, 0.5, "full-object", place)
+            fed = self.neighbour_bytes, self.neighbours
+            return StreamResult(arg.snapshot.digest, size, size, 0.5, "full-object", place, *fed)
 
         @activity.defn(name=names.UNPIN)
         async def unpin(arg: UnpinInput) -> None:

@@ -512,6 +512,21 @@ async def test_only_what_is_missing_is_fetched(calls: Calls) -> None:
     assert await fetching == 200
 
 
+async def test_what_neighbours_sent_is_added_up_over_the_datasets_of_a_placement(calls: Calls) -> None:
+    wanted = (await placed(calls)).data
+    await wanted.check("gpu-1")
+    fetching = asyncio.ensure_future(wanted.fetch_missing())
+    await asyncio.sleep(0.01)
+    for snapshot, sent, neighbours in zip(SNAPSHOTS, (100, 22), (7, 3), strict=True):
+        wanted.on_ready(DatasetReady(snapshot.digest, fetched_bytes=100, neighbour_bytes=sent, neighbours=neighbours))
+    assert await fetching == 200
+    assert (wanted._state.neighbour_bytes, wanted._state.neighbours) == (122, 7)
+    release = ReleaseState("gpu-1", 1000, 200, 4.0, neighbour_bytes=122, neighbours=7)
+    assert messages.warmed(release, datasets=2).endswith(", 61 % from at least 7 neighbours")
+    wanted.begin_attempt()
+    assert (wanted._state.neighbour_bytes, wanted._state.neighbours) == (0, 0)
+
+
 async def test_every_disk_on_which_something_was_pinned_is_left_by_the_number_of_its_placement(calls: Calls) -> None:
     wanted = (await placed(calls)).data
     await wanted.check("gpu-1")
@@ -710,10 +725,10 @@ async def test_the_whole_state_of_a_pod_crosses_temporal() -> None:
             preferred="gpu-1",
             named=["gpu-2"],
         ),
-        DataState(SNAPSHOTS, 7.5, 2, 99, [Pins("gpu-1", "disk", 99, SNAPSHOTS)], 8.5, True, 1, 10),
+        DataState(SNAPSHOTS, 7.5, 2, 99, [Pins("gpu-1", "disk", 99, SNAPSHOTS)], 8.5, True, 1, 10, 5, 3),
         RejectionState(4, {"gpu-1": 2}, {"gpu-1": error}, True),
         ReportState("Placing", "m", report, report, {"a": 1.5}, {"b": 2.5}),
-        ReleaseState("gpu-1", 1, 2, 3.5, 4.5, True, True, "gpu-1", "0/3", True, "gpu-9"),
+        ReleaseState("gpu-1", 1, 2, 3.5, 4.5, True, True, "gpu-1", "0/3", True, "gpu-9", 1, 2),
         MembershipState("train", "arrived", "8,d", "train", True, 5.5, "m", True, True),
     )
     for part in (state, *(getattr(state, field.name) for field in fields(state) if field.name != "started_at")):

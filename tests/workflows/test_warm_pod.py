@@ -46,6 +46,24 @@ async def test_a_miss_is_fetched_before_the_gate_is_removed(temporal_address: st
         assert 0 < 8 * released.fetch_s <= result.gpu_seconds_saved <= 8 * result.seconds
         order = [name for name, _ in bench.world.calls if name in (names.STREAM_DATASET, names.PATCH_GATE)]
         assert order == [names.STREAM_DATASET, names.PATCH_GATE]
+        assert "neighbour" not in bench.world.args(names.REPORT_PHASE)[-1].message
+
+
+async def test_pods_say_where_the_bytes_of_their_download_came_from(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.neighbour_bytes, bench.world.neighbours = 1830, 7
+        bench.world.finish_stream.clear()
+        handles = [await bench.start() for _ in range(2)]
+        await until(lambda: bench.world.count(names.JOIN_DATASET) >= 2)
+        bench.world.finish_stream.set()
+        for handle in handles:
+            result = await handle.result()
+            assert (result.fetched_bytes, result.neighbour_bytes, result.neighbours) == (3000, 1830, 7)
+        told = [arg for arg in bench.world.args(names.REPORT_PHASE) if arg.ready]
+        assert len({arg.pod.uid for arg in told}) == 2
+        for arg in told:
+            assert arg.event_reason == "DatasetReady"
+            assert arg.message.endswith(", 61 % from 7 neighbours")
 
 
 async def test_twenty_pods_share_one_download(temporal_address: str) -> None:

@@ -29,7 +29,8 @@ class PodProgress:
         self.done_bytes = -1
         """-1 before the first look."""
         self.bytes_per_s = 0.0
-        self._done_by_entity: dict[str, int] = {}
+        self._best: dict[str, Download] = {}
+        """By entity: the most of each figure that must not go backwards."""
         self._moved_at, self._moved_done = 0.0, -1
         self._interval_s = interval_s
         self._written = ""
@@ -43,9 +44,16 @@ class PodProgress:
         seen = []
         for entity in self.entities:
             download = downloads.get(entity, Download())
-            # Never backwards: an attempt that starts again reports from zero until it has read its journal.
-            done = self._done_by_entity[entity] = max(self._done_by_entity.get(entity, 0), download.done_bytes)
-            seen.append(replace(download, done_bytes=done))
+            # Never backwards: an attempt that starts again reports from zero until it has read its journal, and one
+            # that is over reports no neighbours.
+            best = self._best.get(entity, Download())
+            best = self._best[entity] = replace(
+                download,
+                done_bytes=max(best.done_bytes, download.done_bytes),
+                neighbour_bytes=max(best.neighbour_bytes, download.neighbour_bytes),
+                neighbours=max(best.neighbours, download.neighbours),
+            )
+            seen.append(best)
         warming = self.warming
         done, self.bytes_per_s = sum_up(seen, warming.total_bytes, warming.present_bytes)
         if done != self._moved_done:

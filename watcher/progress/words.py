@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kube_cache.contracts.common import Warming
-from kube_cache.temporal.downloads import AWAY, DONE, PAUSED, QUEUED, Download
+from kube_cache.temporal.downloads import AWAY, DONE, PAUSED, QUEUED, Download, words_of_neighbours
 from kube_cache.units import format_bytes, format_seconds
 
 # Seconds without a byte after which the Pod says so. The engine gives a hanging connection up after 5 s, so a healthy
@@ -33,6 +33,8 @@ def progress(warming: Warming, downloads: Sequence[Download], done: int, still_s
         parts.append(f"nothing came for {format_seconds(still_s)}: SourceUnavailable, or the node's disk is slow")
     elif rate > 0:
         parts.append(f"{format_bytes(rate)}/s, done in {format_seconds(left / rate)}")
+    if fed := words_of_neighbours(downloads, done - warming.present_bytes):
+        parts.append(f"{fed} so far")
     parts += [
         f"attempt {download.attempt}, last failure: {download.failure}" for download in downloads if download.failure
     ]

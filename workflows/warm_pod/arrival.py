@@ -52,6 +52,7 @@ class Arrival:
         placement = self._state.data
         release.node, release.bytes, release.is_unpinned = node, data.bytes, False
         release.fetched_bytes, release.hit = placement.fetched_bytes, not placement.is_miss
+        release.neighbour_bytes, release.neighbours = placement.neighbour_bytes, placement.neighbours
         release.seconds = workflow.now().timestamp() - placement.warm_since
 
     async def _complete(self, node: str) -> bool:

@@ -49,6 +49,8 @@ class Binding:
             rate=release.fetched_bytes / max(release.seconds, 0.001),
             # On arrival the Pod holds its GPUs already.
             gpu_seconds_saved=0 if release.hit or release.arrived_at else parts.seat.gpus * release.seconds,
+            neighbour_bytes=release.neighbour_bytes,
+            neighbours=release.neighbours,
         )
 
     async def _end_elsewhere(self) -> WarmPodResult:
@@ -71,13 +73,8 @@ class Binding:
     def ready_words(self, release: ReleaseState) -> str:
         """Compose what the Pod says once its data is on the node."""
         parts = self._parts
-        message = messages.warmed(
-            release.bytes,
-            release.node,
-            release.fetched_bytes,
-            release.seconds,
-            mounts_current=parts.requests.view.mounts_current,
-        )
+        datasets, mounts_current = len(parts.data.snapshots), parts.requests.view.mounts_current
+        message = messages.warmed(release, datasets=datasets, mounts_current=mounts_current)
         if parts.seat.unreserved and not release.arrived_at:
             message += messages.only_preferred(parts.seat.unreserved)
         return message
@@ -95,6 +92,8 @@ class Binding:
                 seconds=now - (placement.warm_since or now),
                 waited_s=now - self._state.started_at,
                 hit=not placement.is_miss,
+                neighbour_bytes=placement.neighbour_bytes,
+                neighbours=placement.neighbours,
             ),
             unseen=True,
         )

@@ -333,6 +333,8 @@ class MainPath:
             seconds=_now() - placement.warm_since,
             waited_s=_now() - self._state.started_at,
             hit=not placement.is_miss,
+            neighbour_bytes=placement.neighbour_bytes,
+            neighbours=placement.neighbours,
         )
 
     async def withdraw(self) -> None:

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from kube_cache import names
 from kube_cache.contracts.common import ErrorInfo, Phase, Warming
-from kube_cache.units import format_bytes, format_seconds
+from kube_cache.contracts.warm_pod_state import ReleaseState
+from kube_cache.units import format_bytes, format_neighbours, format_seconds
 from workflows.warm_pod import options
 from workflows.warm_pod.requests import Stop
 
@@ -123,14 +124,16 @@ def waiting_for_disk(rejections: Mapping[str, ErrorInfo]) -> str:
     return "\n".join(lines)
 
 
-def warmed(size: int, node: str, fetched: int, seconds: float, *, mounts_current: bool = False) -> str:
-    """size, fetched: bytes. seconds: from the check of the disk to the release."""
+def warmed(release: ReleaseState, *, datasets: int = 1, mounts_current: bool = False) -> str:
+    """datasets: number of them; of several, only the most neighbours of one are known."""
+    size, node, fetched, seconds = format_bytes(release.bytes), release.node, release.fetched_bytes, release.seconds
     note = f". {_MOUNTS_CURRENT}" if mounts_current else ""
     if fetched == 0:
-        return f"{format_bytes(size)} on node {node}, already there{note}"
+        return f"{size} on node {node}, already there{note}"
     rate = format_bytes(fetched / max(seconds, 0.001))
     took = f"fetched {format_bytes(fetched)} in {format_seconds(seconds)}, {rate}/s"
-    return f"{format_bytes(size)} on node {node}, {took}{note}"
+    fed = format_neighbours(release.neighbour_bytes, fetched, release.neighbours, at_least=datasets > 1)
+    return f"{size} on node {node}, {took}{', ' if fed else ''}{fed}{note}"
 
 
 def warming_on_arrival(node: str, released_to: str, unreserved: Sequence[str]) -> str:

@@ -121,6 +121,7 @@ class NodeData:
         self._state.attempt = max(self._state.attempt + 1, int(now.timestamp() * 1000))
         state = self._state
         state.warm_since, state.fetched_bytes, state.downloads, state.is_miss = 0, 0, 0, False
+        state.neighbour_bytes = state.neighbours = 0
 
     def check_age_s(self) -> float:
         """Seconds since the last check of this placement; infinite when there was none, or it no longer holds."""
@@ -178,7 +179,7 @@ class NodeData:
     async def fetch_missing(self) -> int:
         """Join the entities of the missing snapshots and wait for all of them.
 
-        Returns the bytes that were read from the origin meanwhile. Raises NodeLost, SeatMoved, DiskRejected,
+        Returns the bytes that were fetched meanwhile. Raises NodeLost, SeatMoved, DiskRejected,
         SourceChanged, NeedsOperator, WarmingHeld.
         """
         self._state.is_miss = True
@@ -247,6 +248,9 @@ class NodeData:
         if isinstance(outcome, DatasetFailed):
             self._joined.discard(snapshot.digest)
             raise consequence(outcome)
+        state = self._state
+        state.neighbour_bytes += outcome.neighbour_bytes
+        state.neighbours = max(state.neighbours, outcome.neighbours)
         return outcome.fetched_bytes
 
     async def _join(self, snapshot: Snapshot, *, hit: bool = False, again: bool = False) -> None:

@@ -91,6 +91,7 @@ class Release:
         mine = self._state
         mine.node, mine.bytes, mine.hit = state.node, state.bytes, state.hit
         mine.fetched_bytes, mine.seconds, mine.waited_s = state.fetched_bytes, state.seconds, state.waited_s
+        mine.neighbour_bytes, mine.neighbours = state.neighbour_bytes, state.neighbours
         self._requests.note_released()
 
     async def wait_until_bound(self) -> None:
