@@ -190,6 +190,7 @@ class DatasetOnNode:
             self._inp.node,
             result.neighbour_bytes,
             result.neighbours,
+            result.banned,
         )
         await asyncio.gather(*(self._answer(consumer, "dataset_ready", ready) for consumer in waiting))
 
@@ -268,6 +269,7 @@ class DatasetOnNode:
             )
             if fed := format_neighbours(result.neighbour_bytes, result.fetched_bytes, result.neighbours):
                 lines.append(f"- {fed}")
+            lines += [f"- **banned**: node {banned.node} {banned.reason}" for banned in result.banned]
         if state.error is not None:
             lines.append(f"- **{state.error.type}**: {state.error.message}")
         workflow.set_current_details("\n".join(lines))

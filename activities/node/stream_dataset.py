@@ -22,6 +22,7 @@ from activities.node.lanes import Lanes, yielded
 from activities.node.recent_work import RecentWork
 from activities.node.stopping import retried_when_draining, should_stop
 from kube_cache import names
+from kube_cache.contracts.common import BannedNeighbour
 from kube_cache.contracts.node import StreamInput, StreamProgress, StreamResult
 from kube_cache.dataset.exchange import Exchange, Join
 from kube_cache.dataset.remote import Manifest
@@ -39,6 +40,8 @@ from kube_cache.telemetry.steps import timed
 _log = structlog.get_logger("kube_cache.stream")
 # Seconds between two heartbeats.
 _BEAT_S = 1.0
+# Banned neighbours that a result names; the log has all of them. Arbitrary: a Pod shows three.
+_MAX_BANNED = 16
 # Attempts on a faulty disk before the Pod goes to another node: three seconds with their pauses, so a hiccup passes.
 _MAX_DISK_ATTEMPTS = 3
 
@@ -127,6 +130,7 @@ class StreamDataset:
                     spare=arg.spare,
                     max_bytes_per_s=arg.max_bytes_per_s,
                 )
+                banned = [BannedNeighbour(*lie) for lie in exchange.take_lies()] if exchange is not None else []
         if download.fetched_bytes:
             metrics.SPEED.observe(download.fetched_bytes / max(download.seconds, 0.001))
         _log.info(
@@ -148,6 +152,7 @@ class StreamDataset:
             _note(arg, download),
             download.from_neighbours,
             len(download.neighbour_bytes),
+            banned[:_MAX_BANNED],
         )
 
     def _should_end(self) -> bool:

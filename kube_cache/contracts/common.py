@@ -157,6 +157,15 @@ class ErrorInfo:
 
 
 @dataclass(frozen=True)
+class BannedNeighbour:
+    """A node that sent or attested other bytes than the origin's, so that a download takes nothing more from it."""
+
+    node: str
+    reason: str
+    """What it did, as a sentence without its subject."""
+
+
+@dataclass(frozen=True)
 class Consumer:
     """A Pod that uses a snapshot on a node, or waits for it; or a `Prefetch` that waits for it."""
 

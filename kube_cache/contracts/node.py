@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from kube_cache.contracts.common import Consumer, ErrorInfo, PodRef, Policy, Snapshot
+from kube_cache.contracts.common import BannedNeighbour, Consumer, ErrorInfo, PodRef, Policy, Snapshot
 
 
 @dataclass
@@ -175,6 +175,8 @@ class StreamResult:
     """Of `fetched_bytes`: those that came from other nodes."""
     neighbours: int = 0
     """Number of nodes that they came from."""
+    banned: list[BannedNeighbour] = field(default_factory=list)
+    """Those that were banned since the last download that told of any; 16 at most."""
 
 
 @dataclass(frozen=True)

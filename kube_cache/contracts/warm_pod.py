@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from kube_cache.contracts.common import ErrorInfo, PodRef, PodView, Policy, Snapshot, Warming
+from kube_cache.contracts.common import BannedNeighbour, ErrorInfo, PodRef, PodView, Policy, Snapshot, Warming
 from kube_cache.contracts.warm_pod_state import WarmPodState
 
 
@@ -287,6 +287,8 @@ class DatasetReady:
     """Of `fetched_bytes`: those that came from other nodes."""
     neighbours: int = 0
     """Number of nodes that they came from."""
+    banned: list[BannedNeighbour] = field(default_factory=list)
+    """See `StreamResult.banned`."""
 
 
 @dataclass(frozen=True)

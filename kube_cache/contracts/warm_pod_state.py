@@ -6,7 +6,7 @@ that there is no step of saving that could be forgotten. Times are seconds since
 
 from dataclasses import dataclass, field
 
-from kube_cache.contracts.common import ErrorInfo, Snapshot, Warming
+from kube_cache.contracts.common import BannedNeighbour, ErrorInfo, Snapshot, Warming
 
 
 @dataclass
@@ -108,6 +108,8 @@ class DataState:
     """Of `fetched_bytes`: those that came from other nodes."""
     neighbours: int = 0
     """Number of nodes that they came from; of several datasets the greatest, since their nodes may be the same."""
+    banned: list[BannedNeighbour] = field(default_factory=list)
+    """Neighbours that were banned meanwhile, and that the Pod was not told of yet."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -31,6 +31,10 @@ class Exchange(Protocol):
 
         Objects that are too small for the exchange are left out. Earlier downloads of the snapshot count as well.
         """
+        ...
+
+    def take_lies(self) -> Sequence[tuple[str, str]]:
+        """Return the nodes that were banned since the last call, and what each did: other bytes than the origin's."""
         ...
 
 

@@ -14,7 +14,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.node import stream_dataset
 from activities.node.stream_dataset import StreamDataset
-from kube_cache.contracts.common import Consumer, PodRef, Snapshot
+from kube_cache.contracts.common import BannedNeighbour, Consumer, PodRef, Snapshot
 from kube_cache.contracts.node import StreamInput, StreamProgress, StreamResult
 from kube_cache.dataset.remote import Manifest
 from kube_cache.dataset.transfer import Verified
@@ -39,9 +39,14 @@ class Exchange:
 
     def __init__(self) -> None:
         self.bytes: Mapping[str, int] = {"": 5, "gpu-9": 50}
+        self.lies: list[tuple[str, str]] = []
 
     def taken(self) -> Mapping[str, int]:
         return self.bytes
+
+    def take_lies(self) -> list[tuple[str, str]]:
+        lies, self.lies = self.lies, []
+        return lies
 
 
 def run(
@@ -92,3 +97,15 @@ def test_heartbeats_say_what_neighbours_have_sent_since_the_download_began(monke
     environment.on_heartbeat = heard
     run(download, exchange=exchange, environment=environment)
     assert {(beat.neighbour_bytes, beat.neighbours) for beat in beats} == {(0, 0), (320, 2)}
+
+
+def test_the_result_names_who_was_banned_once_and_no_more_of_them_than_fit() -> None:
+    exchange = Exchange()
+    exchange.lies = [(f"gpu-{number}", "sent other bytes") for number in range(40)]
+    banned = run(lambda *_args, **_named: FED, exchange=exchange).banned
+    assert banned == [BannedNeighbour(f"gpu-{number}", "sent other bytes") for number in range(16)]
+    assert run(lambda *_args, **_named: FED, exchange=exchange).banned == []
+
+
+def test_a_download_from_the_origin_alone_bans_nobody() -> None:
+    assert run(lambda *_args, **_named: FED).banned == []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from kube_cache.units import format_neighbours
-from tests.e2e.promises import MIB, released, temporal, workflow_id
+from tests.e2e.promises import MIB, mounted, released, temporal, workflow_id
 from tests.telemetry.scrape import samples, scrape
 from tools.stack import Stack
 from tools.stack import pods as kubernetes
@@ -105,3 +106,38 @@ def test_a_dataset_comes_from_the_origin_where_no_neighbour_answers(fleet: Stack
     for node in (first, third):
         fleet.agents[node].start()
         true(lambda node=node: fleet.agents[node].running, "the agent is back")
+
+
+def test_a_neighbour_with_a_damaged_disk_is_banned_and_named_on_the_pod(fleet: Stack, pods: Pods) -> None:
+    """The Pod gets the origin's bytes, and says whose disk to look at."""
+    bucket = Bucket(fleet.s3, "damaged")
+    content = bucket.fill("gpt", SIZES[:1])
+    first, second, _ = fleet.nodes
+    pods.create_gated("first", bucket.uri("gpt"), spec=on(first))
+    released(fleet, pods, "first", bucket.uri("gpt"), content)
+    (name,) = content
+    flip_a_bit(mounted(fleet, first, bucket.uri("gpt")) / name)
+    before = banned_by(fleet, second)
+    pods.create_gated("second", bucket.uri("gpt"), spec=on(second))
+    released(fleet, pods, "second", bucket.uri("gpt"), content)
+    notes = [event["note"] for event in pods.events("second") if event["reason"] == "NeighbourBanned"]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"node {first} sent other bytes than the origin's for chunk ")
+    assert f"--node {first}" in notes[0]
+    assert banned_by(fleet, second) == before + 1
+    assert fleet.s3_proxy is not None
+    assert fleet.s3_proxy.bytes_served(bucket.name) > sum(SIZES[:1])
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change a byte as a failing disk does, where nobody notices before somebody reads it."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(3 * MIB)
+        byte = file.read(1)[0]
+        file.seek(3 * MIB)
+        file.write(bytes([byte ^ 1]))
+
+
+def banned_by(fleet: Stack, node: str) -> float:
+    return samples(scrape(fleet.agents[node]))["kube_cache_peer_banned_total", frozenset()]

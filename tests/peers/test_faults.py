@@ -136,6 +136,10 @@ def test_a_neighbour_that_sends_no_good_bytes_harms_nobody(
     if kind in {Lies, SendsAnother}:
         # On a machine that stands still none of its chunks may have arrived whole.
         assert all(_has_banned(agent, bad) or not agent.took.get(bad.name) for agent in others)
+        for agent in others:
+            assert agent.party is not None
+            named = [node for node, _ in agent.party.take_lies()]
+            assert named == ([bad.name] if _has_banned(agent, bad) else []), "each ban is told, and told once"
     ended.set()
     bad.wait()
 

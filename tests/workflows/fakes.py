@@ -19,7 +19,7 @@ from activities.cluster.join_dataset import JoinDataset
 from activities.cluster.plan_prefetch import PlanPrefetch
 from activities.cluster.survey import Survey
 from kube_cache import names
-from kube_cache.contracts.common import PodView, Snapshot
+from kube_cache.contracts.common import BannedNeighbour, PodView, Snapshot
 from kube_cache.contracts.group import FindGroupInput, FindGroupResult, JoinGroupInput
 from kube_cache.contracts.node import (
     AwaitDiskInput,
@@ -107,6 +107,7 @@ class World:
         self.verified = "full-object"
         self.neighbour_bytes, self.neighbours = 0, 0
         """Of each download: what other nodes sent, and how many did."""
+        self.banned: list[BannedNeighbour] = []
         self.seat_binds = True
         self.sees = True
         self.done_bytes = 10
@@ -314,7 +315,7 @@ class World:
             size, span = arg.snapshot.bytes, spans.current()
             place = "" if span is None else str(span.place)
             fed = self.neighbour_bytes, self.neighbours
-            return StreamResult(arg.snapshot.digest, size, size, 0.5, "full-object", place, *fed)
+            return StreamResult(arg.snapshot.digest, size, size, 0.5, "full-object", place, *fed, self.banned)
 
         @activity.defn(name=names.UNPIN)
         async def unpin(arg: UnpinInput) -> None:

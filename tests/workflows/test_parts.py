@@ -17,7 +17,17 @@ from temporalio import workflow
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError
 
-from kube_cache.contracts.common import Consumer, ErrorInfo, Phase, PodRef, PodView, Policy, Snapshot, Warming
+from kube_cache.contracts.common import (
+    BannedNeighbour,
+    Consumer,
+    ErrorInfo,
+    Phase,
+    PodRef,
+    PodView,
+    Policy,
+    Snapshot,
+    Warming,
+)
 from kube_cache.contracts.node import (
     CheckDiskInput,
     CheckDiskResult,
@@ -708,6 +718,7 @@ async def test_the_whole_state_of_an_entity_crosses_temporal() -> None:
 async def test_the_whole_state_of_a_pod_crosses_temporal() -> None:
     error = ErrorInfo("X", "y", 1, 2)
     report = Report("Placing", "words", True, "Event", True, Warming("gpu-1", "disk", ["d"], 2, 1))
+    banned = BannedNeighbour("gpu-3", "sent other bytes")
     state = WarmPodState(
         1.5,
         RequestState("cancel", "error", error, True, True, True, 3.5, 4.5, True, "pause"),
@@ -725,7 +736,7 @@ async def test_the_whole_state_of_a_pod_crosses_temporal() -> None:
             preferred="gpu-1",
             named=["gpu-2"],
         ),
-        DataState(SNAPSHOTS, 7.5, 2, 99, [Pins("gpu-1", "disk", 99, SNAPSHOTS)], 8.5, True, 1, 10, 5, 3),
+        DataState(SNAPSHOTS, 7.5, 2, 99, [Pins("gpu-1", "disk", 99, SNAPSHOTS)], 8.5, True, 1, 10, 5, 3, [banned]),
         RejectionState(4, {"gpu-1": 2}, {"gpu-1": error}, True),
         ReportState("Placing", "m", report, report, {"a": 1.5}, {"b": 2.5}),
         ReleaseState("gpu-1", 1, 2, 3.5, 4.5, True, True, "gpu-1", "0/3", True, "gpu-9", 1, 2),

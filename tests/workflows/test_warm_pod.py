@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from kube_cache import names
-from kube_cache.contracts.common import ErrorInfo
+from kube_cache.contracts.common import BannedNeighbour, ErrorInfo
 from kube_cache.contracts.node import DatasetOnNodeStatus
 from kube_cache.contracts.warm_pod import PodBound, PodState, PodUnschedulable, SeatLost, WarmPodStatus
 from tests.workflows import workbench as workbench_module
@@ -77,6 +77,21 @@ async def test_twenty_pods_share_one_download(temporal_address: str) -> None:
         assert bench.world.count(names.STREAM_DATASET) == 1
         # Pods, not calls: a busy worker runs a local activity again, which is harmless (tests/e2e reads the audit log).
         assert len({arg.pod.uid for arg in bench.world.args(names.PATCH_GATE)}) == 20
+
+
+async def test_a_pod_names_the_neighbour_that_was_banned_and_is_released_all_the_same(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.banned = [BannedNeighbour("gpu-3", "sent other bytes than the origin's for chunk 7")]
+        handles = [await bench.start() for _ in range(2)]
+        for handle in handles:
+            assert (await handle.result()).outcome == "released"
+        told = [arg for arg in bench.world.args(names.REPORT_PHASE) if arg.event_reason == "NeighbourBanned"]
+        fetched = {arg.pod.uid for arg in bench.world.args(names.REPORT_PHASE) if arg.event_reason == "Warming"}
+        assert {arg.pod.uid for arg in told} == fetched
+        for arg in told:
+            assert (arg.phase, arg.warning, arg.ready) == ("Warming", True, False)
+            assert arg.message.startswith("node gpu-3 sent other bytes than the origin's for chunk 7. Nothing more")
+            assert arg.message.endswith(f"kube-cache store verify {DIGEST[:12]} --full --node gpu-3")
 
 
 async def test_a_node_without_an_agent_is_left_for_another(temporal_address: str) -> None:

@@ -105,6 +105,7 @@ class Arrival:
                 warming = data.warming
                 message = messages.fetching(warming)
                 await together(data.fetch_missing(), parts.reporter.report(Phase.WARMING, message, warming=warming))
+                await parts.reporter.tell_banned()
         except NodeLost:
             return ErrorInfo("NodeLost", f"no living agent on node {node}")
         except SeatMoved as moved:  # the disk has a later placement of the Pod, or was replaced

@@ -282,6 +282,7 @@ class MainPath:
             self._data.fetch_missing(),
             self._reporter.report(Phase.WARMING, messages.fetching(warming), event="Warming", warming=warming),
         )
+        await self._reporter.tell_banned()
 
     def _refuse_unproven(self) -> None:
         unproven = self._data.unproven

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kube_cache import names
-from kube_cache.contracts.common import ErrorInfo, Phase, Warming
+from kube_cache.contracts.common import BannedNeighbour, ErrorInfo, Phase, Warming
 from kube_cache.contracts.warm_pod_state import ReleaseState
 from kube_cache.units import format_bytes, format_neighbours, format_seconds
 from workflows.warm_pod import options
@@ -134,6 +134,18 @@ def warmed(release: ReleaseState, *, datasets: int = 1, mounts_current: bool = F
     took = f"fetched {format_bytes(fetched)} in {format_seconds(seconds)}, {rate}/s"
     fed = format_neighbours(release.neighbour_bytes, fetched, release.neighbours, at_least=datasets > 1)
     return f"{size} on node {node}, {took}{', ' if fed else ''}{fed}{note}"
+
+
+def neighbours_banned(banned: Sequence[BannedNeighbour], digests: Sequence[str]) -> str:
+    """digests: of the Pod's snapshots; `store verify` needs one only where there are several to choose from."""
+    named = [f"node {one.node} {one.reason}" for one in banned[:_MAX_NODES]]
+    if len(banned) > _MAX_NODES:
+        named.append(f"and {len(banned) - _MAX_NODES} more nodes likewise")
+    what = f" {digests[0][:12]}" if len(digests) == 1 else ""
+    return (
+        f"{'; '.join(named)}. Nothing more of the dataset is taken from there, and its bytes were fetched again. Look at"
+        f" that node's disk and memory: kube-cache store verify{what} --full --node {banned[0].node}"
+    )
 
 
 def warming_on_arrival(node: str, released_to: str, unreserved: Sequence[str]) -> str:

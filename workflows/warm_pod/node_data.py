@@ -251,6 +251,7 @@ class NodeData:
         state = self._state
         state.neighbour_bytes += outcome.neighbour_bytes
         state.neighbours = max(state.neighbours, outcome.neighbours)
+        state.banned += outcome.banned
         return outcome.fetched_bytes
 
     async def _join(self, snapshot: Snapshot, *, hit: bool = False, again: bool = False) -> None:

@@ -124,6 +124,14 @@ class Reporter:
             return
         await self._write(report)
 
+    async def tell_banned(self) -> None:
+        """Say once which neighbours were banned while the Pod's data was fetched. Never raises."""
+        data = self._all.data
+        banned, data.banned = data.banned, []
+        if banned:
+            message = messages.neighbours_banned(banned, [snapshot.digest for snapshot in data.snapshots])
+            await self.report(self.phase, message, event="NeighbourBanned", warning=True)
+
     def _admits_event(self, key: str, now: float) -> bool:
         events = {old: at for old, at in self._state.events.items() if now - at < _SAME_EVENT_S}
         self._state.events = events
