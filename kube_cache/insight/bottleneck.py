@@ -63,6 +63,7 @@ _DOING: Final = {
     Bottleneck.DISK: "writing to the node's disk",
     Bottleneck.THROTTLING: "pausing between requests",
 }
+_DOING_IF_FED: Final = {**_DOING, Bottleneck.NETWORK: "waiting for bytes of the origin and of neighbours"}
 _REMEDY: Final = {
     Bottleneck.NETWORK: "More speed takes a faster way to the origin, or an origin nearer to the node",
     Bottleneck.DECRYPT: "Give the agent more CPUs, or take an origin without TLS inside the same network",
@@ -141,7 +142,8 @@ def _of_shares(running: Sequence[Download]) -> Finding:
         bottleneck = _OF_STAGE.get(stage, Bottleneck.UNKNOWN)
         by_bottleneck[bottleneck] = by_bottleneck.get(bottleneck, 0) + share
     worst = max(by_bottleneck, key=lambda bottleneck: by_bottleneck[bottleneck])
-    why = f"{by_bottleneck[worst]:.0%} of the connections' time goes into {_DOING.get(worst, 'something new')}"
+    doing = _DOING_IF_FED if any(each.neighbour_bytes for each in running) else _DOING
+    why = f"{by_bottleneck[worst]:.0%} of the connections' time goes into {doing.get(worst, 'something new')}"
     others = {cause: count for cause, count in retries.items() if cause != "throttled"}
     if worst == Bottleneck.THROTTLING and others and not retries.get("throttled"):
         return Finding(Bottleneck.NETWORK, f"{why}, because requests failed ({_count(others)})", _ORIGIN_REMEDY)

@@ -16,7 +16,7 @@ from kube_cache import names
 from kube_cache.contracts.common import Phase
 from kube_cache.insight.bottleneck import Bottleneck, Finding, of_downloads, of_failure
 from kube_cache.insight.facts import Call, Facts, PodSide, WorkflowSide
-from kube_cache.temporal.downloads import FETCHING, Download
+from kube_cache.temporal.downloads import FETCHING, Download, words_of_neighbours
 from kube_cache.units import format_bytes, format_seconds
 
 _NEW_S: Final = 10.0
@@ -269,6 +269,8 @@ def _progress(pod: PodSide, downloads: Sequence[Download]) -> str:
     words = f"{', '.join(pod.datasets)} comes to node {warming.node}: {percent:.0f} % of {format_bytes(warming.total_bytes)}"
     if rate and any(download.state == FETCHING for download in downloads):
         words += f", done in {format_seconds((warming.total_bytes - done) / rate)}"
+    if fed := words_of_neighbours(downloads, done - warming.present_bytes):
+        words += f", {fed} so far"
     return words
 
 

@@ -143,6 +143,10 @@ CASES = {
         warming(fetching(NETWORK)), Stage.WARMING, Bottleneck.NETWORK,
         ("80% of the connections' time", "50 % of 100.0 GiB", "1.0 GiB/s", "done in 50s", "node gpu-3"),
     ),
+    "network is the bottleneck, and neighbours send as well": Case(
+        warming(fetching(NETWORK, neighbour_bytes=15 * GIB, neighbours=7)), Stage.WARMING, Bottleneck.NETWORK,
+        ("bytes of the origin and of neighbours", "50 % from 7 neighbours so far"),
+    ),
     "decryption is the bottleneck": Case(
         warming(fetching({"decrypt": 0.62, "network": 0.3, "write": 0.08})), Stage.WARMING, Bottleneck.DECRYPT,
         ("62% of the connections' time goes into decrypting TLS", "more CPUs"),

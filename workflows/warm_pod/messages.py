@@ -143,8 +143,9 @@ def neighbours_banned(banned: Sequence[BannedNeighbour], digests: Sequence[str])
         named.append(f"and {len(banned) - _MAX_NODES} more nodes likewise")
     what = f" {digests[0][:12]}" if len(digests) == 1 else ""
     return (
-        f"{'; '.join(named)}. Nothing more of the dataset is taken from there, and its bytes were fetched again. Look at"
-        f" that node's disk and memory: kube-cache store verify{what} --full --node {banned[0].node}"
+        f"{'; '.join(named)}. Nothing more of the dataset is taken from there, and its bytes were fetched again. Unless it"
+        " passed on what another node had sent, its disk or memory is bad: kube-cache store verify"
+        f"{what} --full --node {banned[0].node}"
     )
 
 
