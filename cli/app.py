@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from cli import store
+from cli import prefetch, store
 from cli.arguments import AsJson, Connections, MaxRate, Uri
 from cli.processes import PROCESSES
 from kube_cache.errors import InvalidRequest
@@ -218,4 +218,5 @@ def fetch(
     return command.run(options, read_settings(), directory, reread=verify)
 
 
+app.add_typer(prefetch.app, name="prefetch", rich_help_panel=_CLUSTER)
 app.add_typer(store.app, name="store", rich_help_panel=_DISK)

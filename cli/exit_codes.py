@@ -12,6 +12,7 @@ _CODES: Final[dict[type[KubeCacheError], ExitCode]] = {
     errors.InvalidRequest: ExitCode.USAGE,
     errors.AccessDenied: ExitCode.REFUSED,
     errors.BucketNotAllowed: ExitCode.REFUSED,
+    errors.DatasetNotAllowed: ExitCode.REFUSED,
     errors.OriginUnsuitable: ExitCode.REFUSED,
     errors.NodeUnsuitable: ExitCode.REFUSED,
     errors.StoreConflict: ExitCode.REFUSED,
@@ -22,6 +23,11 @@ _CODES: Final[dict[type[KubeCacheError], ExitCode]] = {
     errors.InsufficientDisk: ExitCode.NO_ROOM,
     errors.DiskFault: ExitCode.FAILED,
 }
+
+
+def code_of_type(name: str) -> ExitCode:
+    """Return the code of the error's class by its name, as it comes back from a workflow."""
+    return next((code for kind, code in _CODES.items() if kind.__name__ == name), ExitCode.FAILED)
 
 
 def code_of(error: KubeCacheError) -> ExitCode:

@@ -137,7 +137,12 @@ def new_worker(
             reconcile.survey_cluster,
             reconcile.plan_shard,
             reconcile.settle_node,
-            PlanPrefetch(client, get_nodes, parse_selector(settings.operator.node_selector)).plan_prefetch,
+            PlanPrefetch(
+                client,
+                get_nodes,
+                parse_selector(settings.operator.node_selector),
+                settings.operator.prefetch_look_s,
+            ).plan_prefetch,
             TellWorkflows(kube, client, surveys, seat_namespace=settings.operator.namespace).tell_workflows,
         ],
         activity_executor=ThreadPoolExecutor(

@@ -40,7 +40,7 @@ def _run(verb: str, node: str, *, as_json: bool, **arguments: Any) -> int:
 
 @app.command()
 def ls(as_json: AsJson = False, node: _Node = "") -> int:
-    """List snapshots, least recently used first."""
+    """List snapshots in the order in which they would be evicted."""
     return _run("ls", node, as_json=as_json)
 
 

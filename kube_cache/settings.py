@@ -57,6 +57,8 @@ class OperatorSettings:
     """Seconds between two comparisons of workflows, Pods and disks."""
     sweep_interval_s: Annotated[float, Gt(0)] = 30
     """Seconds between two searches for gated Pods without an open workflow."""
+    prefetch_look_s: Annotated[float, Gt(0)] = 60
+    """Seconds between two looks of a prefetch at the nodes and at what they hold, while nothing changes."""
     workflow_slots: Annotated[int, Ge(10)] = 500
     """Maximum number of workflows kept in memory, some 65 KiB each. One that is not costs the operator 2 to 4 ms of CPU
     more when it is woken, and Temporal as much: raise it where bursts of more Pods than this are usual."""

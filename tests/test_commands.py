@@ -70,7 +70,9 @@ def unknown(arguments: list[str]) -> str:
     """Subcommand or option that `kube-cache` does not have."""
     command: object = COMMANDS
     for argument in arguments:
-        if isinstance(command, TyperGroup) and not argument.startswith("-"):
+        if isinstance(command, TyperGroup) and "://" in argument:
+            command = command.commands["start"]  # of `prefetch`, which may be left out
+        elif isinstance(command, TyperGroup) and not argument.startswith("-"):
             if argument not in command.commands:
                 return f"no subcommand {argument}"
             command = command.commands[argument]

@@ -67,6 +67,8 @@ class Prefetch:
         """The last nodes of the tour are planned, and nothing is missing."""
         self._changed = False
         """A signal wants to be heeded before anything else."""
+        self._is_respecified = False
+        """What runs may not be wanted any more."""
         self._phase = ""
 
     @workflow.run
@@ -91,6 +93,9 @@ class Prefetch:
             state.ending = PrefetchPhase.EXPIRED
         if state.ending:
             return await self._end()
+        if self._is_respecified:
+            self._is_respecified = False
+            await self._nodes.stop(leave=True)
         if state.paused:
             await self._nodes.stop(leave=True)
             self._show(PrefetchPhase.PAUSED)
@@ -99,7 +104,8 @@ class Prefetch:
             await self._resolve()
         elif state.error is not None and not state.snapshots:
             self._show(PrefetchPhase.AWAITING_OPERATOR)
-            await self._wait(self._expires_at() - self._now())
+            rest_s = self._expires_at() - self._now()
+            await self._wait(min(rest_s, self._spec.follow_s) if self._spec.follow else rest_s)
         else:
             await self._warm()
         return False
@@ -203,7 +209,7 @@ class Prefetch:
         )
         if self._changed:
             return
-        self._look_at = self._now() + self._policy.prefetch_look_s
+        self._look_at = self._now() + (plan.look_s or self._policy.prefetch_look_s)
         state.matched, state.wanted = plan.matched, plan.wanted
         state.ready, state.ready_bytes = plan.ready, plan.ready_bytes
         self._planned = deque([*((node, False) for node in plan.missing), *((node, True) for node in plan.tour)])
@@ -309,7 +315,7 @@ class Prefetch:
         if spec.datasets != self._spec.datasets:
             state.resolved_at = 0
         if spec != self._spec:
-            state.fetched_bytes = 0
+            state.fetched_bytes, self._is_respecified = 0, True
         self._spec, state.begun_at, state.ending = spec, self._now(), ""
         if state.error is not None:
             state.resolved_at = 0

@@ -45,6 +45,8 @@ class Wanted:
     snapshots: list[Snapshot]
     until: float
     """Seconds since the epoch."""
+    max_bytes_per_s: int
+    """What one node may use of the bandwidth; 0 = no limit."""
 
 
 class Nodes:
@@ -164,16 +166,13 @@ class Nodes:
 
 
 def _consumer(wanted: Wanted, *, hit: bool = False) -> Consumer:
-    spec = wanted.spec
-    # All nodes at once share the budget: its part is what this node may use.
-    share = max(1, spec.max_bytes_per_s // spec.parallel) if spec.max_bytes_per_s else 0
     return Consumer(
         wanted.owner,
-        PodRef(spec.namespace, "", ""),
+        PodRef(wanted.spec.namespace, "", ""),
         priority=PREFETCH_PRIORITY,
         hit=hit,
         prefetch=True,
-        max_bytes_per_s=share,
+        max_bytes_per_s=wanted.max_bytes_per_s,
     )
 
 
@@ -186,4 +185,7 @@ async def _leave(arg: JoinInput) -> None:
 
 def wanted(spec: PrefetchSpec, policy: Policy, state: PrefetchState) -> Wanted:
     owner = names.prefetch_id(spec.namespace, spec.name)
-    return Wanted(owner, spec, policy, list(state.snapshots), state.begun_at + spec.expires_s)
+    # Those that are yet to hold the data, the busy ones among them, share the budget; `parallel` at most do at once.
+    sharing = min(spec.parallel, max(1, state.wanted - state.ready))
+    share = max(1, spec.max_bytes_per_s // sharing) if spec.max_bytes_per_s else 0
+    return Wanted(owner, spec, policy, list(state.snapshots), state.begun_at + spec.expires_s, share)

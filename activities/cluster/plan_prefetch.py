@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from temporalio import activity
 from temporalio.client import Client
@@ -19,6 +19,7 @@ from activities.cluster.heartbeats import heartbeats
 from activities.failures import as_application_errors
 from kube_cache import names
 from kube_cache.contracts.prefetch import PlanPrefetchInput, PrefetchPlan, PrefetchSpec
+from kube_cache.errors import NotSynced
 from kube_cache.kube.cache_nodes import parse_selector
 from kube_cache.kube.nodes import NodeFacts
 from kube_cache.temporal.executions import running
@@ -40,8 +41,10 @@ class PlanPrefetch:
         client: Client,
         get_nodes: Callable[[], Sequence[NodeFacts]],
         node_selector: Mapping[str, str] | None = None,
+        look_s: float = 0,
     ) -> None:
-        """node_selector: labels of the nodes that have an agent."""
+        """node_selector: labels of the nodes that have an agent. look_s: what a plan says."""
+        self._look_s = look_s
         self._client = client
         self._get_nodes = get_nodes
         self._node_selector = node_selector or {}
@@ -49,7 +52,10 @@ class PlanPrefetch:
     @activity.defn(name=names.PLAN_PREFETCH)
     @as_application_errors
     async def plan_prefetch(self, arg: PlanPrefetchInput) -> PrefetchPlan:
-        """Choose nodes. Reads only, so running twice is harmless. Raises RPCError."""
+        """Choose nodes. Reads only, so running twice is harmless. Raises RPCError, NotSynced."""
+        everything = self._get_nodes()
+        if not everything:
+            raise NotSynced("this operator has not seen the cluster's nodes yet")
         held: defaultdict[str, Held] = defaultdict(Held)
         digests = {snapshot.digest for snapshot in arg.snapshots}
         async with heartbeats():
@@ -59,8 +65,8 @@ class PlanPrefetch:
                     if holding is not None and holding.digest in digests:
                         of = held[holding.node]
                         (of.ready if holding.ready else of.fetched).add(holding.digest)
-        nodes = [node for node in self._get_nodes() if self._has_agent(node)]
-        return plan(arg, nodes, held)
+        nodes = [node for node in everything if self._has_agent(node)]
+        return replace(plan(arg, nodes, held), look_s=self._look_s)
 
     def _has_agent(self, node: NodeFacts) -> bool:
         return all(node.labels.get(key) == value for key, value in self._node_selector.items())

@@ -166,6 +166,8 @@ class PrefetchPlan:
     tour: list[str] = field(default_factory=list)
     toured: bool = False
     """The tour came to its end with these."""
+    look_s: float = 0
+    """Seconds to the next look, by the settings of the operator that made the plan; 0 = as the policy says."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ async def test_every_node_that_matches_fetches_once_and_keeps_the_data(temporal_
         assert holders(bench) == set(nodes)
         assert len(streams(bench)) == 2
         for stream in streams(bench):
-            assert (stream.priority, stream.spare, stream.max_bytes_per_s) == (PREFETCH_PRIORITY, True, 1000)
+            assert (stream.priority, stream.spare, stream.max_bytes_per_s) == (PREFETCH_PRIORITY, True, 4000)
         assert set(bench.world.marks.values()) == {status.expires_at}
         entity = await bench.entity().query("status", result_type=DatasetOnNodeStatus)
         assert entity.phase == "Ready"

@@ -271,6 +271,7 @@ class Stack:
             KUBE_CACHE_STORE__ALLOW_ROOT_DISK="true",
             # A developer's disk is fuller than a node's NVMe, and here no kubelet evicts Pods from a full disk.
             KUBE_CACHE_STORE__MIN_FREE="0.01",
+            KUBE_CACHE_STORE__PREFETCH_WATERMARK="1",
             **(self._neighbours.agent(node) if self._neighbours else {}),
             **self._agent_env,
         )
