@@ -43,12 +43,13 @@ from kube_cache.temporal.runtime import new_runtime
 from watcher.leader import Leader
 from watcher.nodes import NodeWatcher
 from watcher.page.timeline import Timeline
-from watcher.pods import PodWatcher
+from watcher.pods import Observer, PodWatcher
 from watcher.progress.publisher import ProgressPublisher
 from watcher.reconcile_health import ReconcileHealth
 from watcher.reporter import PodReporter
 from watcher.starter import Starter
 from watcher.sweep import Sweep
+from watcher.wanted import Wanted
 from watcher.warm_pods import WarmPods
 from watcher.watches import Watches
 
@@ -123,7 +124,9 @@ async def _serve(
     warm_pods = WarmPods(client, policy(options), reporter)
     starter = Starter(client, warm_pods, expectations, patience_s=_OTHER_OPERATOR_S)
     timeline = Timeline() if options.page_address else None
-    watcher = PodWatcher(kube, starter, cache_root=options.cache_root, observers=[timeline] if timeline else [])
+    wanted = Wanted(lambda: not watches.unsynced())
+    observers: list[Observer] = [wanted] if timeline is None else [wanted, timeline]
+    watcher = PodWatcher(kube, starter, cache_root=options.cache_root, observers=observers)
     nodes = NodeWatcher(kube, starter, grace_s=options.node_grace_s)
     watches = Watches(kube, watcher, seat_namespace=options.namespace, nodes=nodes)
     leader = Leader(lease, renew_s=options.lease_renew_s, on_change=_on_leading(starter, watcher, nodes, client))
@@ -162,6 +165,7 @@ async def _serve(
         watches.nodes,
         nodes.check_node,
         watches.get_group,
+        wanted.is_elsewhere,
     )
     stopping = threading.Event()
     garbage.tune()

@@ -9,6 +9,7 @@ from datetime import timedelta
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from activities.cluster.company import Company, Wanted
 from activities.cluster.evict_pod import EvictPod
 from activities.cluster.group import GroupActivities
 from activities.cluster.join_dataset import JoinDataset
@@ -85,6 +86,7 @@ def new_worker(
     get_nodes: Callable[[], Sequence[NodeFacts]],
     check_node: Callable[[str, Json], None],
     get_group: Callable[[str, str], list[PodFacts] | None],
+    is_wanted: Wanted,
 ) -> Worker:
     seat = SeatActivities(
         kube,
@@ -97,6 +99,12 @@ def new_worker(
         get_owner=get_seat_owner,
         get_nodes=get_nodes,
         check_node=check_node,
+    )
+    join = JoinDataset(
+        client,
+        policy(settings.operator),
+        granter(settings.operator.peer_key_file),
+        Company(seat.inventory, is_wanted).expected,
     )
     group = GroupActivities(client, get_group)
     surveys = Surveys(kube, client, seat_namespace=settings.operator.namespace)
@@ -118,7 +126,7 @@ def new_worker(
             ResolveDataset(Origins(settings.origin, process="operator"), kube).resolve_dataset,
             seat.create_seat,
             seat.delete_seat,
-            JoinDataset(client, policy(settings.operator), granter(settings.operator.peer_key_file)).join_dataset,
+            join.join_dataset,
             PatchGate(
                 kube,
                 expectations,

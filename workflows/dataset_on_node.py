@@ -374,7 +374,9 @@ class DatasetOnNode:
         known = self._state.consumers.get(consumer.workflow_id)
         if known is None or consumer.workflow_id not in self._state.waiting:
             return False
-        return known == replace(consumer, policy=None, peer_token=known.peer_token)  # which only a join brings
+        # Which only a join brings.
+        brought = replace(consumer, peer_token=known.peer_token, expects_others=known.expects_others)
+        return known == replace(brought, policy=None)
 
     @workflow.query(description="Phase, consumers, those that wait, last error.")
     def status(self) -> DatasetOnNodeStatus:

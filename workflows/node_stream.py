@@ -103,11 +103,16 @@ def _first_waiting(state: DatasetState) -> Consumer | None:
 
     One Pod that forbids neighbours decides for all that wait: it relies on its word, the others lose only time.
     """
-    waiting = [state.consumers[name] for name in state.waiting if name not in state.repairing]
-    first = next((consumer for consumer in waiting if not consumer.prefetch), waiting[0] if waiting else None)
-    if first is not None and any(state.consumers[name].forbids_neighbours for name in state.waiting):
-        return replace(first, peer_token="")
-    return first
+    asked = [state.consumers[name] for name in state.waiting if name not in state.repairing]
+    if not asked:
+        return None
+    first = next((consumer for consumer in asked if not consumer.prefetch), asked[0])
+    waiting = [state.consumers[name] for name in state.waiting]
+    return replace(
+        first,
+        peer_token="" if any(consumer.forbids_neighbours for consumer in waiting) else first.peer_token,
+        expects_others=state.done_bytes > 0 or any(consumer.expects_others for consumer in waiting),
+    )
 
 
 def patience_s(policy: Policy, done_bytes: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import TypeAlias
@@ -34,12 +34,24 @@ def no_grant(_snapshot: Snapshot, _node: str) -> str:
     return ""
 
 
+Expect: TypeAlias = Callable[[Snapshot, str, str], Awaitable[bool]]
+"""Returns whether another node wants or has a snapshot: snapshot, node and workflow id of the Pod that asks."""
+
+
+async def company(_snapshot: Snapshot, _node: str, _workflow_id: str) -> bool:
+    """Always expect other nodes."""
+    return True
+
+
 class JoinDataset:
-    def __init__(self, client: Client, policy: Policy | None = None, grant: Grant = no_grant) -> None:
+    def __init__(
+        self, client: Client, policy: Policy | None = None, grant: Grant = no_grant, expects: Expect = company
+    ) -> None:
         """policy: of this operator, which a join tells the entity; None = that of the workflow that joins."""
         self._client = client
         self._policy = policy
         self._grant = grant
+        self._expects = expects
 
     @activity.defn(name=names.JOIN_DATASET)
     @as_application_errors
@@ -56,7 +68,11 @@ class JoinDataset:
             # The dataset was resolved with the rights of the Pod, which are all that the token passes on to its node.
             needs_none = consumer.hit or consumer.forbids_neighbours
             token = "" if needs_none else self._grant(dataset.snapshot, dataset.node)
-            consumer = replace(consumer, policy=self._policy or dataset.policy, peer_token=token)
+            # A prefetch is in no hurry, and fills many nodes at once.
+            knows_better = bool(token) and not consumer.prefetch
+            expects = not knows_better or await self._expects(dataset.snapshot, dataset.node, consumer.workflow_id)
+            policy = self._policy or dataset.policy
+            consumer = replace(consumer, policy=policy, peer_token=token, expects_others=expects)
         await self._client.start_workflow(
             names.DATASET_ON_NODE,
             dataset,

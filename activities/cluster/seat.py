@@ -69,7 +69,7 @@ class SeatActivities:
         self._claims = Claims(kube)
         self._expectations = expectations
         self._get_gated_pod = get_gated_pod
-        self._inventory = Inventory(client)
+        self.inventory = Inventory(client)
         self._image = image
         self._deadline_s = deadline_s
         self._node_selector = dict(node_selector or {})
@@ -89,7 +89,7 @@ class SeatActivities:
         Raises PodGone, ForeignGates, SeatOutdated (the Pod's peers moved while the seat waited), PlacementRaced,
         SeatRefused, SeatForbidden, PriorityClassUnknown.
         """
-        holdings = {snapshot.uri: await self._inventory.of(snapshot.uri) for snapshot in arg.snapshots}
+        holdings = {snapshot.uri: await self.inventory.of(snapshot.uri) for snapshot in arg.snapshots}
         nodes = nearness.near(arg, holdings)
         pod = self._get_gated_pod(arg.pod.uid)
         group = "" if pod is None or arg.is_judged else self._placement.turn(pod)

@@ -47,7 +47,7 @@ _MAX_DISK_ATTEMPTS = 3
 
 
 @contextmanager
-def alone(_manifest: Manifest, _token: str) -> Iterator[Exchange | None]:
+def alone(manifest: Manifest, token: str, *, expects_others: bool) -> Iterator[Exchange | None]:  # noqa: ARG001
     """Take nothing from other nodes, and give them nothing."""
     yield None
 
@@ -117,7 +117,9 @@ class StreamDataset:
             # A download without a token fetches from the origin alone. A repair has none: no Pod asks for it with the
             # rights of today.
             token = arg.consumer.peer_token if arg.consumer is not None else ""
-            with (self._join if token else alone)(manifest, token) as exchange:
+            # What was true when the Pod joined may not be when an attempt follows another.
+            expects = arg.consumer is None or arg.consumer.expects_others or activity.info().attempt > 1
+            with (self._join if token else alone)(manifest, token, expects_others=expects) as exchange:
                 beats.follow(exchange)
                 download = self._store.download(
                     manifest,

@@ -186,3 +186,6 @@ class Consumer:
     """No Pod but a `Prefetch` workflow wants the snapshot: it has no pin, and waits behind every Pod."""
     max_bytes_per_s: int = 0
     """Of a prefetch: its budget on this node, in bytes per second; 0 = no limit."""
+    expects_others: bool = True
+    """False: the operator knew of no other node that wants the snapshot or has it, so that a download need not listen
+    for one before it asks the origin."""

@@ -6,10 +6,10 @@ folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from kube_cache.dataset.range_plan import RangePlan
 from kube_cache.dataset.remote import Manifest
@@ -38,5 +38,11 @@ class Exchange(Protocol):
         ...
 
 
-Join: TypeAlias = Callable[[Manifest, str], AbstractContextManager[Exchange | None]]
-"""Begins the exchange of one download: manifest and token. Within the context others are served from it, too."""
+class Join(Protocol):
+    """Begins the exchange of one download. Within the context others are served from it, too."""
+
+    def __call__(
+        self, manifest: Manifest, token: str, *, expects_others: bool
+    ) -> AbstractContextManager[Exchange | None]:
+        """expects_others: listen for other nodes before the origin is asked; otherwise they are heard meanwhile."""
+        ...

@@ -165,15 +165,21 @@ class PeerNode:
         self._gossip = Gossip(self._client, seeds, own=self.me.address)
 
     @contextmanager
-    def join(self, manifest: Manifest, token: str, pinned: Pinned | None = None) -> Iterator[Party]:
+    def join(
+        self, manifest: Manifest, token: str, pinned: Pinned | None = None, *, expects_others: bool = True
+    ) -> Iterator[Party]:
         """Take part in the swarm of a snapshot while it is downloaded.
 
-        token: the operator's grant for this node. pinned: the members as the workflow names them.
+        token: the operator's grant for this node. pinned: the members as the workflow names them. expects_others: ask
+        the origin for nothing before this node has listened for others.
         """
         snapshot = manifest.digest
         sizes = _large({self._id_of(remote): remote.size for remote in manifest.objects})
         with self._lock:
-            party = self._parties.get(snapshot) or self._new_party(snapshot, sizes, token, pinned)
+            party = self._parties.get(snapshot)
+            if party is None:
+                settle_s = self._settle_s if expects_others else 0.0
+                party = self._new_party(snapshot, sizes, token, pinned, settle_s)
             party.renew(token, pinned)
             party.downloads += 1
         self._gossip.join(party)
@@ -207,7 +213,7 @@ class PeerNode:
             return None
         sizes = _large({object_id: size for object_id, (size, _) in found.items()})
         with self._lock:
-            party = self._parties.get(snapshot) or self._new_party(snapshot, sizes, "", None)
+            party = self._parties.get(snapshot) or self._new_party(snapshot, sizes, "", None, self._settle_s)
             for object_id, (_, path) in found.items():
                 party.landed(object_id, path)
             surplus = self._take_surplus()
@@ -215,7 +221,9 @@ class PeerNode:
             old.leave()
         return party
 
-    def _new_party(self, snapshot: str, sizes: Mapping[str, int], token: str, pinned: Pinned | None) -> Party:
+    def _new_party(
+        self, snapshot: str, sizes: Mapping[str, int], token: str, pinned: Pinned | None, settle_s: float
+    ) -> Party:
         """Make a party and keep it. The caller holds the lock."""
         party = Party(snapshot, sizes, self.holdings, token)
 
@@ -230,7 +238,7 @@ class PeerNode:
             offers=self.holdings,
             pinned=pinned,
             rules=self._rules,
-            settle_s=self._settle_s,
+            settle_s=settle_s,
         )
         party.swarm.tell = lambda members: self._gossip.tell(snapshot, members)
         self._parties[snapshot] = party

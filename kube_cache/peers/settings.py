@@ -35,7 +35,8 @@ class PeerSettings:
     """`host:port` between commas that lead to all agents, a headless Service's name for example: there nodes that want
     the same snapshot meet."""
     settle_s: Annotated[float, Ge(0)] = 1.0
-    """Seconds in which a download listens before it asks the origin for anything, unless it hears of enough others."""
+    """Seconds in which a download listens before it asks the origin for anything, unless it hears of enough others.
+    A download does not listen where the operator knows of no other node that wants the snapshot or has it."""
     ca_file: Path = Path("/etc/kube-cache/peers/ca.crt")
     """Authorities of the nodes' certificates, in PEM. Whoever has a certificate of one of them counts as the node that
     it names."""

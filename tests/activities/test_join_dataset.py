@@ -60,3 +60,29 @@ async def test_without_a_key_nothing_is_granted() -> None:
     arg = JoinInput(DatasetOnNodeInput("gpu-1", "disk-1", SNAPSHOT), Consumer("warm/ml/one/uid", POD))
     await ActivityEnvironment().run(JoinDataset(client).join_dataset, arg)
     assert client.sent[0].peer_token == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "matters"),
+    [
+        pytest.param({}, True, id="a download"),
+        pytest.param({"hit": True}, False, id="a hit"),
+        pytest.param({"prefetch": True}, False, id="a prefetch"),
+    ],
+)
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "with others"])
+async def test_a_join_says_whether_other_nodes_are_expected_where_that_matters(
+    kind: dict[str, bool], matters: bool, others: bool
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def expects(_snapshot: Snapshot, node: str, workflow_id: str) -> bool:
+        asked.append((node, workflow_id))
+        return others
+
+    client: Any = Signals()
+    join = JoinDataset(client, grant=lambda _snapshot, _node: "granted", expects=expects)
+    arg = JoinInput(DatasetOnNodeInput("gpu-1", "disk-1", SNAPSHOT), Consumer("warm/ml/one/uid", POD, **kind))  # type: ignore[arg-type]
+    await ActivityEnvironment().run(join.join_dataset, arg)
+    assert asked == ([("gpu-1", "warm/ml/one/uid")] if matters else [])
+    assert client.sent[0].expects_others == (others or not matters)

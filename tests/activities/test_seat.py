@@ -132,7 +132,7 @@ async def test_only_what_the_seats_node_holds_is_answered() -> None:
             return {**body, "spec": {**body["spec"], "nodeName": "gpu-1"}}
 
     seat = activities(Kube(), POD)
-    seat._inventory = Inventory()  # type: ignore[assignment]
+    seat.inventory = Inventory()  # type: ignore[assignment]
     arg = CreateSeatInput(REF, "w", 1, "system", [GPT, TOKENS])
     assert await ActivityEnvironment().run(seat.create_seat, arg) == CreateSeatResult(
         "seat-uid-1-1", node="gpu-1", held=[GPT.digest], requirements=fingerprint(POD), reach=Reach.NEAR
@@ -235,7 +235,7 @@ class KnowsHolders:
 
 def among(*nodes: str) -> Any:
     seat = SeatActivities(kube := LaggingWatch(POD), None, Expectations(), lambda uid: POD, image="pause")  # type: ignore[arg-type]
-    seat._inventory = KnowsHolders(*nodes)  # type: ignore[assignment]
+    seat.inventory = KnowsHolders(*nodes)  # type: ignore[assignment]
     return seat, kube
 
 

@@ -11,8 +11,9 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from activities.node import stream_dataset as module
 from activities.node.stream_dataset import StreamDataset
-from kube_cache.contracts.common import Snapshot
+from kube_cache.contracts.common import Consumer, PodRef, Snapshot
 from kube_cache.contracts.node import StreamInput, StreamProgress
 from kube_cache.errors import SourceUnavailable
 from kube_cache.store.capacity import Capacity
@@ -63,3 +64,32 @@ def test_a_heartbeat_tells_what_was_measured_last_of_the_disk(
     with pytest.raises(ApplicationError, match="away"):
         environment.run(StreamDataset(store, Mock(), origins, concurrent_downloads=1).stream_dataset, arg)
     assert (beats[0].free_bytes, beats[0].reserved_bytes) == told
+
+
+@pytest.mark.parametrize(
+    ("expects", "attempt", "told"),
+    [
+        pytest.param(False, 1, False, id="nobody is expected"),
+        pytest.param(True, 1, True, id="others are expected"),
+        pytest.param(False, 2, True, id="an attempt after one that others may have joined"),
+    ],
+)
+def test_the_exchange_is_told_whether_to_listen(
+    monkeypatch: pytest.MonkeyPatch, expects: bool, attempt: int, told: bool
+) -> None:
+    snapshot = Snapshot("s3://bucket/gpt", "d" * 64, 1, 1000)
+    joined: list[tuple[str, bool]] = []
+
+    def join(manifest: Any, token: str, *, expects_others: bool) -> Any:
+        joined.append((token, expects_others))
+        raise SourceUnavailable("enough is seen")
+
+    monkeypatch.setattr(module, "list_dataset", lambda *_, **__: SimpleNamespace(digest=snapshot.digest))
+    environment = ActivityEnvironment()
+    environment.info = dataclasses.replace(environment.info, attempt=attempt)
+    store: Any = SimpleNamespace(cache_id="disk-1", last_capacity=None)
+    stream = StreamDataset(store, Mock(), Mock(), concurrent_downloads=1, join=join)
+    consumer = Consumer("w", PodRef("ml", "one", "uid"), peer_token="granted", expects_others=expects)
+    with pytest.raises(ApplicationError, match="enough is seen"):
+        environment.run(stream.stream_dataset, StreamInput("disk-1", snapshot, consumer=consumer))
+    assert joined == [("granted", told)]

@@ -55,7 +55,7 @@ def run(
     store: Any = SimpleNamespace(cache_id="disk-1", last_capacity=None, download=download)
 
     @contextmanager
-    def join(_manifest: Manifest, _token: str) -> Iterator[Any]:
+    def join(_manifest: Manifest, _token: str, *, expects_others: bool) -> Iterator[Any]:
         yield exchange
 
     stream = StreamDataset(store, Mock(), Mock(), concurrent_downloads=1, join=join)

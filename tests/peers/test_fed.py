@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from kube_cache.dataset.uri import DatasetUri
 from kube_cache.engine.engine import Engine
 from kube_cache.engine.settings import EngineSettings
 from kube_cache.errors import SourceUnavailable
-from kube_cache.peers import source
+from kube_cache.peers import source, state
 from kube_cache.peers.node import PeerNode
 from kube_cache.store.layout import object_id
 from tests.origin.memory import MemoryOrigin
 from tests.peers.conftest import SNAPSHOT, Cluster, eventually
+from tests.peers.fleet import Gate
 
 SIZE = (24 << 20) + 5
 DATA = random.Random(1).randbytes(SIZE)
@@ -28,21 +30,34 @@ DATA = random.Random(1).randbytes(SIZE)
 class Node:
     """An agent without its store: a file stays where the engine wrote it."""
 
-    def __init__(self, name: str, cluster: Cluster, origin: MemoryOrigin, folder: Path, seeds: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        cluster: Cluster,
+        origin: MemoryOrigin,
+        folder: Path,
+        seeds: str = "",
+        *,
+        settle_s: float = 1.0,
+        connections: int = 8,
+    ) -> None:
         self.name = name
         self.folder = folder / name
         self.folder.mkdir()
         settings = cluster.settings(cluster.files(name), seeds=seeds)
-        self.peers = PeerNode(name, settings, object_id)
-        self.engine = Engine(EngineSettings(give_up_s=600), origin)
+        self.peers = PeerNode(name, settings, object_id, settle_s=settle_s)
+        limits = EngineSettings(
+            give_up_s=600, stall_timeout_s=600, connections=connections, max_connections=connections
+        )
+        self.engine = Engine(limits, origin)
         self.token = cluster.token(node=name)
 
-    def fetch(self, manifest: Manifest, after_hearing_of: str = "") -> FetchedObject:
+    def fetch(self, manifest: Manifest, after_hearing_of: str = "", *, expects_others: bool = True) -> FetchedObject:
         """Fetch the only object of the snapshot; return how."""
         done: list[FetchedObject] = []
         remote = manifest.objects[0]
         path = self.folder / "part"
-        with self.peers.join(manifest, self.token) as party:
+        with self.peers.join(manifest, self.token, expects_others=expects_others) as party:
 
             def landed(fetched: FetchedObject) -> None:
                 party.landed(object_id(remote), path)
@@ -86,3 +101,35 @@ def test_a_node_feeds_another_after_the_origin_is_gone(
 
 def gone(piece: Piece, data: bytes) -> bytes:
     raise SourceUnavailable(f"the origin is gone; {piece.first} was asked for")
+
+
+NEVER_S = 1e6
+
+
+def test_a_node_that_expects_nobody_begins_at_once_and_feeds_one_that_comes_meanwhile(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "STALL_S", 600.0)
+    monkeypatch.setattr(state, "PATIENCE_S", 600.0)
+    origin, others = MemoryOrigin(), MemoryOrigin()
+    remote = origin.put("key", DATA)
+    others.put("key", DATA)
+    manifest = Manifest(DatasetUri.parse("s3://bucket/key"), SNAPSHOT, (remote,), SIZE)
+    gate = Gate(passes=4)
+    origin.script = gate
+    with ExitStack() as ending:
+        first = Node("n0", cluster, origin, tmp_path, settle_s=NEVER_S, connections=4)
+        ending.callback(first.close)
+        second = Node("n1", cluster, others, tmp_path, seeds=first.peers.me.address)
+        ending.callback(second.close)
+        pool = ending.enter_context(ThreadPoolExecutor(2))
+        ending.callback(gate.open)
+        alone = pool.submit(first.fetch, manifest, expects_others=False)
+        assert gate.reached.wait(90), "it waits for others"
+        fed = pool.submit(second.fetch, manifest)
+        eventually(lambda: second.peers._parties[SNAPSHOT].swarm.taken_bytes.get("n0", 0) > 0)
+        gate.open()
+        assert alone.result(90).verified == fed.result(90).verified == Verified.FULL_OBJECT
+        assert fed.result().neighbour_bytes["n0"] > 0
+    asked = [piece.first for piece in (*origin.asked, *others.asked)]
+    assert len(asked) - len(set(asked)) <= 4  # what the first had under way

@@ -194,3 +194,33 @@ def test_the_same_seed_is_the_same_swarm() -> None:
     one, other, third = (Simulation(World(8, seed=seed, **SMALL)).run() for seed in (1, 1, 2))
     assert one == other
     assert one != third
+
+
+def lone(**world: float) -> Simulation:
+    return Simulation(World(1, is_pinned=False, skew_s=0, **SMALL, **world))  # type: ignore[arg-type]
+
+
+def test_a_lone_node_that_expects_nobody_is_done_a_second_sooner() -> None:
+    listens, begins = lone(), lone(settle_s=0)
+    listens.run()
+    begins.run()
+    assert listens.network.now - begins.network.now == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.05, 0.2, 1.0, 2.0])
+def test_one_that_comes_later_is_fed_by_one_that_expected_nobody(at: float) -> None:
+    simulation = lone(settle_s=0)
+    late = simulation.add("late", at, settle_s=1.0, knows=False)
+    simulation.run()
+    assert all(map(is_whole, simulation.nodes.values()))
+    assert late.done_at is not None
+    assert set(simulation.origin_requests.values()) == {1}
+
+
+@pytest.mark.parametrize("at", [0.0, 0.05, 0.2, 1.0, 2.0])
+def test_two_that_wrongly_expect_nobody_take_what_is_under_way_twice(at: float) -> None:
+    simulation = lone(settle_s=0)
+    simulation.add("late", at, settle_s=0, knows=False)
+    simulation.run()
+    assert all(map(is_whole, simulation.nodes.values()))
+    assert len(twice(simulation)) <= simulation.world.workers

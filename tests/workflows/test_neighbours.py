@@ -1,4 +1,4 @@
-"""Who may be fed by other nodes: a Pod that forbids it decides for the download that it waits for."""
+"""Who may be fed by other nodes, and who listens for them: what the Pods of one download say together."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def downloads(run: Run) -> list[str]:
     return [arg["consumer"]["peer_token"] for _, name, arg in run.arguments if name == names.STREAM_DATASET]
 
 
-def paused() -> Run:
+def paused(**state: Any) -> Run:
     """An entity that begins no download before `resume`."""
-    return Run(DatasetOnNode, replace(DATASET, state=DatasetState(paused=True)), hangs)
+    return Run(DatasetOnNode, replace(DATASET, state=DatasetState(paused=True, **state)), hangs)
 
 
 def hangs(call: Call) -> Any:
@@ -82,3 +82,24 @@ def test_a_pod_that_forbids_neighbours_forbids_them_on_the_nodes_next_disk_too()
     (join,) = [arg for _, name, arg in run.arguments if name == names.JOIN_DATASET]
     assert join["dataset"]["cache_id"] == "next"
     assert join["consumer"]["forbids_neighbours"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "done_bytes", "expected"),
+    [
+        pytest.param(False, False, 0, False, id="nobody knows of others"),
+        pytest.param(False, True, 0, True, id="the second Pod came when there were others"),
+        pytest.param(True, False, 0, True, id="the others of the first Pod may be there still"),
+        pytest.param(False, False, 1, True, id="a download that goes on, whom others may have joined"),
+    ],
+)
+def test_a_download_listens_unless_no_pod_knew_of_others(
+    first: bool, second: bool, done_bytes: int, expected: bool
+) -> None:
+    run = paused(done_bytes=done_bytes)
+    run.signal("join", replace(consumer("first"), expects_others=first))
+    run.signal("join", replace(consumer("second"), expects_others=second))
+    run.signal("resume")
+    run.settle()
+    (arg,) = [arg for _, name, arg in run.arguments if name == names.STREAM_DATASET]
+    assert arg["consumer"]["expects_others"] == expected

@@ -54,6 +54,8 @@ class World:
     push_members: int = 2
     """Members that are told at once of a chunk from the origin."""
     is_pinned: bool = True
+    settle_s: float = 1.0
+    """As `Beginning` takes it."""
     skew_s: float = 0.2
     """The agents start within this time."""
     racks: int = 1
@@ -119,10 +121,18 @@ class Simulation:
             if node.name not in absent:
                 self.network.at(self.random.uniform(0, world.skew_s), node.start)
 
-    def add(self, name: str, at: float) -> Node:
-        """Let a node that nobody knows of join at a time; it knows one of the others."""
-        node = self.nodes[name] = Node(self, Member(name, "late"), None)
-        node.seeds = [next(iter(self.nodes.values())).member]
+    def add(self, name: str, at: float, *, settle_s: float | None = None, knows: bool = True) -> Node:
+        """Let a node that nobody knows of join at a time.
+
+        settle_s: for so long it listens, if not as the others. knows: it knows one of the others; else it begins alone,
+        and asks all addresses, as long as it has heard of nobody.
+        """
+        others = list(self.nodes.values())
+        node = self.nodes[name] = Node(self, Member(name, "late"), None, settle_s)
+        if knows:
+            node.seeds = [others[0].member]
+        else:
+            node.addresses = [other.name for other in others]
         self.network.at(at, node.start)
         return node
 
@@ -175,7 +185,9 @@ class Request:
 class Node:
     """One agent: its engine's workers, its server and its gossip."""
 
-    def __init__(self, simulation: Simulation, member: Member, pinned: Pinned | None) -> None:
+    def __init__(
+        self, simulation: Simulation, member: Member, pinned: Pinned | None, settle_s: float | None = None
+    ) -> None:
         world = simulation.world
         self.simulation = simulation
         self.network = simulation.network
@@ -183,6 +195,9 @@ class Node:
         self.member = member
         self.name = member.node
         self.seeds: list[Member] = []
+        self.addresses: list[str] = []
+        """Nodes that are asked while this one knows no member."""
+        self._settle_s = world.settle_s if settle_s is None else settle_s
         self.up = Link(world.link_bytes_per_s)
         self.down = Link(world.link_bytes_per_s)
         self.is_up = False
@@ -211,6 +226,7 @@ class Node:
             [self._chunks] * world.objects,
             Random(f"{world.seed} {self.name} {self.life}"),
             self._pinned,
+            self._settle_s,
         )
         for member in self.seeds:
             self.state.roster.learn(member)
@@ -427,6 +443,8 @@ class Node:
         if life != self.life or not self.is_up:
             return
         self._tell(self.state.some_members(self.world.gossip_members))
+        if len(self.state.roster) == 1:
+            self._tell_nodes(self.addresses)
         if self.simulation.finished < len(self.simulation.nodes):
             wait = self.world.gossip_s * self.simulation.random.uniform(0.9, 1.1)
             self.network.after(wait, partial(self._gossip, life))
@@ -435,10 +453,13 @@ class Node:
         self._tell(self.state.to_tell(number, chunk, self.world.push_members))
 
     def _tell(self, members: list[Member]) -> None:
+        self._tell_nodes([member.node for member in members])
+
+    def _tell_nodes(self, nodes: list[str]) -> None:
         delay = self.world.latency_s + self.world.message_s
-        for member in members:
+        for node in nodes:
             self.simulation.messages += 1
-            other = self.simulation.nodes[member.node]
+            other = self.simulation.nodes[node]
             if self.simulation.reaches(self.name, other.name):
                 self.network.after(delay, partial(other.heard, self.message(), self, self.life))
 
