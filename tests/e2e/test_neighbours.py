@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kube_cache import names
 from kube_cache.units import format_neighbours
-from tests.e2e.promises import MIB, mounted, released, temporal, workflow_id
+from tests.e2e.promises import MIB, journaled, mounted, released, temporal, workflow_id
 from tests.telemetry.scrape import samples, scrape
 from tools.stack import Stack
 from tools.stack import pods as kubernetes
@@ -21,6 +22,7 @@ SIZES = [24 * MIB + 5, 9 * MIB, MIB, 7]
 SHARED = sum(size for size in SIZES if size > 8 * MIB)
 """Bytes of the objects that nodes feed each other; a smaller one is one request to the origin of each node."""
 LONE = sum(SIZES) - SHARED
+CHUNK = 2 * MIB
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,16 @@ def says_where_from(fleet: Stack, pods: Pods, name: str) -> int:
     return sent
 
 
+def expected_others(fleet: Stack, pods: Pods, name: str) -> bool:
+    """Whether the operator told the download of a released Pod to listen for other nodes first."""
+    receipt = pods.get(name)["metadata"]["annotations"]
+    words = (receipt[key] for key in (names.NODE_ANNOTATION, names.CACHE_ID_ANNOTATION, names.SNAPSHOT_ANNOTATION))
+    entity = names.dataset_on_node_id(*words)
+    answer = temporal(fleet, "workflow", "query", "--workflow-id", entity, "--type", "status", "--output", "json")
+    (consumer,) = json.loads(answer)["queryResult"][0]["consumers"]
+    return bool(consumer["expects_others"])
+
+
 def on(node: str) -> dict[str, object]:
     return {"nodeSelector": {"kubernetes.io/hostname": node}}
 
@@ -83,12 +95,47 @@ def test_a_node_that_comes_later_is_fed_by_one_that_has_the_dataset(fleet: Stack
     released(fleet, pods, "first", bucket.uri("gpt"), content)
     assert fleet.s3_proxy is not None
     assert fleet.s3_proxy.bytes_served(bucket.name) == sum(SIZES)
+    assert not expected_others(fleet, pods, "first")
     fleet.agents[first].restart(kill=False)  # what it has is on its disk, and not in its memory
     pods.create_gated("second", bucket.uri("gpt"), spec=on(second))
     released(fleet, pods, "second", bucket.uri("gpt"), content)
+    assert expected_others(fleet, pods, "second")
     assert fleet.s3_proxy.bytes_served(bucket.name) == sum(SIZES) + LONE
     assert says_where_from(fleet, pods, "first") == 0
     assert says_where_from(fleet, pods, "second") == SHARED
+
+
+@pytest.mark.parametrize(
+    ("gets", "killed"),
+    [
+        pytest.param(2, 1, id="one at 10 %"),
+        pytest.param(8, 1, id="one at 50 %"),
+        pytest.param(16, 1, id="one at 99 %"),
+        pytest.param(8, 3, id="all at once"),
+    ],
+)
+def test_agents_that_are_killed_cost_the_origin_what_they_had_under_way(
+    fleet: Stack, pods: Pods, gets: int, killed: int
+) -> None:
+    """SIGKILL, and a new process. gets: chunks, of 17, that the origin has given when they die."""
+    size = 16 * CHUNK + 5
+    bucket = Bucket(fleet.s3, f"killed-{gets}-{killed}")
+    content = bucket.fill("gpt", [size])
+    assert fleet.s3_proxy is not None
+    half = gets * CHUNK // 2
+    with fleet.s3_proxy.only(gets=gets):
+        for number, node in enumerate(fleet.nodes):
+            pods.create_gated(f"p{number}", bucket.uri("gpt"), spec=on(node))
+        for node in fleet.nodes:
+            true(lambda node=node: journaled(fleet, node) >= half, f"{node} has half of what is out, from whomever")
+        for node in fleet.nodes[:killed]:
+            fleet.agents[node].kill()
+    for node in fleet.nodes[:killed]:
+        fleet.agents[node].start()
+    for number, node in enumerate(fleet.nodes):
+        assert released(fleet, pods, f"p{number}", bucket.uri("gpt"), content) == node
+    served = fleet.s3_proxy.bytes_served(bucket.name)
+    assert size <= served <= size + killed * 4 * CHUNK, "what the killed had on their disks came again"
 
 
 def test_a_dataset_comes_from_the_origin_where_no_neighbour_answers(fleet: Stack, pods: Pods) -> None:
