@@ -10,7 +10,7 @@ import pytest
 
 from kube_cache import names
 from kube_cache.units import format_neighbours
-from tests.e2e.promises import MIB, journaled, mounted, released, temporal, workflow_id
+from tests.e2e.promises import MIB, condition_says, journaled, mounted, released, temporal, workflow_id
 from tests.telemetry.scrape import samples, scrape
 from tools.stack import Stack
 from tools.stack import pods as kubernetes
@@ -136,6 +136,21 @@ def test_agents_that_are_killed_cost_the_origin_what_they_had_under_way(
         assert released(fleet, pods, f"p{number}", bucket.uri("gpt"), content) == node
     served = fleet.s3_proxy.bytes_served(bucket.name)
     assert size <= served <= size + killed * 4 * CHUNK, "what the killed had on their disks came again"
+
+
+def test_a_node_that_comes_while_the_origin_is_away_says_so_and_goes_on_by_itself(fleet: Stack, pods: Pods) -> None:
+    """Its neighbour has every byte, but list and checksums are the origin's to tell."""
+    bucket = Bucket(fleet.s3, "away")
+    content = bucket.fill("gpt", SIZES)
+    first, second, _ = fleet.nodes
+    pods.create_gated("first", bucket.uri("gpt"), spec=on(first))
+    released(fleet, pods, "first", bucket.uri("gpt"), content)
+    assert fleet.s3_proxy is not None
+    with fleet.s3_proxy.refusing():
+        pods.create_gated("second", bucket.uri("gpt"), spec=on(second))
+        condition_says(pods, "second", "Resolving", "SourceUnavailable")
+    assert released(fleet, pods, "second", bucket.uri("gpt"), content) == second
+    assert fleet.s3_proxy.bytes_served(bucket.name) == sum(SIZES) + LONE
 
 
 def test_a_dataset_comes_from_the_origin_where_no_neighbour_answers(fleet: Stack, pods: Pods) -> None:
