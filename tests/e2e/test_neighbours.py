@@ -125,7 +125,7 @@ def test_agents_that_are_killed_cost_the_origin_what_they_had_under_way(
     half = gets * CHUNK // 2
     with fleet.s3_proxy.only(gets=gets):
         for number, node in enumerate(fleet.nodes):
-            pods.create_gated(f"p{number}", bucket.uri("gpt"), spec=on(node))
+            pods.create_gated(f"p{number}", bucket.uri("gpt"), gpus=0, spec=on(node))
         for node in fleet.nodes:
             true(lambda node=node: journaled(fleet, node) >= half, f"{node} has half of what is out, from whomever")
         for node in fleet.nodes[:killed]:
@@ -143,11 +143,11 @@ def test_a_node_that_comes_while_the_origin_is_away_says_so_and_goes_on_by_itsel
     bucket = Bucket(fleet.s3, "away")
     content = bucket.fill("gpt", SIZES)
     first, second, _ = fleet.nodes
-    pods.create_gated("first", bucket.uri("gpt"), spec=on(first))
+    pods.create_gated("first", bucket.uri("gpt"), gpus=0, spec=on(first))
     released(fleet, pods, "first", bucket.uri("gpt"), content)
     assert fleet.s3_proxy is not None
     with fleet.s3_proxy.refusing():
-        pods.create_gated("second", bucket.uri("gpt"), spec=on(second))
+        pods.create_gated("second", bucket.uri("gpt"), gpus=0, spec=on(second))
         condition_says(pods, "second", "Resolving", "SourceUnavailable")
     assert released(fleet, pods, "second", bucket.uri("gpt"), content) == second
     assert fleet.s3_proxy.bytes_served(bucket.name) == sum(SIZES) + LONE
