@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from temporalio.client import Client
@@ -45,6 +45,9 @@ from kube_cache.telemetry.tracing import tracing
 from kube_cache.temporal import reconcile_schedule
 from kube_cache.temporal.client import connect
 from kube_cache.temporal.runtime import new_runtime
+
+if TYPE_CHECKING:
+    from kube_cache.peers.enrolled_node import EnrolledNode
 
 _log = structlog.get_logger("kube_cache.agent")
 _BEAT_S = 1.0
@@ -87,7 +90,7 @@ async def _serve(
     exposition.before_scrape.append(EngineMeter(engine).update)
     disk = DiskActivities(store)
     prefetched = PrefetchedActivities(store)
-    peers = PeerNode(settings.agent.node, settings.peers, object_id, store.objects) if settings.peers.enabled else None
+    peers = _begin_peers(settings, store) if settings.peers.enabled else None
     stream = StreamDataset(
         store,
         engine,
@@ -147,6 +150,19 @@ async def _serve(
         await asyncio.to_thread(peers.close)
     engine.close()
     origins.close()
+
+
+def _begin_peers(settings: Settings, store: NodeStore) -> PeerNode | EnrolledNode:
+    """Begin to feed other nodes: now, or with the first certificate of the issuer. Raises InvalidRequest."""
+
+    def begin() -> PeerNode:
+        return PeerNode(settings.agent.node, settings.peers, object_id, store.objects)
+
+    if not settings.peers.issuer:
+        return begin()
+    from kube_cache.peers.enrolled_node import EnrolledNode  # noqa: PLC0415 -- for those who want it
+
+    return EnrolledNode(settings.peers, begin)
 
 
 async def _beat(health: Health) -> None:

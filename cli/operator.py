@@ -22,6 +22,7 @@ from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
 from cli import garbage
+from cli.operator_issuer import serving_certificates
 from cli.operator_page import serving_page
 from cli.operator_worker import new_worker, policy
 from kube_cache import names
@@ -169,8 +170,9 @@ async def _serve(
     )
     stopping = threading.Event()
     garbage.tune()
-    async with worker, contextlib.AsyncExitStack() as page:
-        page.enter_context(
+    async with worker, contextlib.AsyncExitStack() as serving:
+        serving.enter_context(serving_certificates(options, kube))
+        serving.enter_context(
             serving_page(
                 options,
                 timeline,

@@ -83,6 +83,12 @@ LEASE = "kube-cache-operator"
 SYSTEM_NAMESPACE = "kube-cache-system"
 ADMISSION_CONFIG = "kube-cache-admission"
 """ConfigMap of `SYSTEM_NAMESPACE` with the parameters of the admission policies."""
+AGENT_ACCOUNT = "kube-cache-agent"
+"""ServiceAccount of the agents, in `SYSTEM_NAMESPACE`."""
+PEERS_AUDIENCE = "kube-cache-peers"
+"""Audience of the token that an agent shows the issuer of certificates, and nobody else takes."""
+ISSUER = "kube-cache-issuer.kube-cache-system.svc"
+"""Service in front of the operators that issue certificates, and the name in their servers' certificate."""
 
 # Temporal.
 TEMPORAL_NAMESPACE = "kube-cache"

@@ -83,13 +83,22 @@ class OperatorSettings:
     peer_key_file: str = ""
     """File with the private Ed25519 key, in PEM, that signs what a node may read from its neighbours; empty = no node
     reads from another."""
+    peer_certificate_file: str = ""
+    """File with the certificate of that key, in PEM, where it is also the authority of the nodes' certificates."""
+    issuer_address: str = ""
+    """`host:port` on which agents get their certificates, signed with that key; port 0 = any free one, empty = agents
+    have certificates of others."""
     cache_root: str = DEFAULT_ROOT
     """Folder of the cache on the nodes, as Pods mount it: must be the agents' `KUBE_CACHE_STORE__ROOT`, seen from the
     node."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a selector that cannot be understood."""
+        """Raises ValueError for a selector that cannot be understood, and for an issuer without its authority."""
         parse_selector(self.node_selector)
+        if self.issuer_address and not (self.peer_key_file and self.peer_certificate_file):
+            raise ValueError(
+                "issuer_address needs peer_key_file and peer_certificate_file, the authority that signs certificates"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,9 @@ def test_the_operators_defaults() -> None:
         node_selector="",
         seat_deadline_s=21_600,
         page_address="",
+        peer_key_file="",
+        peer_certificate_file="",
+        issuer_address="",
         cache_root="/var/lib/kube-cache",
     )
 
@@ -114,6 +117,7 @@ def test_one_variable_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPa
         pytest.param("ENGINE__SOURCE__ADDRESSING", "path", "engine.source", id="old name of the origin"),
         pytest.param("AGENT__CONCURRENT_WARMS", "2", "agent.concurrent_warms", id="old name of concurrent downloads"),
         pytest.param("TELEMETRY__METRICS_ADDRESS", ":9090", "telemetry.metrics_address", id="removed"),
+        pytest.param("OPERATOR__ISSUER_ADDRESS", ":9468", "needs peer_key_file", id="an issuer without its authority"),
         pytest.param("TELEMETRY__LOG_FORMAT", "xml", "'auto', 'json' or 'console'", id="no format"),
     ],
 )

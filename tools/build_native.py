@@ -2,8 +2,8 @@
 
 `_crc.c` and `_receive.c` are needed; they take a C compiler and Python's headers. `_tls.c` also takes OpenSSL's headers
 (Debian: libssl-dev); without them the build prints a line and goes on, and the engine uses Python's `ssl`, which is
-slower. `_ed25519.c` takes them as well; without it nodes do not feed each other. `_check.c` takes POSIX threads;
-without it the store checks its files from Python.
+slower. `_ed25519.c` and `_x509.c` take them as well; without them nodes do not feed each other, or need certificates of
+others. `_check.c` takes POSIX threads; without it the store checks its files from Python.
 
 KUBE_CACHE_NATIVES says what a wheel must have: `all` (what cannot be built ends the build; the image), `portable` (all
 but those of OpenSSL, which a laptop may lack), `none` (a wheel for any machine: the command line without `fetch`).
@@ -50,6 +50,7 @@ MODULES = (
     Native("kube_cache/engine/_receive"),
     Native("kube_cache/engine/_tls", ("ssl", "crypto"), without="TLS will be slower"),
     Native("kube_cache/peers/_ed25519", ("crypto",), without="nodes will not feed each other"),
+    Native("kube_cache/peers/_x509", ("crypto",), without="nodes will get no certificates from the operator"),
     Native("kube_cache/store/_check", without="checks of snapshots will be slower"),
 )
 

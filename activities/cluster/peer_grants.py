@@ -9,15 +9,29 @@ from activities.cluster.join_dataset import Grant, no_grant
 from kube_cache.contracts.common import Snapshot
 from kube_cache.contracts.node import MIN_STREAM_BYTES_PER_S
 from kube_cache.errors import InvalidRequest
+from kube_cache.peers.reloaded import Reloaded
 from kube_cache.peers.tokens import LIFE_S, Mint
 
 
 def granter(key_file: str) -> Grant:
-    """Return what mints tokens with the key of this file; nothing is granted without one. Raises InvalidRequest."""
+    """Return what mints tokens with the key of this file; nothing is granted without one. Raises InvalidRequest.
+
+    The file is read again when it changes.
+    """
     if not key_file:
         return no_grant
+    path = Path(key_file)
+
+    def load() -> Mint:
+        try:
+            return Mint(path.read_bytes())
+        except InvalidRequest as error:
+            raise ValueError(error.message) from error
+
     try:
-        mint = Mint(Path(key_file).read_bytes())
+        mint = Reloaded([path], load)
+    except ValueError as error:
+        raise InvalidRequest(f"KUBE_CACHE_OPERATOR__PEER_KEY_FILE: {key_file}: {error}") from error
     except OSError as error:
         raise InvalidRequest(
             f"KUBE_CACHE_OPERATOR__PEER_KEY_FILE: cannot read {key_file}: {error.strerror}; mount the Secret that has"
@@ -26,6 +40,6 @@ def granter(key_file: str) -> Grant:
 
     def grant(snapshot: Snapshot, node: str) -> str:
         life_s = LIFE_S + snapshot.bytes / MIN_STREAM_BYTES_PER_S  # as long as the download may take
-        return mint.token(snapshot.digest, node, time.time(), life_s=life_s)
+        return mint.get().token(snapshot.digest, node, time.time(), life_s=life_s)
 
     return grant

@@ -3,7 +3,8 @@
  * Why it exists: the standard library signs with shared keys only, and a key that verifies must not be one that mints.
  * The package `cryptography` would do, at 13 MiB of memory in each agent and a second OpenSSL on the disk.
  *
- * What it deliberately does not do: other algorithms, keys with a password, key generation (`openssl genpkey`).
+ * What it deliberately does not do: other algorithms, keys with a password, key generation (`openssl genpkey`), what else
+ * a certificate says: of one that holds a public key, the key alone counts.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -21,6 +22,16 @@ static void release_key(PyObject *capsule) { EVP_PKEY_free(PyCapsule_GetPointer(
 /* Answers no password: OpenSSL would ask on the terminal. */
 static int no_password(char *buffer, int size, int writing, void *data) { return -1; }
 
+/* Returns the public key of PEM, also that of a certificate; NULL for anything else. */
+static EVP_PKEY *read_public(BIO *input) {
+    EVP_PKEY *key = PEM_read_bio_PUBKEY(input, NULL, no_password, NULL);
+    if (key || BIO_reset(input) != 1) return key;
+    X509 *certificate = PEM_read_bio_X509(input, NULL, no_password, NULL);
+    if (certificate) key = X509_get_pubkey(certificate);
+    X509_free(certificate);
+    return key;
+}
+
 /* Returns a capsule over an Ed25519 key from PEM; raises ValueError for anything else. */
 static PyObject *load(PyObject *args, int is_private) {
     Py_buffer pem;
@@ -28,8 +39,7 @@ static PyObject *load(PyObject *args, int is_private) {
     EVP_PKEY *key = NULL;
     BIO *input = pem.len <= INT_MAX ? BIO_new_mem_buf(pem.buf, (int)pem.len) : NULL;
     if (input)
-        key = is_private ? PEM_read_bio_PrivateKey(input, NULL, no_password, NULL)
-                         : PEM_read_bio_PUBKEY(input, NULL, no_password, NULL);
+        key = is_private ? PEM_read_bio_PrivateKey(input, NULL, no_password, NULL) : read_public(input);
     BIO_free(input);
     PyBuffer_Release(&pem);
     ERR_clear_error();
@@ -81,7 +91,7 @@ static PyObject *verify(PyObject *self, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"private_key", private_key, METH_VARARGS, "private_key(pem) -> key; ValueError"},
-    {"public_key", public_key, METH_VARARGS, "public_key(pem) -> key; ValueError"},
+    {"public_key", public_key, METH_VARARGS, "public_key(pem, also a certificate) -> key; ValueError"},
     {"sign", sign, METH_VARARGS, "sign(private key, data) -> 64 bytes"},
     {"verify", verify, METH_VARARGS, "verify(public key, data, signature) -> bool"},
     {NULL, NULL, 0, NULL},

@@ -132,12 +132,7 @@ class PeerNode:
         node: name of the Kubernetes node. id_of: returns an object's id. shelf: asked for snapshots that were not
         downloaded since the start. rules, settle_s: see `Swarm`; None: as the settings have it.
         """
-        if not settings.advertise:
-            raise InvalidRequest(
-                "KUBE_CACHE_PEERS__ADVERTISE is empty; set it to the address under which other nodes reach this one"
-                " (status.podIP by the downward API), or KUBE_CACHE_PEERS__ENABLED to false"
-            )
-        seeds = _seeds(settings.seeds)
+        seeds = read_seeds(settings)
         self._certificates = Certificates(Files(settings.ca_file, settings.certificate_file, settings.key_file))
         self._id_of = id_of
         self._shelf = shelf
@@ -276,9 +271,14 @@ def _large(sizes: Mapping[str, int]) -> dict[str, int]:
     return {object_id: size for object_id, size in sizes.items() if size > MAX_LONE_BYTES}
 
 
-def _seeds(written: str) -> list[str]:
-    """Return each `host:port` of the setting. Raises InvalidRequest."""
-    seeds = [seed.strip() for seed in written.split(",") if seed.strip()]
+def read_seeds(settings: PeerSettings) -> list[str]:
+    """Return each `host:port` of the seeds. Raises InvalidRequest, also where the node's own address is missing."""
+    if not settings.advertise:
+        raise InvalidRequest(
+            "KUBE_CACHE_PEERS__ADVERTISE is empty; set it to the address under which other nodes reach this one"
+            " (status.podIP by the downward API), or KUBE_CACHE_PEERS__ENABLED to false"
+        )
+    seeds = [seed.strip() for seed in settings.seeds.split(",") if seed.strip()]
     for seed in seeds:
         host, _, port = seed.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:

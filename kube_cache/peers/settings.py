@@ -45,9 +45,14 @@ class PeerSettings:
     changes, as are the others."""
     key_file: Path = Path("/etc/kube-cache/peers/tls.key")
     """Key of the certificate, in PEM."""
+    issuer: str = ""
+    """`host:port` of the operators' issuer of certificates: the agent makes a key, has it certified there, and writes
+    `certificate_file` and `key_file` itself, whose folder should be in memory; empty = the files are there."""
+    issuer_token_file: Path = Path("/var/run/secrets/kube-cache/peers/token")
+    """Service account token for the issuer, of the audience `kube-cache-peers` and bound to the agent's Pod."""
     token_keys_file: Path = Path("/etc/kube-cache/peer-tokens/public.pem")
-    """Public Ed25519 keys, in PEM, of which one has signed each token that a node shows. Only the operator has the
-    private one."""
+    """Public Ed25519 keys, or certificates of such, in PEM, of which one has signed each token that a node shows. Only
+    the operator has the private one."""
     max_transfers: Annotated[int, Ge(1), Le(1024)] = 32
     """Maximum number of ranges that are sent to other nodes at once; who asks for more is told to ask another node."""
     max_bytes_per_s: Annotated[int, Ge(0)] = 0

@@ -8,7 +8,8 @@ token for that node and that snapshot; so a stolen token is worth nothing withou
 Ed25519, not an HMAC: who verifies an HMAC can mint it, and each agent verifies. The agents mount the public key (a
 ConfigMap), the operator alone the private one (a Secret). A public key's file may hold several keys, so that a key is
 replaced by adding the new one to the agents first. Nothing is revoked: what was granted ends with the hour, and what
-was read by then is on the node's disk anyway.
+was read by then is on the node's disk anyway. The key may be that of the authority of the nodes' certificates, whose
+own certificate then stands for the public key: what is signed begins otherwise than any certificate.
 
     kc1.<expires, seconds since the epoch>.<snapshot>.<node>.<signature, base64url without padding>
 """
@@ -41,7 +42,7 @@ _TOKEN: Final = re.compile(
 )
 _CONTEXT: Final = b"kube-cache peer token\0"
 """Goes before what is signed, so that no other use of the key can be taken for a token."""
-_PUBLIC_KEY: Final = re.compile(b"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
+_PUBLIC_KEY: Final = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.*?-----END \1-----", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,14 @@ class Verifier:
     """Reads tokens; for the agents. Thread-safe."""
 
     def __init__(self, public_keys: Path) -> None:
-        """public_keys: file of one or more keys in PEM, read again when it changes. Raises InvalidRequest."""
+        """public_keys: file of one or more keys, or certificates of them, in PEM. Raises InvalidRequest.
+
+        The file is read again when it changes. Of a certificate the key alone counts, also where it has expired.
+        """
 
         def load() -> list[Any]:
             native = _require_native()
-            keys = [native.public_key(pem) for pem in _PUBLIC_KEY.findall(public_keys.read_bytes())]
+            keys = [native.public_key(found[0]) for found in _PUBLIC_KEY.finditer(public_keys.read_bytes())]
             if not keys:
                 raise ValueError("no public key in PEM")
             return keys

@@ -44,6 +44,8 @@ class ApiServer:
         self.closing = threading.Event()
         self.authorizations: list[str] = []
         """Header of each request, in the same order."""
+        self.bodies: list[bytes] = []
+        """Of each POST."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,6 +68,10 @@ class ApiServer:
                 self.wfile.write(body)
                 self.close_connection = bool(silent_s)
                 outer.closing.wait(silent_s)
+
+            def do_POST(self) -> None:
+                outer.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                self.do_GET()
 
             def log_message(self, *_: Any) -> None:
                 pass
