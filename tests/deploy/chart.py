@@ -53,6 +53,20 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "networkPolicy.enabled": True,
         "otel.endpoint": "http://collector.monitoring.svc:4317",
     },
+    "neighbours": {
+        **_TEMPORAL,
+        "peers": {"enabled": True, "authority": {"existing": "peers"}, "maxBytesPerSecond": 2_500_000_000},
+        "networkPolicy.enabled": True,
+    },
+    "neighbours-with-certificates-of-others": {
+        **_TEMPORAL,
+        "peers": {
+            "enabled": True,
+            "authority": {"existing": "peers"},
+            "certificates": {"existing": {"csi": {"driver": "csi.cert-manager.io", "readOnly": True}}},
+        },
+        "networkPolicy.enabled": True,
+    },
 }
 
 every_set_of_values = pytest.mark.parametrize(

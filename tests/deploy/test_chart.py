@@ -16,6 +16,8 @@ from kube_cache.settings import Settings
 from tests.deploy import chart, monitoring
 from tests.deploy.chart import every_set_of_values
 from tools.chart import helm, manifest, readme
+from tools.rbac import roles
+from tools.rbac.table import LINES
 from tools.stack.manifest import PATH as DEPLOY
 
 pytestmark = pytest.mark.slow
@@ -58,6 +60,7 @@ def test_the_namespaces_are_those_that_the_product_knows() -> None:
         ({"temporal.address": "temporal.example"}, "is not host:port"),
         ({"cache.minFree": 0.01}, "below 0.1, where the kubelet evicts Pods"),
         ({"cache.root": "var/lib"}, "/cache/root"),
+        ({"peers.certificates.existing": {"csi": {}, "secret": {}}}, "/peers/certificates/existing"),
         ({"extraEnv": [{"name": "A", "value": "b", "valueFrom": {}}]}, "extraEnv A has both value and valueFrom"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -111,7 +114,7 @@ def test_an_agent_has_no_token_of_kubernetes_and_no_right(values: Any) -> None:
         if "serviceAccountToken" in source
     ]
     # The API server takes no token of an audience that it was not given.
-    assert all(token["audience"] == "sts.amazonaws.com" for token in tokens)
+    assert {token["audience"] for token in tokens} <= {"sts.amazonaws.com", names.PEERS_AUDIENCE}
     bound = [
         subject["name"]
         for found in documents
@@ -242,6 +245,115 @@ def test_the_page_is_reached_from_the_network_only_where_that_is_said() -> None:
     assert page("network") == ("0.0.0.0:9466", True)
 
 
+def test_nodes_feed_each_other_only_where_that_is_said() -> None:
+    values = chart.COMBINATIONS["neighbours"]
+    on, off = chart.documents(values), chart.documents({**values, "peers": {}})
+    assert {(each["kind"], each["metadata"]["name"]) for each in on} - {
+        (each["kind"], each["metadata"]["name"]) for each in off
+    } == {
+        ("Service", "kube-cache-agents"),
+        ("Service", "kube-cache-issuer"),
+        ("ClusterRole", "kube-cache-peers"),
+        ("ClusterRoleBinding", "kube-cache-peers"),
+    }
+    assert "PEER" not in str(off)
+    assert "peer" not in str([chart.pod_of(off, each) for each in ("operator", "agent")])
+
+
+def test_who_feeds_whom_is_found_under_the_names_and_ports_that_the_product_knows() -> None:
+    documents = chart.documents(chart.COMBINATIONS["neighbours"])
+    agent, operator = (chart.environment(chart.pod_of(documents, each)) for each in ("agent", "operator"))
+    assert agent["KUBE_CACHE_PEERS__ISSUER"] == f"{names.ISSUER}:9468"
+    for name, component, port in (
+        ("kube-cache-issuer", "operator", operator["KUBE_CACHE_OPERATOR__ISSUER_ADDRESS"].rpartition(":")[2]),
+        ("kube-cache-agents", "agent", Settings().peers.address.rpartition(":")[2]),
+    ):
+        spec = chart.one(documents, "Service", name)["spec"]
+        pod = chart.pod_of(documents, component)
+        assert spec["selector"].items() <= pod["metadata"]["labels"].items()
+        (served,) = spec["ports"]
+        ports = {each["name"]: each["containerPort"] for each in pod["spec"]["containers"][0]["ports"]}
+        assert served["port"] == ports[served["targetPort"]] == int(port)
+    assert agent["KUBE_CACHE_PEERS__SEEDS"] == "kube-cache-agents.kube-cache-system.svc:9467"
+    assert "status.podIP" in agent["KUBE_CACHE_PEERS__ADVERTISE"]
+    assert agent["KUBE_CACHE_PEERS__MAX_BYTES_PER_S"] == "2500000000"
+
+
+def volumes(documents: list[chart.Document], component: str) -> dict[str, chart.Document]:
+    """Volumes of a component by the path of their mount."""
+    pod = chart.pod_of(documents, component)["spec"]
+    (container,) = pod["containers"]
+    by_name = {each["name"]: each for each in pod["volumes"]}
+    assert len(container["volumeMounts"]) == len(by_name)
+    return {each["mountPath"]: by_name[each["name"]] for each in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize("combination", ["neighbours", "neighbours-with-certificates-of-others"])
+def test_the_authority_s_key_is_the_operators_alone_and_every_file_that_is_named_is_mounted(combination: str) -> None:
+    documents = chart.documents(chart.COMBINATIONS[combination])
+    for component in ("operator", "agent"):
+        mounted = volumes(documents, component)
+        files = {value for value in chart.environment(chart.pod_of(documents, component)).values() if "/peer" in value}
+        assert len(files) >= 1
+        for file in files:
+            assert any(file.startswith(f"{path}/") for path in mounted), file
+    agent = volumes(documents, "agent")
+    assert not [path for path, volume in agent.items() if "secret" in volume]
+    assert agent["/etc/kube-cache/peer-authority"]["configMap"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
+    assert volumes(documents, "operator")["/etc/kube-cache/peers"]["secret"]["secretName"] == "peers"
+    written = {Settings().peers.certificate_file.parent, Settings().peers.key_file.parent}
+    assert {str(path) for path in written} == {"/etc/kube-cache/peers"}
+
+
+def test_agents_get_a_token_for_the_issuer_and_keep_their_key_in_memory() -> None:
+    agent = volumes(chart.documents(chart.COMBINATIONS["neighbours"]), "agent")
+    assert agent["/etc/kube-cache/peers"]["emptyDir"]["medium"] == "Memory"
+    token = Settings().peers.issuer_token_file
+    (source,) = agent[str(token.parent)]["projected"]["sources"]
+    assert source["serviceAccountToken"]["path"] == token.name
+    assert source["serviceAccountToken"]["audience"] == names.PEERS_AUDIENCE
+
+
+def test_with_certificates_of_others_operators_issue_none_and_have_no_right_to_reviews() -> None:
+    documents = chart.documents(chart.COMBINATIONS["neighbours-with-certificates-of-others"])
+    assert "csi" in volumes(documents, "agent")["/etc/kube-cache/peers"]
+    operator, agent = (chart.environment(chart.pod_of(documents, each)) for each in ("operator", "agent"))
+    assert "KUBE_CACHE_OPERATOR__ISSUER_ADDRESS" not in operator
+    assert "KUBE_CACHE_PEERS__ISSUER" not in agent
+    assert agent["KUBE_CACHE_PEERS__CA_FILE"] == "/etc/kube-cache/peers/ca.crt"
+    assert "tokenreviews" not in str(documents)
+    assert "kube-cache-issuer" not in str(documents)
+
+
+def test_neighbours_are_reached_by_agents_alone() -> None:
+    documents = chart.documents(chart.COMBINATIONS["neighbours"])
+    agents = {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kube-cache", "app.kubernetes.io/component": "agent"}}
+    }
+    for component, port in (("agent", "peers"), ("operator", "issuer")):
+        policy = chart.one(documents, "NetworkPolicy", f"kube-cache-{component}")["spec"]
+        (rule,) = [each for each in policy["ingress"] if {"port": port, "protocol": "TCP"} in each["ports"]]
+        assert rule["from"] == [agents]
+    egress_of_agents = chart.one(documents, "NetworkPolicy", "kube-cache-agent")["spec"]["egress"]
+    (rule,) = [each for each in egress_of_agents if {"port": 9467, "protocol": "TCP"} in each["ports"]]
+    assert rule["to"] == [agents]
+    assert 9468 in egress(documents, "agent")
+    assert not egress(documents, "operator") & {9467, 9468}
+
+
+def test_an_authority_that_would_be_another_with_each_rendering_is_refused_with_the_way_out() -> None:
+    with pytest.raises(helm.HelmFailed, match=r"peers\.authority\.existing"):
+        helm.template({"peers.enabled": True})
+
+
+def test_a_cluster_whose_tokens_name_no_node_needs_certificates_of_others() -> None:
+    values = {"peers.enabled": True, "peers.authority.existing": "peers"}
+    with pytest.raises(helm.HelmFailed, match=r"1\.31\.0 does not write the node into an agent's token"):
+        helm.template(values, kubernetes="1.31.0")
+    helm.template(values, kubernetes="1.32.0")
+    helm.template(values | {"peers.certificates.existing": {"csi": {"driver": "a"}}}, kubernetes="1.31.0")
+
+
 def test_pods_are_placed_where_agents_run() -> None:
     documents = chart.documents({"agent.nodeSelector": {"example.com/cache": "nvme", "example.com/team": "a"}})
     agent = chart.pod_of(documents, "agent")["spec"]["nodeSelector"]
@@ -264,6 +376,11 @@ def test_every_value_that_the_schema_knows_is_in_the_file_of_values() -> None:
         return mine
 
     assert unknown(schema, yaml.safe_load((helm.CHART / "values.yaml").read_text()), "") == []
+
+
+def test_the_rights_of_an_operator_that_issues_are_those_of_the_table() -> None:
+    shipped = roles.rights(chart.documents(chart.COMBINATIONS["neighbours"]), "kube-cache-operator")
+    assert sorted(line.right for line in LINES) == sorted(shipped)
 
 
 def test_a_packaged_chart_renders_as_the_folder_does(tmp_path: Path) -> None:

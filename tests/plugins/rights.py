@@ -40,6 +40,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
 
 
 def _problems(line: Line, item: pytest.Item) -> Iterator[str]:
+    if _stack(item).api.find(roles.path(line.right)) is None:
+        _failure(item)  # its fixtures install the role, which is not there by default
     spoken = f"{line.right.verb} {line.right.resource} {line.right.name}".strip()
     with _removed(_stack(item), line.right):
         failure = _failure(item)

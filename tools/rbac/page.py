@@ -12,8 +12,8 @@ _HEAD = """\
 # What Kube-Cache may do in a cluster
 
 Two accounts in `kube-cache-system`. That of the agents, `kube-cache-agent`, has no right and no token of Kubernetes: an agent
-reaches Temporal, the origin and its disk. A token that a cloud's identity needs (IRSA, Pod Identity, `origin.webIdentity`)
-is for another audience, and the API server refuses it.
+reaches Temporal, the origin and its disk. A token that a cloud's identity needs (IRSA, Pod Identity, `origin.webIdentity`),
+or the operators that issue certificates (`peers.enabled`), is for another audience, and the API server refuses it.
 
 That of the operator, `kube-cache-operator`, has the rights below and no other
 ([`rbac.yaml`](../../deploy/chart/kube-cache/templates/operator/rbac.yaml)). It reads no Secret, runs nothing in a Pod, changes no

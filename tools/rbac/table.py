@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CLUSTER = ""
+PEERS = "kube-cache-peers"
+"""Role that the chart has only where nodes feed each other (`peers.enabled`); the tests that need it install it."""
 
 
 class Right(NamedTuple):
@@ -46,6 +48,10 @@ def _seats(group: str, resource: str, verb: str, used_by: str, why: str, test: s
     return Line(right, used_by, why, f"tests/kube/{test}")
 
 
+def _peers(group: str, resource: str, verb: str, used_by: str, why: str, test: str) -> Line:
+    return Line(Right(PEERS, CLUSTER, group, resource, verb), used_by, why, f"tests/kube/{test}")
+
+
 _NODES, _CLAIMS, _LEASE = "watcher/nodes.py", "kube_cache/kube/claims.py", "kube_cache/kube/lease.py"
 _LEASE_TEST = "test_rights.py::test_the_lead_is_taken_and_given_back"
 
@@ -68,6 +74,7 @@ LINES: tuple[Line, ...] = (
     _cluster("storage.k8s.io", "storageclasses", "get", _CLAIMS, "knows claims that are bound only with their Pod", "test_rights.py::test_a_claim_that_waits_for_its_pod_is_told"),
     _cluster("storage.k8s.io", "csinodes", "list", _CLAIMS, "knows drivers that limit the volumes of a node", "test_rights.py::test_a_seat_goes_to_the_zone_of_its_pods_volume"),
     _cluster("scheduling.k8s.io", "priorityclasses", "create", "kube_cache/kube/seat_priority.py", "gives a seat its Pod's priority without preemption", "test_rights.py::test_a_priority_class_is_made_for_seats"),
+    _peers("authentication.k8s.io", "tokenreviews", "create", "kube_cache/kube/token_reviews.py", "knows which agent asks for a certificate; only with `peers.enabled`", "test_issued.py::test_an_agent_gets_the_certificate_of_the_node_that_its_token_names"),
     _system("", "configmaps", "get", "kube-cache-admission", "kube_cache/kube/allowed_datasets.py", "reads which datasets a namespace may name", "test_rights.py::test_the_allowed_datasets_are_read"),
     _seats("", "pods", "create", "kube_cache/kube/seats.py", "makes seats", "test_seats.py::test_a_seat_stays_away_from_excluded_nodes"),
     _seats("", "pods", "delete", "kube_cache/kube/seats.py", "deletes seats", "test_rights.py::test_a_seat_is_deleted"),

@@ -213,6 +213,16 @@ readinessProbe:
 - name: KUBE_CACHE_OPERATOR__PAGE_ADDRESS
   value: {{ eq .Values.operator.page "network" | ternary "0.0.0.0:9466" ":9466" | quote }}
 {{- end }}
+{{- if .Values.peers.enabled }}
+- name: KUBE_CACHE_OPERATOR__PEER_KEY_FILE
+  value: /etc/kube-cache/peers/tls.key
+{{- if not .Values.peers.certificates.existing }}
+- name: KUBE_CACHE_OPERATOR__PEER_CERTIFICATE_FILE
+  value: /etc/kube-cache/peers/tls.crt
+- name: KUBE_CACHE_OPERATOR__ISSUER_ADDRESS
+  value: 0.0.0.0:9468
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "kube-cache.agentEnv" -}}
@@ -231,6 +241,34 @@ readinessProbe:
   value: {{ .Values.cache.minFree | quote }}
 - name: KUBE_CACHE_ENGINE__MAX_CONNECTIONS
   value: {{ .Values.agent.maxConnections | quote }}
+{{- if .Values.peers.enabled }}
+- name: KUBE_CACHE_PEERS__ENABLED
+  value: "true"
+- name: KUBE_CACHE_PEERS__ADVERTISE
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+- name: KUBE_CACHE_PEERS__SEEDS
+  value: kube-cache-agents.kube-cache-system.svc:9467
+- name: KUBE_CACHE_PEERS__TOKEN_KEYS_FILE
+  value: /etc/kube-cache/peer-authority/ca.crt
+- name: KUBE_CACHE_PEERS__MAX_BYTES_PER_S
+  value: {{ int64 .Values.peers.maxBytesPerSecond | quote }}
+{{- if .Values.peers.certificates.existing }}
+- name: KUBE_CACHE_PEERS__CA_FILE
+  value: /etc/kube-cache/peers/ca.crt
+{{- else }}
+- name: KUBE_CACHE_PEERS__CA_FILE
+  value: /etc/kube-cache/peer-authority/ca.crt
+- name: KUBE_CACHE_PEERS__ISSUER
+  value: kube-cache-issuer.kube-cache-system.svc:9468
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Name of the authority's Secret (operators) and ConfigMap (agents). */}}
+{{- define "kube-cache.peersAuthority" -}}
+{{ .Values.peers.authority.existing | default "kube-cache-peers" }}
 {{- end }}
 
 {{/*
