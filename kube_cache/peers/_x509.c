@@ -1,6 +1,6 @@
 /* Certificates of nodes by OpenSSL, for `authority.py` and `enrolment.py`.
  *
- * Why it exists: the standard library reads certificates and makes none. The package `cryptography` would, at 13 MiB of
+ * Why it exists: the standard library reads certificates and makes none. The package `cryptography` would, at 11 MiB of
  * memory in each agent and a second OpenSSL on the disk; an image without a shell has no command `openssl`.
  *
  * What it deliberately does not do: keys of other kinds than Ed25519, keys with a password, authorities below others,
