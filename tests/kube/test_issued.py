@@ -44,12 +44,16 @@ SYSTEM = f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}"
 VALUES = {"temporal.address": "temporal.example:7233", "peers.enabled": True, "peers.authority.existing": "peers"}
 
 
-@pytest.fixture(scope="module")
-def rights(kube: Stack) -> None:
-    """The role of an operator that issues. One that is there stays as it is: `make rbac` takes rights out of it."""
+def install_rights(kube: Stack) -> None:
+    """Install the role of an operator that issues. One that is there stays: `make rbac` takes rights out of it."""
     for document in helm.documents(VALUES):
         if document["metadata"]["name"] == PEERS and not kube.api.find(f"{kube.api.collection(document)}/{PEERS}"):
             kube.api.create(document)
+
+
+@pytest.fixture(scope="module")
+def rights(kube: Stack) -> None:
+    install_rights(kube)
 
 
 @pytest.fixture
