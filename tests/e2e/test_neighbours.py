@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,6 @@ def test_a_node_that_comes_later_is_fed_by_one_that_has_the_dataset(fleet: Stack
     released(fleet, pods, "first", bucket.uri("gpt"), content)
     assert fleet.s3_proxy is not None
     assert fleet.s3_proxy.bytes_served(bucket.name) == sum(SIZES)
-    assert not expected_others(fleet, pods, "first")
     fleet.agents[first].restart(kill=False)  # what it has is on its disk, and not in its memory
     pods.create_gated("second", bucket.uri("gpt"), spec=on(second))
     released(fleet, pods, "second", bucket.uri("gpt"), content)
@@ -103,6 +103,41 @@ def test_a_node_that_comes_later_is_fed_by_one_that_has_the_dataset(fleet: Stack
     assert fleet.s3_proxy.bytes_served(bucket.name) == sum(SIZES) + LONE
     assert says_where_from(fleet, pods, "first") == 0
     assert says_where_from(fleet, pods, "second") == SHARED
+
+
+def test_a_lone_pod_is_known_to_be_alone(fleet: Stack, pods: Pods) -> None:
+    """Where Temporal takes longer than a second to tell, as on a machine that stands still, others are expected."""
+    bucket = Bucket(fleet.s3, "lone")
+    numbers = count()
+
+    def is_known() -> bool:
+        name = f"set-{next(numbers)}"
+        content = bucket.fill(name, [7])
+        pods.create_gated(name, bucket.uri(name), gpus=0)
+        released(fleet, pods, name, bucket.uri(name), content)
+        return not expected_others(fleet, pods, name)
+
+    true(is_known, "the operator knows that no other node wants the dataset")
+
+
+def test_a_node_that_comes_while_another_downloads_is_fed_by_it(fleet: Stack, pods: Pods) -> None:
+    size = 16 * CHUNK + 5
+    bucket = Bucket(fleet.s3, "meanwhile")
+    content = bucket.fill("gpt", [size])
+    first, second, _ = fleet.nodes
+    assert fleet.s3_proxy is not None
+    with fleet.s3_proxy.only(gets=6):  # of 17
+        pods.create_gated("first", bucket.uri("gpt"), gpus=0, spec=on(first))
+        true(lambda: journaled(fleet, first) >= 4 * CHUNK, "the first downloads")
+        pods.create_gated("second", bucket.uri("gpt"), gpus=0, spec=on(second))
+        true(
+            lambda: journaled(fleet, second) >= 4 * CHUNK, "the second has it from the first: the origin gives nothing"
+        )
+    released(fleet, pods, "first", bucket.uri("gpt"), content)
+    released(fleet, pods, "second", bucket.uri("gpt"), content)
+    assert expected_others(fleet, pods, "second")
+    served = fleet.s3_proxy.bytes_served(bucket.name)
+    assert size <= served <= size + 4 * CHUNK
 
 
 @pytest.mark.parametrize(
