@@ -8,11 +8,12 @@ import ssl
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kube_cache import names
-from tools.stack import Stack, StackError, env_file, environment, pods, ports, waiting
+from tools.stack import Stack, StackError, env_file, environment, nodes, pods, ports, waiting
 from tools.stack.pki import Authority
 from tools.stack.state import State
 
@@ -179,3 +180,25 @@ def test_a_gated_pod_has_the_fields_that_the_product_reads() -> None:
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert pods.node(pod) == ""
     assert pods.condition(pod) == {}
+
+
+UNSCHEDULABLE = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
+TEAM = {"key": "team", "value": "a", "effect": "NoExecute"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "taints"),
+    [
+        ({"taints": [nodes.TAINT, TEAM]}, [nodes.TAINT]),
+        ({"taints": [TEAM]}, []),
+        ({"unschedulable": True, "taints": [nodes.TAINT, UNSCHEDULABLE]}, [nodes.TAINT, UNSCHEDULABLE]),
+        ({"unschedulable": True}, []),
+    ],
+)
+def test_a_node_that_a_test_closed_is_opened(spec: dict[str, Any], taints: list[dict[str, str]]) -> None:
+    assert nodes.opening({"spec": spec}) == {"spec": {"unschedulable": None, "taints": taints}}
+
+
+@pytest.mark.parametrize("spec", [{}, {"taints": [nodes.TAINT]}, {"taints": [UNSCHEDULABLE]}])
+def test_a_node_is_left_as_it_was_made(spec: dict[str, Any]) -> None:
+    assert nodes.opening({"spec": spec}) is None

@@ -101,15 +101,15 @@ class Cluster:
         self.api.delete(f"/api/v1/nodes/{node}")
 
     def repair(self) -> None:
-        """Start what was stopped, and make the nodes that are there schedulable as they were made."""
+        """Start what was stopped, and open the nodes that were closed."""
         if not self.control_plane.apiserver.running:
             self.control_plane.start_apiserver()
         if not self.control_plane.scheduler.running:
             self.control_plane.start_scheduler()
         for found in self.api.get("/api/v1/nodes")["items"]:
             node = found["metadata"]["name"]
-            if node in self.nodes and nodes.is_closed(found):
-                self.api.request("PATCH", f"/api/v1/nodes/{node}", nodes.OPEN, content_type=api.MERGE)
+            if node in self.nodes and (patch := nodes.opening(found)):
+                self.api.request("PATCH", f"/api/v1/nodes/{node}", patch, content_type=api.MERGE)
 
     def close(self) -> None:
         self.api.close()

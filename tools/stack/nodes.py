@@ -15,9 +15,6 @@ STAGES = Path(__file__).with_name("kwok-stages.yaml")
 TAINT = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
 TOLERATION = {"key": "nvidia.com/gpu", "operator": "Equal", "value": "present", "effect": "NoSchedule"}
 
-OPEN: api.Document = {"spec": {"unschedulable": None, "taints": [TAINT]}}
-"""The part of a node that people and controllers close it with, as `document` makes it: a merge patch."""
-
 
 def name(number: int) -> str:
     return f"gpu-{number}"
@@ -88,8 +85,13 @@ def is_ready(document: api.Document) -> bool:
     return conditions.get("Ready") == "True" and not any(key.startswith("node.kubernetes.io/") for key in taints)
 
 
-def is_closed(document: api.Document) -> bool:
-    """Whether somebody cordoned or tainted the node. Taints of Kubernetes itself do not count."""
-    spec = document["spec"]
-    foreign = [taint for taint in spec.get("taints", []) if not taint["key"].startswith("node.kubernetes.io/")]
-    return bool(spec.get("unschedulable")) or foreign != [TAINT]
+def opening(document: api.Document) -> api.Document | None:
+    """Return the merge patch that undoes a cordon and foreign taints; None where there are none.
+
+    The taints of Kubernetes itself go by themselves. A node that was made without ours stays without.
+    """
+    taints = document["spec"].get("taints", [])
+    kept = [taint for taint in taints if taint == TAINT or taint["key"].startswith("node.kubernetes.io/")]
+    if kept == taints and not document["spec"].get("unschedulable"):
+        return None
+    return {"spec": {"unschedulable": None, "taints": kept}}
