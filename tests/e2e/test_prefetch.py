@@ -13,6 +13,7 @@ import pytest
 
 from kube_cache import names
 from kube_cache.contracts.node import ExitCode
+from tests.e2e.disk import DiskNode
 from tests.e2e.promises import MIB, holds, journaled, mounted, released, temporal, workflow_status
 from tools.stack import Stack, api
 from tools.stack.buckets import Bucket
@@ -142,6 +143,37 @@ def test_by_copies_a_lost_node_is_replaced(
     stack.remove_node(holder)
     prefetches.wait(status["name"], phase="Ready", matched=1, ready=1)
     holds(stack, spare, uri, content)
+
+
+def test_a_wiped_disk_is_filled_again(stack: Stack, disk: DiskNode, bucket: Bucket, prefetches: Prefetches) -> None:
+    content, uri = bucket.fill("gpt", [4 * MIB]), bucket.uri("gpt")
+    name = prefetches.start(uri, "--nodes", disk.name, "--wait")["name"]
+    holds(stack, disk.name, uri, content)
+    disk.agent.kill()
+    disk.wipe()
+    disk.agent.start()
+    true(lambda: is_there(stack, disk.name, uri), "the data is there again", 180)
+    holds(stack, disk.name, uri, content)
+    prefetches.wait(name, phase="Ready", ready=1)
+
+
+def test_what_a_pod_has_used_makes_no_room_for_a_prefetch(
+    stack: Stack, disk: DiskNode, pods: Pods, bucket: Bucket, prefetches: Prefetches
+) -> None:
+    """Of 38 MiB; the Pod has ended, and another Pod would get its room."""
+    content, used = bucket.fill("used", [24 * MIB]), bucket.uri("used")
+    bucket.fill("wanted", [20 * MIB])
+    pods.create_gated("one", used, spec=disk.spec)
+    released(stack, pods, "one", used, content)
+    pods.delete("one")
+    pods.wait_gone("one")
+    words = (bucket.uri("wanted"), "--nodes", disk.name)
+    status = prefetches.start(*words, "--wait", code=ExitCode.NO_ROOM)
+    assert [failure["error"] for failure in status["failures"]] == ["InsufficientDisk"]
+    holds(stack, disk.name, used, content)
+    pods.create_gated("two", bucket.uri("wanted"), spec=disk.spec)
+    pods.wait_bound("two")
+    assert not is_there(stack, disk.name, used)
 
 
 def test_the_same_twice_is_one_and_is_fetched_once(stack: Stack, bucket: Bucket, prefetches: Prefetches) -> None:
