@@ -201,6 +201,27 @@ def test_a_node_shows_its_new_certificate_to_the_next_who_comes(issuing: Issuing
     eventually(lambda: look() == 2)
 
 
+def test_an_agent_ends_while_the_issuer_does_not_answer(issuing: Issuing, closing: ExitStack) -> None:
+    asked, answering = threading.Event(), threading.Event()
+
+    def node_of(_: str) -> str:
+        asked.set()
+        answering.wait(90)
+        return "node-1"
+
+    closing.enter_context(issuing.serving(node_of))
+    closing.callback(answering.set)
+    enrolled = EnrolledNode(issuing.settings("node-1"), lambda: pytest.fail("is begun after its end"))
+    assert asked.wait(90)
+    enrolled.close()
+    assert not answering.is_set()
+    thread = enrolled._enrolment._thread
+    assert thread.is_alive()
+    answering.set()
+    thread.join(90)
+    assert enrolled.node is None
+
+
 def test_a_setting_that_no_certificate_mends_ends_the_start(issuing: Issuing) -> None:
     settings = replace(issuing.settings("node-1"), advertise="")
     with pytest.raises(InvalidRequest, match="ADVERTISE"):

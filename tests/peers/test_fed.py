@@ -127,6 +127,7 @@ def test_a_node_that_expects_nobody_begins_at_once_and_feeds_one_that_comes_mean
         alone = pool.submit(first.fetch, manifest, expects_others=False)
         assert gate.reached.wait(90), "it waits for others"
         fed = pool.submit(second.fetch, manifest)
+        eventually(lambda: SNAPSHOT in second.peers._parties)
         eventually(lambda: second.peers._parties[SNAPSHOT].swarm.taken_bytes.get("n0", 0) > 0)
         gate.open()
         assert alone.result(90).verified == fed.result(90).verified == Verified.FULL_OBJECT
