@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--series", type=Path, help="a file of timestamp,value to replay as well")
     parser.add_argument("--lead", type=int, default=1800, help="seconds that a copy takes to come (1800)")
     parser.add_argument("--per-copy", type=float, default=1.0, help="how much of the file's values one copy serves (1)")
-    parser.add_argument("--zone", default="UTC", help="time zone of the people who make the demand (UTC)")
+    parser.add_argument("--zone", default="UTC", help="where the people are; a time without offset is UTC (UTC)")
     args = parser.parse_args()
     wanted = list(cases())
     if args.series:

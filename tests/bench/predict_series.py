@@ -60,8 +60,8 @@ def given(path: Path, lead_s: int, per_copy: float, zone_name: str) -> Case:
 def read(path: Path, per_copy: float, local: ZoneInfo = _UTC) -> Series:
     """Read `timestamp,value`, as ISO 8601 or seconds since the epoch, evenly spaced but for gaps.
 
-    A timestamp without an offset is taken as it stands: local times whose clock never changes, as in both files here,
-    whose days all have 24 hours.
+    A timestamp without an offset is taken for UTC. That suits local times whose days all have 24 hours, as in both
+    files here, as long as `local` is UTC, too.
     """
     with path.open(newline="") as file:
         points = [(_seconds(row["timestamp"]), float(row["value"] or "nan") / per_copy) for row in csv.DictReader(file)]
