@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from temporalio.api.common.v1 import Payloads
@@ -59,15 +60,15 @@ class Agent:
 
     async def _serve_one(self, queue: str) -> None:
         task = await self._poll(queue)
-        result = await self._answer(task)
-        await self._client.workflow_service.respond_activity_task_completed(
-            RespondActivityTaskCompletedRequest(
-                namespace=self._client.namespace,
-                task_token=task.task_token,
-                result=Payloads(payloads=await _CONVERTER.encode([result])),
-                identity=self._node,
-            )
+        answer = RespondActivityTaskCompletedRequest(
+            namespace=self._client.namespace,
+            task_token=task.task_token,
+            result=Payloads(payloads=await _CONVERTER.encode([await self._answer(task)])),
+            identity=self._node,
         )
+        # As a real agent: an answer that a busy Temporal refuses is sent again, and one that comes too late is dropped.
+        with suppress(RPCError):
+            await self._client.workflow_service.respond_activity_task_completed(answer, retry=True)
 
     async def _poll(self, queue: str) -> PollActivityTaskQueueResponse:
         request = PollActivityTaskQueueRequest(
