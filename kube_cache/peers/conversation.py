@@ -168,15 +168,10 @@ class Conversation:
 
     def _body(self, length: int) -> bytes:
         """Read the body of a message. Raises OSError."""
-        data = bytearray(self._leftover[:length])
-        self._leftover = self._leftover[length:]
-        deadline = time.monotonic() + self._service.patience_s
-        while len(data) < length:
-            more = self._connection.recv(length - len(data))
-            if not more or time.monotonic() > deadline:
-                raise TimeoutError("a message does not come whole")
-            data += more
-        return bytes(data)
+        body, self._leftover = requests.read_body(
+            self._connection.recv, self._leftover, length, self._service.patience_s, what="a message"
+        )
+        return body
 
     def _answer(self, status: HTTPStatus, body: bytes, headers: str = "") -> None:
         self._connection.sendall(

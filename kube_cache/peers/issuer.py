@@ -11,10 +11,8 @@ API server did not answer is the agent's to ask again.
 from __future__ import annotations
 
 import json
-import re
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
@@ -112,16 +110,9 @@ def _body(connection: ssl.SSLSocket, head: Head, patience_s: float) -> bytes:
     """Read the body of a POST. Raises Refused, OSError."""
     if head.method != "POST" or head.target != PATH:
         raise Refused(HTTPStatus.NOT_FOUND, f"POST {PATH}, and nothing else")
-    length = head.headers.get("content-length", "")
-    if not re.fullmatch("[0-9]{1,9}", length) or int(length) > _MAX_REQUEST:
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request has at most {_MAX_REQUEST} bytes")
-    data, deadline = bytearray(head.leftover), time.monotonic() + patience_s
-    while len(data) < int(length):
-        more = connection.recv(int(length) - len(data))
-        if not more or time.monotonic() > deadline:
-            raise TimeoutError("a request does not come whole")
-        data += more
-    return bytes(data[: int(length)])
+    length = requests.body_length(head, _MAX_REQUEST, what="a request")
+    body, _ = requests.read_body(connection.recv, head.leftover, length, patience_s, what="a request")
+    return body
 
 
 def _log_refusal(result: str, error: KubeCacheError) -> None:

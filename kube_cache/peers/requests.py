@@ -102,10 +102,30 @@ def parse(head: Head, max_message: int) -> GetRange | PostMessage:
     if head.method != "POST" or found is None:
         status = HTTPStatus.NOT_FOUND if head.method == "POST" else HTTPStatus.METHOD_NOT_ALLOWED
         raise Refused(status, "GET an object's range or POST a message", ends=True)
+    return PostMessage(found[1], body_length(head, max_message, what="a message"))
+
+
+def body_length(head: Head, max_length: int, *, what: str) -> int:
+    """Return the bytes of a body. what: begin of the words of a refusal. Raises Refused."""
     length = head.headers.get("content-length", "")
-    if not re.fullmatch("[0-9]{1,9}", length) or int(length) > max_message:
-        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a message has at most {max_message} bytes", ends=True)
-    return PostMessage(found[1], int(length))
+    if not re.fullmatch("[0-9]{1,9}", length) or int(length) > max_length:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{what} has at most {max_length} bytes", ends=True)
+    return int(length)
+
+
+def read_body(receive: Receive, leftover: bytes, length: int, patience_s: float, *, what: str) -> tuple[bytes, bytes]:
+    """Read a body of `length` bytes; return it, and what was received beyond it. leftover: what was received already.
+
+    what: begin of the words of an error. Raises OSError.
+    """
+    data, rest = bytearray(leftover[:length]), leftover[length:]
+    deadline = time.monotonic() + patience_s
+    while len(data) < length:
+        more = receive(length - len(data))
+        if not more or time.monotonic() > deadline:
+            raise TimeoutError(f"{what} does not come whole")
+        data += more
+    return bytes(data), rest
 
 
 def token(head: Head) -> str:
