@@ -36,22 +36,25 @@ def hold(index: Index, digest: str, owner: str, until: float, *, present: bool) 
     fetched it for use.
     """
     with index.transaction():
-        known = marks(index).get(digest, Mark(used=present))
+        known = _read(index, digest) or Mark(used=present)
         _write(index, digest, Mark({**known.until, owner: until}, known.used))
 
 
 def release(index: Index, digest: str, owner: str) -> None:
     """End an owner's mark. Of the last owner, it leaves a snapshot that goes first unless a Pod has used it."""
     with index.transaction():
-        known = marks(index).get(digest)
+        known = _read(index, digest)
         if known is not None:
             _write(index, digest, Mark({name: end for name, end in known.until.items() if name != owner}, known.used))
 
 
 def use(index: Index, digest: str) -> None:
     """Note that a Pod has found the snapshot on the disk."""
+    known = _read(index, digest)
+    if known is None or known.used:  # as of nearly every hit, which need not wait for other writers
+        return
     with index.transaction():
-        known = marks(index).get(digest)
+        known = _read(index, digest)
         if known is not None and not known.used:
             _write(index, digest, Mark(known.until, used=True))
 
@@ -63,11 +66,7 @@ def drop(index: Index, digest: str) -> None:
 
 def marks(index: Index) -> dict[str, Mark]:
     """Digest -> mark."""
-    found = {}
-    for key, value in index.meta_under(_PREFIX).items():
-        data = json.loads(value)
-        found[key.removeprefix(_PREFIX)] = Mark(data["until"], data["used"])
-    return found
+    return {key.removeprefix(_PREFIX): _decode(value) for key, value in index.meta_under(_PREFIX).items()}
 
 
 def first_to_go(index: Index) -> set[str]:
@@ -88,6 +87,16 @@ def forget_absent(index: Index, present: set[str]) -> None:
     for digest, mark in marks(index).items():
         if digest not in present and not mark.is_live(now):
             drop(index, digest)
+
+
+def _read(index: Index, digest: str) -> Mark | None:
+    value = index.get_meta(_PREFIX + digest)
+    return None if value is None else _decode(value)
+
+
+def _decode(value: str) -> Mark:
+    data = json.loads(value)
+    return Mark(data["until"], data["used"])
 
 
 def _write(index: Index, digest: str, mark: Mark) -> None:
