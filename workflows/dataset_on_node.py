@@ -199,9 +199,8 @@ class DatasetOnNode:
         waiting = self._take_waiting()
         for consumer in waiting:
             del self._state.consumers[consumer.workflow_id]
-            if (
-                error.type != AGENT_LOST and not consumer.prefetch
-            ):  # else nobody would do it: the reconcile does when the agent is back
+            # A prefetch has no pin. While the agent is away nobody could take one back: the reconcile does later.
+            if error.type != AGENT_LOST and not consumer.prefetch:
                 self._unpin_later(consumer)
         self._set_phase(Phase.AWAITING_OPERATOR)
         failed = DatasetFailed(self._inp.snapshot.digest, error, self._inp.node)
