@@ -21,7 +21,7 @@ class PrefetchedActivities:
     @activity.defn(name=names.HOLD_PREFETCHED, no_thread_cancel_exception=True)
     @as_application_errors
     def hold_prefetched(self, arg: HoldPrefetchedInput) -> HoldPrefetchedResult:
-        """Mark the snapshots, then check them: marked first, so that one that is there stays.
+        """Check and mark the snapshots, then see whether the missing ones fit. A marked one does not count as room.
 
         Running twice marks once. Raises InsufficientDisk if the missing ones do not fit beside what is used, DiskFault
         and StoreConflict, which are retried.
