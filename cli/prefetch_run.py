@@ -182,11 +182,19 @@ def _print(status: PrefetchStatus, *, as_json: bool) -> None:
     if status.phase not in _ENDED:
         print(f"  expires  in {format_seconds(max(0.0, status.expires_at - time.time()))}")
     if status.busy:
-        more = len(status.busy) - _MAX_NAMED
-        print(f"  fetch    {', '.join(status.busy[:_MAX_NAMED])}{f' and {more} more' if more > 0 else ''}")
+        print(f"  fetch    {_some(status.busy)}")
+    if status.yielding:
+        print(
+            f"  yield    {_some(status.yielding)}; they stand back while other downloads run there, and go on by themselves"
+        )
     for node, failure in sorted(status.failures.items()):
         again_s = max(0.0, failure.until - time.time())
         print(f"  failed   {node}: {failure.error.type}: {failure.error.message}; again in {format_seconds(again_s)}")
+
+
+def _some(nodes: Sequence[str]) -> str:
+    more = len(nodes) - _MAX_NAMED
+    return f"{', '.join(nodes[:_MAX_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def document(status: PrefetchStatus) -> dict[str, Any]:
@@ -204,7 +212,9 @@ def document(status: PrefetchStatus) -> dict[str, Any]:
         "ready_bytes": status.ready_bytes,
         "total_bytes": status.total_bytes,
         "fetched_bytes": status.fetched_bytes,
+        "partial_bytes": status.partial_bytes,
         "fetching": status.busy,
+        "yielding": status.yielding,
         "failures": [
             {"node": node, "error": each.error.type, "message": each.error.message, "again_at": each.until}
             for node, each in sorted(status.failures.items())

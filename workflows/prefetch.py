@@ -212,6 +212,7 @@ class Prefetch:
         self._look_at = self._now() + (plan.look_s or self._policy.prefetch_look_s)
         state.matched, state.wanted = plan.matched, plan.wanted
         state.ready, state.ready_bytes = plan.ready, plan.ready_bytes
+        state.partial_bytes, state.yielding = plan.partial_bytes, plan.yielding
         self._planned = deque([*((node, False) for node in plan.missing), *((node, True) for node in plan.tour)])
         self._tour_ends = plan.toured and not plan.missing
         state.cursor = "" if plan.toured else plan.tour[-1]
@@ -298,6 +299,8 @@ class Prefetch:
         text = f"{state.ready} of {state.wanted} nodes hold {format_bytes(size)}"
         if fetching := self._nodes.fetching:
             text += f"; {len(fetching)} fetch"
+        if yielding := self._yielding():
+            text += f"; {len(yielding)} of them stand back for other downloads, {yielding[0]} among them"
         if state.matched < state.wanted:
             text += f"; only {state.matched} nodes match"
         if not state.matched:
@@ -306,6 +309,10 @@ class Prefetch:
             node, failure = max(state.failures.items(), key=lambda item: item[1].until)
             text += f"; {len(state.failures)} failed, {node}: {failure.error.type}: {failure.error.message}"
         return text
+
+    def _yielding(self) -> list[str]:
+        """Nodes that stood back at the last look and have not come to their end since."""
+        return sorted(set(self._state.yielding) & set(self._nodes.fetching))
 
     # Signals and the query.
 
@@ -361,6 +368,8 @@ class Prefetch:
             total_bytes=state.wanted * sum(each.bytes for each in state.snapshots),
             fetched_bytes=state.fetched_bytes,
             busy=self._nodes.fetching,
+            partial_bytes=state.partial_bytes if self._nodes.fetching else 0,
+            yielding=self._yielding(),
             failures={node: replace(failure) for node, failure in list(state.failures.items())[:20]},
             expires_at=self._expires_at(),
             spec=spec,

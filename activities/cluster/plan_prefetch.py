@@ -14,16 +14,22 @@ from dataclasses import dataclass, field, replace
 
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.service import RPCError
 
-from activities.cluster.heartbeats import heartbeats
+from activities.cluster.heartbeats import at_once, heartbeats
 from activities.failures import as_application_errors
 from kube_cache import names
 from kube_cache.contracts.prefetch import PlanPrefetchInput, PrefetchPlan, PrefetchSpec
 from kube_cache.errors import NotSynced
 from kube_cache.kube.cache_nodes import parse_selector
 from kube_cache.kube.nodes import NodeFacts
+from kube_cache.temporal import downloads
+from kube_cache.temporal.downloads import Download
 from kube_cache.temporal.executions import running
 from kube_cache.temporal.holdings import holding_of
+
+_MAX_READ = 64
+"""Downloads of which one plan tells how far they are; arbitrary: a prefetch with more of them at once is rare."""
 
 
 @dataclass
@@ -57,6 +63,8 @@ class PlanPrefetch:
         if not everything:
             raise NotSynced("this operator has not seen the cluster's nodes yet")
         held: defaultdict[str, Held] = defaultdict(Held)
+        fetching: list[tuple[str, str]] = []
+        """Node and workflow id of the downloads of busy nodes."""
         digests = {snapshot.digest for snapshot in arg.snapshots}
         async with heartbeats():
             for uri in dict.fromkeys(snapshot.uri for snapshot in arg.snapshots):
@@ -65,8 +73,24 @@ class PlanPrefetch:
                     if holding is not None and holding.digest in digests:
                         of = held[holding.node]
                         (of.ready if holding.ready else of.fetched).add(holding.digest)
+                        if not holding.ready and holding.node in arg.busy:
+                            fetching.append((holding.node, entity.id))
+            read = await at_once(self._read(entity_id) for _, entity_id in fetching[:_MAX_READ])
         nodes = [node for node in everything if self._has_agent(node)]
-        return replace(plan(arg, nodes, held), look_s=self._look_s)
+        seen = [(node, found) for (node, _), found in zip(fetching, read, strict=False) if found is not None]
+        return replace(
+            plan(arg, nodes, held),
+            look_s=self._look_s,
+            partial_bytes=sum(found.done_bytes for _, found in seen),
+            yielding=sorted({node for node, found in seen if found.yields}),
+        )
+
+    async def _read(self, entity_id: str) -> Download | None:
+        """Read how far a download is; None where nobody knows, which is no reason to plan nothing."""
+        try:
+            return await downloads.read(self._client, entity_id)
+        except RPCError:
+            return None
 
     def _has_agent(self, node: NodeFacts) -> bool:
         return all(node.labels.get(key) == value for key, value in self._node_selector.items())

@@ -96,6 +96,10 @@ class PrefetchState:
     ready: int = 0
     """Of these: nodes that hold all the data."""
     ready_bytes: int = 0
+    partial_bytes: int = 0
+    """Bytes that the nodes that fetch have on their disks already, as of the last look; not in `ready_bytes`."""
+    yielding: list[str] = field(default_factory=list)
+    """Nodes whose download stands back for other downloads, as of the last look; no more than are busy."""
     error: ErrorInfo | None = None
     """Of the datasets; None once they are resolved."""
 
@@ -126,6 +130,9 @@ class PrefetchStatus:
     """Bytes that were fetched for it since the specification changed."""
     busy: list[str] = field(default_factory=list)
     """Nodes that are worked on now; at most `parallel`."""
+    partial_bytes: int = 0
+    """As in `PrefetchState`, like the next field."""
+    yielding: list[str] = field(default_factory=list)
     failures: dict[str, NodeFailure] = field(default_factory=dict)
     expires_at: float = 0
     """Seconds since the epoch."""
@@ -136,7 +143,8 @@ class PrefetchStatus:
         """Share of the data that is where it should be, 0 to 100; 100 only when all is."""
         if self.phase == PrefetchPhase.READY:
             return 100
-        return min(99, 100 * self.ready_bytes // self.total_bytes) if self.total_bytes else 0
+        there = self.ready_bytes + self.partial_bytes
+        return min(99, 100 * there // self.total_bytes) if self.total_bytes else 0
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,10 @@ class PrefetchPlan:
     """The tour came to its end with these."""
     look_s: float = 0
     """Seconds to the next look, by the settings of the operator that made the plan; 0 = as the policy says."""
+    partial_bytes: int = 0
+    """Bytes that busy nodes have fetched of snapshots that are not complete."""
+    yielding: list[str] = field(default_factory=list)
+    """Busy nodes whose download stands back for others; some of them where there are very many."""
 
 
 @dataclass(frozen=True)

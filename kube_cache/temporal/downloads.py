@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.client import Client
 
 from kube_cache import names
 from kube_cache.contracts.common import Phase
 from kube_cache.contracts.node import StreamProgress
+from kube_cache.errors import PrefetchYielded
 from kube_cache.temporal import executions
 from kube_cache.temporal.search_attributes import BYTES, phase_of
 from kube_cache.units import format_neighbours
@@ -45,6 +47,8 @@ class Download:
     neighbour_bytes: int = 0
     """As in `StreamProgress`, like the next field."""
     neighbours: int = 0
+    yields: bool = False
+    """A prefetch that stands back for other downloads of its node until its next attempt."""
 
 
 def words_of_neighbours(downloads: Collection[Download], fetched_bytes: int) -> str:
@@ -103,4 +107,5 @@ async def _decode(client: Client, pending: PendingActivityInfo) -> Download:
         progress.reserved_bytes,
         progress.neighbour_bytes,
         progress.neighbours,
+        kind == PrefetchYielded.__name__ and pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED,
     )

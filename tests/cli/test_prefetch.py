@@ -186,22 +186,29 @@ def test_a_prefetch_that_does_not_live_is_absent(capsys: pytest.CaptureFixture[s
 
 
 def test_the_list_tells_of_each_that_lives(capsys: pytest.CaptureFixture[str]) -> None:
-    given = sources(status(PrefetchPhase.WARMING, wanted=2, ready=1, ready_bytes=10, total_bytes=20))
+    given = sources(status(PrefetchPhase.WARMING, wanted=2, ready=1, ready_bytes=10, partial_bytes=5, total_bytes=20))
     assert asyncio.run(prefetch_run.list_at(given, "ml", 100, as_json=True)) == ExitCode.DONE
     document = json.loads(capsys.readouterr().out)
     assert (document["shown"], document["total"]) == (1, 1)
-    assert document["prefetches"][0]["percent"] == 50
+    assert document["prefetches"][0]["percent"] == 75
     assert asyncio.run(prefetch_run.list_at(given, "", 1, as_json=False)) == ExitCode.DONE
     printed = capsys.readouterr()
-    assert "50 %" in printed.out
+    assert "75 %" in printed.out
     assert "1 more rows are not shown" in printed.err
 
 
 def test_one_is_printed_with_what_holds_it_up(capsys: pytest.CaptureFixture[str]) -> None:
     given = sources(
-        status(PrefetchPhase.WARMING, "1 of 3", failures=failing("AgentLost"), busy=[f"n{k}" for k in range(7)])
+        status(
+            PrefetchPhase.WARMING,
+            "1 of 3",
+            failures=failing("AgentLost"),
+            busy=[f"n{k}" for k in range(7)],
+            yielding=["n3"],
+        )
     )
     assert asyncio.run(prefetch_run.show_at(given, "ml/nightly", as_json=False)) == ExitCode.DONE
     printed = capsys.readouterr().out
     assert "gpu-1: AgentLost: why" in printed
     assert "and 2 more" in printed
+    assert "yield    n3; they stand back" in printed

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from temporalio.client import WorkflowHandle
+from temporalio.exceptions import ApplicationError
 
 from kube_cache import names
 from kube_cache.contracts.common import Consumer, PodRef, Snapshot
@@ -152,6 +154,28 @@ async def test_a_download_whose_last_pod_is_gone_is_a_prefetch_again(temporal_ad
         await bench.join(replace(arg, leave=True))
         await until(lambda: len(streams(bench)) == 3)
         assert (streams(bench)[2].priority, streams(bench)[2].spare) == (PREFETCH_PRIORITY, True)
+
+
+async def test_a_download_that_stands_back_for_others_is_told_until_it_goes_on(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.finish_stream.clear()
+        bench.world.done_bytes = 1200
+        (node,) = give_nodes(bench, [0])
+        handle = await bench.prefetch()
+        status = await phase_is(handle, PrefetchPhase.WARMING, partial_bytes=1200, yielding=[])
+        assert status.percent == 40, "also while no node holds all of it"
+        agent_says = ApplicationError("a Pod waits", type="PrefetchYielded", next_retry_delay=timedelta(hours=1))
+        bench.world.error[names.STREAM_DATASET] = [agent_says]
+        await handle.signal("pause")
+        await phase_is(handle, PrefetchPhase.PAUSED, partial_bytes=0)
+        await handle.signal("resume")
+        status = await phase_is(handle, PrefetchPhase.WARMING, yielding=[node])
+        assert f"1 of them stand back for other downloads, {node} among them" in status.message
+        await handle.signal("pause")
+        await phase_is(handle, PrefetchPhase.PAUSED, yielding=[])
+        bench.world.finish_stream.set()
+        await handle.signal("resume")
+        await phase_is(handle, PrefetchPhase.READY, yielding=[], partial_bytes=0)
 
 
 async def test_pause_stops_the_download_at_once_and_resume_goes_on(temporal_address: str) -> None:
