@@ -33,6 +33,7 @@ from kube_cache.engine.metering import EngineMeter
 from kube_cache.errors import DiskFault, InvalidRequest
 from kube_cache.origin.s3 import Origins
 from kube_cache.peers.node import PeerNode
+from kube_cache.peers.settings import PeerSettings
 from kube_cache.settings import AgentSettings, Settings
 from kube_cache.store.layout import object_id
 from kube_cache.store.node_store import NodeStore
@@ -155,11 +156,11 @@ async def _serve(
 def _begin_peers(settings: Settings, store: NodeStore) -> PeerNode | EnrolledNode:
     """Begin to feed other nodes: now, or with the first certificate of the issuer. Raises InvalidRequest."""
 
-    def begin() -> PeerNode:
-        return PeerNode(settings.agent.node, settings.peers, object_id, store.objects)
+    def begin(peers: PeerSettings) -> PeerNode:
+        return PeerNode(settings.agent.node, peers, object_id, store.objects)
 
     if not settings.peers.issuer:
-        return begin()
+        return begin(settings.peers)
     from kube_cache.peers.enrolled_node import EnrolledNode  # noqa: PLC0415 -- for those who want it
 
     return EnrolledNode(settings.peers, begin)

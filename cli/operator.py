@@ -171,7 +171,7 @@ async def _serve(
     stopping = threading.Event()
     garbage.tune()
     async with worker, contextlib.AsyncExitStack() as serving:
-        serving.enter_context(serving_certificates(options, kube))
+        serving.enter_context(serving_certificates(options, kube, nodes.labels_of))
         serving.enter_context(
             serving_page(
                 options,

@@ -88,6 +88,9 @@ class OperatorSettings:
     issuer_address: str = ""
     """`host:port` on which agents get their certificates, signed with that key; port 0 = any free one, empty = agents
     have certificates of others."""
+    rack_label: str = ""
+    """Label of nodes whose value is the rack: neighbours in one are asked before others. Told with a certificate, as is
+    the zone of `topology.kubernetes.io/zone`; empty = nodes have no racks."""
     cache_root: str = DEFAULT_ROOT
     """Folder of the cache on the nodes, as Pods mount it: must be the agents' `KUBE_CACHE_STORE__ROOT`, seen from the
     node."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Mapping
 
 import structlog
 
@@ -25,7 +26,7 @@ _log = structlog.get_logger("kube_cache.watcher")
 
 
 class NodeWatcher:
-    """Belongs to one event loop; `check_node` may be called by any thread."""
+    """Belongs to one event loop; `check_node` and `labels_of` may be called by any thread."""
 
     def __init__(self, kube: KubeClient, starter: Starter, *, grace_s: float) -> None:
         """grace_s: seconds that a node may be not ready before its seats are given up."""
@@ -66,24 +67,35 @@ class NodeWatcher:
             if (node := self._nodes.get(name)) is not None:
                 self._look_at(node, self._seats_on(name))
 
+    def labels_of(self, name: str) -> Mapping[str, str]:
+        """Return the labels of a node; none of one that is gone. Raises ApiError. Any thread may call."""
+        try:
+            return self._find(name).labels
+        except NodeUnfit:
+            return {}
+
     def check_node(self, name: str, pod: Json) -> None:
         """Check that the node can take the Pod. Raises NodeUnfit, NodeNotReady (which may pass in seconds), ApiError.
 
         By the watch, so it costs nothing; only a node that the watch does not have is asked for.
         """
-        node = self._nodes.get(name)
-        if node is None:
-            try:
-                node = node_facts(self._kube.request("GET", f"{resource_path('nodes')}/{name}"))
-            except ApiError as error:
-                if is_not_found(error):
-                    raise NodeUnfit(f"node {name} {fitness.DELETED}", node=name) from error
-                raise
+        node = self._find(name)
         tolerated = fitness.tolerations(pod)
         if why := fitness.lasting(node, tolerated):
             raise NodeUnfit(f"node {name} {why}", node=name)
         if why := fitness.passing(node, tolerated):
             raise NodeNotReady(f"node {name} {why}", node=name)
+
+    def _find(self, name: str) -> NodeFacts:
+        """Return facts of the watch, or else of the API server. Raises NodeUnfit for a node that is gone, ApiError."""
+        if (node := self._nodes.get(name)) is not None:
+            return node
+        try:
+            return node_facts(self._kube.request("GET", f"{resource_path('nodes')}/{name}"))
+        except ApiError as error:
+            if is_not_found(error):
+                raise NodeUnfit(f"node {name} {fitness.DELETED}", node=name) from error
+            raise
 
     def _look_at(self, node: NodeFacts, seats: list[SeatFacts]) -> None:
         waits = False

@@ -2,7 +2,8 @@
 
 The key is made here and never leaves the node: it lies beside the certificate, in a folder in memory. Which node the
 certificate names is the issuer's to say, by the token that the kubelet mounts. Without an issuer that answers, an agent
-goes on with the certificate that it has, and without any it feeds nobody and fetches from the origin.
+goes on with the certificate that it has, and without any it feeds nobody and fetches from the origin. The issuer also
+tells where the node is, since an agent has no right to look.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -23,6 +24,7 @@ from kube_cache.backoff import Backoff
 from kube_cache.errors import AccessDenied, InvalidRequest, KubeCacheError, SourceUnavailable
 from kube_cache.peers.authority import RENEWED_AT, require_native
 from kube_cache.peers.issuer import PATH
+from kube_cache.peers.members import Place
 from kube_cache.peers.settings import PeerSettings
 
 _log = structlog.get_logger("kube_cache.peers")
@@ -31,15 +33,24 @@ _TIMEOUT_S: Final = 20.0
 _CLOSE_S: Final = 1.0
 _MAX_ANSWER: Final = 64 << 10
 _MIN_PAUSE_S, _MAX_PAUSE_S = 1.0, 60.0
-_LOOK_S: Final = 60.0
+LOOK_S: Final = 60.0
 """Between two looks whether the authority is another one: then the certificate is good for nobody."""
+
+
+class Enrolled(NamedTuple):
+    """What an issuer has told. life_s: seconds until the certificate ends. place: empty of an older operator."""
+
+    life_s: int
+    place: Place
 
 
 class Enrolment:
     """Gets the certificate in a thread of its own, from its construction until `close`."""
 
-    def __init__(self, settings: PeerSettings, on_certificate: Callable[[], None], *, look_s: float = _LOOK_S) -> None:
-        """on_certificate: called with each new one, in the thread; what it raises is told, and tried again later."""
+    def __init__(
+        self, settings: PeerSettings, on_certificate: Callable[[Place], None], *, look_s: float = LOOK_S
+    ) -> None:
+        """on_certificate: called in the thread with the node's place; if it raises, that is told and tried again."""
         self._settings = settings
         self._on_certificate = on_certificate
         self._look_s = look_s
@@ -57,17 +68,17 @@ class Enrolment:
         while not self._stop.is_set():
             try:
                 authority = self._settings.ca_file.read_bytes()
-                life_s = obtain(self._settings)
+                life_s, place = obtain(self._settings)
                 if self._stop.is_set():
                     return
-                self._on_certificate()
+                self._on_certificate(place)
             except (OSError, ValueError, KubeCacheError) as error:
                 wait_s = backoff.next_s()
                 _log.warning("has no new certificate; tries again", error=str(error), wait_s=round(wait_s, 1))
                 self._stop.wait(wait_s)
                 continue
             backoff.reset()
-            _log.info("has a certificate", life_s=life_s)
+            _log.info("has a certificate", life_s=life_s, zone=place.zone, rack=place.rack)
             self._rest(life_s * RENEWED_AT, authority)
 
     def _rest(self, seconds: float, authority: bytes) -> None:
@@ -81,8 +92,8 @@ class Enrolment:
                 pass  # it is being replaced
 
 
-def obtain(settings: PeerSettings) -> int:
-    """Get a certificate of a new key and write both; return the seconds that it is good for.
+def obtain(settings: PeerSettings) -> Enrolled:
+    """Get a certificate of a new key and write both; return what was told beside it.
 
     Raises AccessDenied (the issuer refuses the token), SourceUnavailable (nobody answers, or not well), InvalidRequest
     (token or authority cannot be read, or the installation makes no keys), OSError (a file cannot be written).
@@ -102,12 +113,14 @@ def obtain(settings: PeerSettings) -> int:
     try:
         found: dict[str, Any] = json.loads(answer)
         certificate, life_s = str(found["certificate"]).encode(), int(found["life_s"])
+        # An operator of an older version tells no place. A label has 63 characters at most.
+        place = Place(*(str(found.get(name, ""))[:63] for name in Place._fields))
     except (ValueError, KeyError, TypeError) as error:
         raise SourceUnavailable(f"the issuer at {settings.issuer} answers with no certificate") from error
     # Who reads them in between has two files that do not fit together, and goes on with the old ones (`reloaded`).
     _write(settings.key_file, key)
     _write(settings.certificate_file, certificate)
-    return life_s
+    return Enrolled(life_s, place)
 
 
 class _Connection(http.client.HTTPSConnection):

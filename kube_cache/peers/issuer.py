@@ -1,11 +1,12 @@
 """The operator's HTTPS server that issues certificates to agents, so that no Secret has to hold one for each node.
 
     POST /v1/certificate    Authorization: Bearer <service account token>; body: a request for a certificate, in PEM
-    200                     {"certificate": <PEM>, "life_s": <seconds from now>}
+    200                     {"certificate": <PEM>, "life_s": <seconds from now>, "zone": <label>, "rack": <label>}
 
-Whose certificate that is, the token tells (`node_of`), and nothing that the agent says. A connection carries one
-request: an agent comes once in 16 hours. Whoever has no token of an agent gets a line of text that says why; what the
-API server did not answer is the agent's to ask again.
+Whose certificate that is, the token tells (`node_of`), and nothing that the agent says. Where the node is comes with
+it, because an agent may not ask the API server. A connection carries one request: an agent comes once in 16 hours.
+Whoever has no token of an agent gets a line of text that says why; what the API server did not answer is the agent's to
+ask again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kube_cache.errors import AccessDenied, InvalidRequest, KubeCacheError
 from kube_cache.http_server import HttpServer
 from kube_cache.peers import requests
 from kube_cache.peers.authority import Authority
+from kube_cache.peers.members import Place
 from kube_cache.peers.requests import Head, Refused
 
 _log = structlog.get_logger("kube_cache.peers")
@@ -39,15 +41,23 @@ class IssuerServer:
     """Serves from its construction until `close`."""
 
     def __init__(
-        self, address: str, authority: Authority, node_of: Callable[[str], str], *, patience_s: float = _PATIENCE_S
+        self,
+        address: str,
+        authority: Authority,
+        node_of: Callable[[str], str],
+        place_of: Callable[[str], Place] = lambda _node: Place(),
+        *,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         """Begin to serve. Raises InvalidRequest where the address cannot be had.
 
         address: `host:port`; port 0 takes a free one. node_of: returns the node of a token; raises AccessDenied where
         the token gives no right to a certificate, and any other KubeCacheError where that could not be found out.
+        place_of: returns where a node is; raises KubeCacheError where that could not be found out.
         """
         self._authority = authority
         self._node_of = node_of
+        self._place_of = place_of
         self._patience_s = patience_s
         self._http = HttpServer(
             address,
@@ -92,6 +102,7 @@ class IssuerServer:
         token = requests.token(head)
         try:
             node = self._node_of(token)
+            place = self._place_of(node)
             issued = self._authority.issue(request, node)
         except AccessDenied as error:
             _log_refusal("denied", error)
@@ -102,8 +113,9 @@ class IssuerServer:
         except KubeCacheError as error:
             _log_refusal("unanswered", error)
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from error
-        _log.info("issued a certificate", node=node, life_s=issued.life_s)
-        return json.dumps({"certificate": issued.certificate.decode(), "life_s": issued.life_s}).encode()
+        _log.info("issued a certificate", node=node, life_s=issued.life_s, zone=place.zone, rack=place.rack)
+        answer = {"certificate": issued.certificate.decode(), "life_s": issued.life_s, **place._asdict()}
+        return json.dumps(answer).encode()
 
 
 def _body(connection: ssl.SSLSocket, head: Head, patience_s: float) -> bytes:

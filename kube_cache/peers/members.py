@@ -12,12 +12,19 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_MEMBERS: Final = 20_000
 """More than the 15,000 nodes that Kubernetes clusters are run with; an agent keeps some 300 bytes for each member."""
 FAR: Final = 2
 """Distance of a member in another zone."""
+
+
+class Place(NamedTuple):
+    """Where a node is, by its labels. Empty where there is none."""
+
+    zone: str = ""
+    rack: str = ""
 
 
 @dataclass(frozen=True, slots=True)

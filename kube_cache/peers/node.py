@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,7 @@ from kube_cache.peers.cutting import MAX_LONE_BYTES
 from kube_cache.peers.gossip import Gossip
 from kube_cache.peers.holdings import PartHoldings
 from kube_cache.peers.meetings import Meetings
-from kube_cache.peers.members import Member, Pinned
+from kube_cache.peers.members import Member, Pinned, Place
 from kube_cache.peers.server import PeerServer
 from kube_cache.peers.settings import PeerSettings
 from kube_cache.peers.source import PeerSource
@@ -190,6 +191,11 @@ class PeerNode:
             return self._meetings.receive(snapshot, node, message)
         party.hear(node, message)
         return party.message()
+
+    def move(self, place: Place) -> None:
+        """Take another place, which counts for swarms that begin from now on."""
+        with self._lock:
+            self.me = replace(self.me, zone=place.zone, rack=place.rack)
 
     def close(self) -> None:
         self._gossip.close()

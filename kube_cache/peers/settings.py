@@ -28,9 +28,11 @@ class PeerSettings:
     advertise: str = ""
     """Host or `host:port` under which other nodes reach this one (`status.podIP` by the downward API); needed."""
     zone: str = ""
-    """Zone of the node; neighbours in it are asked before others."""
+    """Zone of the node; neighbours in it are asked before others. Empty = as the operator tells it, by the node's label
+    `topology.kubernetes.io/zone`."""
     rack: str = ""
-    """Rack of the node; neighbours in it are asked before those of the zone."""
+    """Rack of the node; neighbours in it are asked before those of the zone. Empty = as the operator tells it, by the
+    label that `KUBE_CACHE_OPERATOR__RACK_LABEL` names."""
     seeds: str = ""
     """`host:port` between commas that lead to all agents, a headless Service's name for example: there nodes that want
     the same snapshot meet."""

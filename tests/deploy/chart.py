@@ -55,7 +55,12 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     },
     "neighbours": {
         **_TEMPORAL,
-        "peers": {"enabled": True, "authority": {"existing": "peers"}, "maxBytesPerSecond": 2_500_000_000},
+        "peers": {
+            "enabled": True,
+            "authority": {"existing": "peers"},
+            "rackLabel": "example.com/rack",
+            "maxBytesPerSecond": 2_500_000_000,
+        },
         "networkPolicy.enabled": True,
     },
     "neighbours-with-certificates-of-others": {

@@ -277,6 +277,7 @@ def test_who_feeds_whom_is_found_under_the_names_and_ports_that_the_product_know
     assert agent["KUBE_CACHE_PEERS__SEEDS"] == "kube-cache-agents.kube-cache-system.svc:9467"
     assert "status.podIP" in agent["KUBE_CACHE_PEERS__ADVERTISE"]
     assert agent["KUBE_CACHE_PEERS__MAX_BYTES_PER_S"] == "2500000000"
+    assert operator["KUBE_CACHE_OPERATOR__RACK_LABEL"] == "example.com/rack"
 
 
 def volumes(documents: list[chart.Document], component: str) -> dict[str, chart.Document]:

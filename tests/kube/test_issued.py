@@ -9,11 +9,12 @@ import base64
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from kube_cache.errors import AccessDenied
 from kube_cache.kube.client import KubeClient
 from kube_cache.peers.enrolled_node import EnrolledNode
 from kube_cache.peers.enrolment import obtain
+from kube_cache.peers.members import Place
 from kube_cache.peers.node import PeerNode
 from kube_cache.peers.settings import PeerSettings
 from kube_cache.peers.tokens import Mint
@@ -37,11 +39,14 @@ from tests.peers.issuing import Issuing
 from tests.peers.test_node import LARGE, OBJECTS, hears_all_of, manifest
 from tools.chart import helm
 from tools.rbac.table import PEERS
-from tools.stack import Stack, ports
+from tools.stack import Stack, api, ports
 from tools.stack.waiting import true as until
+from watcher.nodes import NodeWatcher
 
 SYSTEM = f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}"
 VALUES = {"temporal.address": "temporal.example:7233", "peers.enabled": True, "peers.authority.existing": "peers"}
+
+RACK = "example.com/rack"
 
 
 def install_rights(kube: Stack) -> None:
@@ -64,8 +69,14 @@ def issuing(rights: None, kube_client: KubeClient, tmp_path: Path) -> Iterator[I
     options = OperatorSettings(
         peer_key_file=str(made.key), peer_certificate_file=str(made.certificate), issuer_address=made.address
     )
-    with serving_certificates(options, kube_client):
+    options = replace(options, rack_label=RACK)
+    with serving_certificates(options, kube_client, partial(labels_of, kube_client)):
         yield made
+
+
+def labels_of(kube: KubeClient, node: str) -> Mapping[str, str]:
+    """Read a node's labels as an operator does whose watch does not have it."""
+    return NodeWatcher(kube, SimpleNamespace(), grace_s=0).labels_of(node)  # type: ignore[arg-type]
 
 
 class Agents:
@@ -134,8 +145,24 @@ def test_an_agent_gets_the_certificate_of_the_node_that_its_token_names(
 ) -> None:
     for node in kube.nodes[:2]:
         settings = with_token(issuing, agents.token(agents.pod(node)))
-        assert obtain(settings) == 24 * 3600
+        assert obtain(settings).life_s == 24 * 3600
         assert named(settings) == [node]
+
+
+def test_an_agent_is_told_where_its_node_is(kube: Stack, issuing: Issuing, agents: Agents) -> None:
+    node, bare = kube.nodes[:2]
+    labels = {"topology.kubernetes.io/zone": "zone-7", RACK: "rack-3"}
+    kube.api.request("PATCH", f"/api/v1/nodes/{node}", {"metadata": {"labels": labels}}, content_type=api.MERGE)
+    try:
+        assert obtain(with_token(issuing, agents.token(agents.pod(node)))).place == Place("zone-7", "rack-3")
+    finally:
+        back = {"topology.kubernetes.io/zone": "zone-a", RACK: None}
+        kube.api.request("PATCH", f"/api/v1/nodes/{node}", {"metadata": {"labels": back}}, content_type=api.MERGE)
+    assert obtain(with_token(issuing, agents.token(agents.pod(bare)))).place == Place("zone-a")
+
+
+def begun(name: str, settings: PeerSettings) -> PeerNode:
+    return PeerNode(name, settings, lambda remote: remote.key)
 
 
 def test_two_nodes_feed_each_other_with_certificates_of_the_operator(
@@ -148,7 +175,7 @@ def test_two_nodes_feed_each_other_with_certificates_of_the_operator(
     with ExitStack() as stack:
         for name in kube.nodes[:2]:
             settings = replace(with_token(issuing, agents.token(agents.pod(name)), name), seeds=seeds)
-            enrolled = EnrolledNode(settings, partial(PeerNode, name, settings, lambda remote: remote.key))
+            enrolled = EnrolledNode(settings, partial(begun, name))
             stack.callback(enrolled.close)
             node = until(lambda enrolled=enrolled: enrolled.node, f"{name} has its certificate")
             parties.append(stack.enter_context(node.join(manifest(), mint.token(SNAPSHOT, name, time.time()))))

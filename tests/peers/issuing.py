@@ -10,6 +10,7 @@ from pathlib import Path
 from kube_cache.errors import AccessDenied
 from kube_cache.peers.authority import Authority
 from kube_cache.peers.issuer import IssuerServer
+from kube_cache.peers.members import Place
 from kube_cache.peers.settings import PeerSettings
 
 OPENSSL = "openssl req -x509 -newkey ed25519 -noenc -days 3650 -subj /CN=kube-cache-peers -keyout tls.key -out tls.crt"
@@ -25,6 +26,7 @@ class Issuing:
         self.asked: list[str] = []
         """Tokens."""
         self.refusal: Exception | None = None
+        self.places: dict[str, Place] = {}
         self.renew_authority()
 
     @property
@@ -52,10 +54,15 @@ class Issuing:
             raise AccessDenied("the token is none of an agent")
         return node
 
+    def place_of(self, node: str) -> Place:
+        return self.places.get(node, Place())
+
     @contextmanager
     def serving(self, node_of: Callable[[str], str] | None = None, *, patience_s: float = 600) -> Iterator[str]:
         """Serve; the address, which stays the same when it serves again."""
-        server = IssuerServer(self.address, self.authority(), node_of or self.node_of, patience_s=patience_s)
+        server = IssuerServer(
+            self.address, self.authority(), node_of or self.node_of, self.place_of, patience_s=patience_s
+        )
         self.address = f"127.0.0.1:{server.port}"
         try:
             yield self.address
@@ -85,5 +92,5 @@ class Certified:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self) -> None:
+    def __call__(self, _: Place) -> None:
         self.count += 1

@@ -19,7 +19,9 @@ from kube_cache.peers import authority as authority_module
 from kube_cache.peers.authority import LIFE_S
 from kube_cache.peers.enrolled_node import EnrolledNode
 from kube_cache.peers.enrolment import Enrolment, obtain
+from kube_cache.peers.members import Place
 from kube_cache.peers.node import PeerNode
+from kube_cache.peers.settings import PeerSettings
 from kube_cache.peers.tls import Certificates, Files, names
 from kube_cache.peers.tokens import Mint
 from tests.peers.conftest import SNAPSHOT, Cluster, eventually
@@ -44,7 +46,7 @@ def closing() -> Iterator[ExitStack]:
 def test_the_key_stays_with_the_agent(issuing: Issuing) -> None:
     with issuing.serving():
         settings = issuing.settings("node-1")
-        assert obtain(settings) == LIFE_S
+        assert obtain(settings).life_s == LIFE_S
     assert issuing.asked == ["token-of-node-1"]
     assert settings.key_file.stat().st_mode & 0o777 == 0o600
     assert {path.name for path in settings.key_file.parent.iterdir()} == {"tls.crt", "tls.key", "token"}
@@ -132,9 +134,9 @@ def test_a_certificate_is_renewed_with_another_key_before_it_ends(
     settings, certified = issuing.settings("node-1"), Certified()
     keys = set()
 
-    def note() -> None:
+    def note(place: Place) -> None:
         keys.add(settings.key_file.read_bytes())
-        certified()
+        certified(place)
 
     closing.callback(Enrolment(settings, note, look_s=0.05).close)
     eventually(lambda: certified.count >= 3)
@@ -158,8 +160,8 @@ def test_an_agent_without_an_issuer_works_alone_and_takes_part_once_there_is_one
     settings = issuing.settings("node-1")
     begun = threading.Event()
 
-    def begin() -> PeerNode:
-        node = PeerNode("node-1", settings, lambda remote: remote.key)
+    def begin(told: PeerSettings) -> PeerNode:
+        node = PeerNode("node-1", told, lambda remote: remote.key)
         begun.set()
         return node
 
@@ -179,7 +181,7 @@ def test_a_node_shows_its_new_certificate_to_the_next_who_comes(issuing: Issuing
     """The server of a node that was begun with one certificate goes on with the next one."""
     closing.enter_context(issuing.serving())
     settings = issuing.settings("node-1")
-    enrolled = EnrolledNode(settings, lambda: PeerNode("node-1", settings, lambda remote: remote.key))
+    enrolled = EnrolledNode(settings, lambda told: PeerNode("node-1", told, lambda remote: remote.key))
     closing.callback(enrolled.close)
     eventually(lambda: enrolled.node is not None)
     assert enrolled.node is not None
@@ -201,6 +203,28 @@ def test_a_node_shows_its_new_certificate_to_the_next_who_comes(issuing: Issuing
     eventually(lambda: look() == 2)
 
 
+def test_a_node_is_where_its_certificate_came_with(issuing: Issuing, closing: ExitStack) -> None:
+    """Its own setting counts more, and another label counts with the next certificate."""
+    issuing.places["node-1"] = Place("zone-a", "rack-1")
+    closing.enter_context(issuing.serving())
+
+    def begun(settings: PeerSettings) -> EnrolledNode:
+        enrolled = EnrolledNode(settings, lambda told: PeerNode("node-1", told, lambda remote: remote.key), look_s=0.05)
+        closing.callback(enrolled.close)
+        eventually(lambda: enrolled.node is not None)
+        return enrolled
+
+    labelled, set_by_hand = begun(issuing.settings("node-1")), begun(replace(issuing.settings("node-1"), zone="zone-z"))
+
+    def places() -> list[Place]:
+        return [Place(each.node.me.zone, each.node.me.rack) for each in (labelled, set_by_hand) if each.node]
+
+    assert places() == [Place("zone-a", "rack-1"), Place("zone-z", "rack-1")]
+    issuing.places["node-1"] = Place("zone-a", "rack-2")
+    issuing.renew_authority()
+    eventually(lambda: places() == [Place("zone-a", "rack-2"), Place("zone-z", "rack-2")])
+
+
 def test_an_agent_ends_while_the_issuer_does_not_answer(issuing: Issuing, closing: ExitStack) -> None:
     asked, answering = threading.Event(), threading.Event()
 
@@ -211,7 +235,7 @@ def test_an_agent_ends_while_the_issuer_does_not_answer(issuing: Issuing, closin
 
     closing.enter_context(issuing.serving(node_of))
     closing.callback(answering.set)
-    enrolled = EnrolledNode(issuing.settings("node-1"), lambda: pytest.fail("is begun after its end"))
+    enrolled = EnrolledNode(issuing.settings("node-1"), lambda _: pytest.fail("is begun after its end"))
     assert asked.wait(90)
     enrolled.close()
     assert not answering.is_set()
@@ -225,7 +249,7 @@ def test_an_agent_ends_while_the_issuer_does_not_answer(issuing: Issuing, closin
 def test_a_setting_that_no_certificate_mends_ends_the_start(issuing: Issuing) -> None:
     settings = replace(issuing.settings("node-1"), advertise="")
     with pytest.raises(InvalidRequest, match="ADVERTISE"):
-        EnrolledNode(settings, lambda: pytest.fail("is not begun"))
+        EnrolledNode(settings, lambda _: pytest.fail("is not begun"))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from kube_cache.errors import SourceUnavailable
 from kube_cache.peers.authority import LIFE_S, require_native
 from kube_cache.peers.enrolment import obtain
 from kube_cache.peers.issuer import PATH
+from kube_cache.peers.members import Place
 from tests.peers.conftest import Answer, Client, eventually
 from tests.peers.issuing import Issuing
 
@@ -55,6 +56,24 @@ def test_the_node_of_the_token_is_named(served: Issuing) -> None:
     subject = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert list(subject) == [x509.DNSName("node-1")]
     assert found["life_s"] == LIFE_S
+    assert (found["zone"], found["rack"]) == ("", "")
+
+
+def test_the_place_of_the_node_is_told(served: Issuing) -> None:
+    served.places["node-1"] = Place("zone-a", "rack-7")
+    assert obtain(served.settings("node-1")).place == Place("zone-a", "rack-7")
+    assert obtain(served.settings("node-2")).place == Place()
+
+
+def test_a_place_that_cannot_be_found_out_is_asked_for_again(issuing: Issuing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node without its zone would ask its neighbours in any order for as long as the certificate is good."""
+
+    def fails(_: str) -> Place:
+        raise SourceUnavailable("the Kubernetes API does not answer")
+
+    monkeypatch.setattr(issuing, "place_of", fails)
+    with issuing.serving(), pytest.raises(SourceUnavailable, match="the Kubernetes API does not answer"):
+        obtain(issuing.settings("node-1"))
 
 
 def test_a_token_that_gives_no_right_is_refused_with_the_reason(served: Issuing) -> None:
@@ -111,14 +130,14 @@ def test_who_says_nothing_keeps_no_place(issuing: Issuing) -> None:
 
 
 def test_another_authority_serves_from_the_next_connection_on(served: Issuing) -> None:
-    assert obtain(served.settings("node-1")) == LIFE_S
+    assert obtain(served.settings("node-1")).life_s == LIFE_S
     old = served.certificate.read_bytes()
     served.renew_authority()
     assert old != served.certificate.read_bytes()
 
     def is_taken() -> bool:
         try:
-            return obtain(served.settings("node-1")) > 0
+            return obtain(served.settings("node-1")).life_s > 0
         except SourceUnavailable:  # an answer under the old authority
             return False
 

@@ -177,3 +177,13 @@ def test_a_node_that_the_watch_does_not_have_is_asked_for() -> None:
         watcher(FakeStarter(), kube=Nodes(status=500)).check_node("gpu-1", pod)
     young = {"metadata": {"name": "gpu-1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     watcher(FakeStarter(), kube=Nodes(node=young)).check_node("gpu-1", pod)
+
+
+def test_a_nodes_labels_come_from_the_watch_or_from_the_api_server() -> None:
+    nodes = watcher(FakeStarter(), kube=Nodes(node={"metadata": {"name": "gpu-2", "labels": {"zone": "b"}}}))
+    nodes.on_node("ADDED", replace(FIT, labels={"zone": "a"}))
+    assert nodes.labels_of("gpu-1") == {"zone": "a"}
+    assert nodes.labels_of("gpu-2") == {"zone": "b"}
+    assert watcher(FakeStarter(), kube=Nodes()).labels_of("gpu-3") == {}, "it is gone"
+    with pytest.raises(ApiError):
+        watcher(FakeStarter(), kube=Nodes(status=500)).labels_of("gpu-3")

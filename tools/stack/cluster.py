@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -90,9 +91,9 @@ class Cluster:
             lambda: account() is not None, f"default service account in {namespace}", _READY_S
         )
 
-    def add_node(self, name: str = "") -> str:
+    def add_node(self, name: str = "", labels: Mapping[str, str] | None = None) -> str:
         """Add a node and return its name. name: of a node that was deleted, to bring it back."""
-        node = self._create_node(name)
+        node = self._create_node(name, labels)
         self._wait_ready(node)
         return node
 
@@ -114,11 +115,11 @@ class Cluster:
     def close(self) -> None:
         self.api.close()
 
-    def _create_node(self, name: str = "") -> str:
+    def _create_node(self, name: str = "", labels: Mapping[str, str] | None = None) -> str:
         if not name:
             self._created += 1
         node = name or nodes.name(self._created)
-        self.api.create(nodes.document(node, self._gpus))
+        self.api.create(nodes.document(node, self._gpus, labels))
         self.nodes.append(node)
         return node
 

@@ -6,6 +6,7 @@ those of a large GPU machine; a node takes many more Pods than with a kubelet, s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.stack import api, environment
@@ -24,7 +25,8 @@ def capacity(gpus: int) -> dict[str, str]:
     return {"cpu": "192", "memory": "2Ti", "ephemeral-storage": "8Ti", "pods": "500", "nvidia.com/gpu": str(gpus)}
 
 
-def document(node: str, gpus: int) -> api.Document:
+def document(node: str, gpus: int, labels: Mapping[str, str] | None = None) -> api.Document:
+    """labels: beside those that each node has, or in their place."""
     size = capacity(gpus)
     return {
         "apiVersion": "v1",
@@ -39,6 +41,7 @@ def document(node: str, gpus: int) -> api.Document:
                 "node.kubernetes.io/instance-type": f"fake-gpu-{gpus}",
                 "topology.kubernetes.io/zone": "zone-a",
                 "nvidia.com/gpu.present": "true",
+                **(labels or {}),
             },
         },
         "spec": {"taints": [TAINT]},

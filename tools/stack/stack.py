@@ -227,9 +227,12 @@ class Stack:
         if operator.running:
             operator.stop()
 
-    def add_node(self, *, with_agent: bool | None = None) -> str:
-        """Add a fake node and return its name. with_agent: None for an agent if the stack runs the product."""
-        node = self.cluster.add_node()
+    def add_node(self, *, with_agent: bool | None = None, labels: Mapping[str, str] | None = None) -> str:
+        """Add a fake node and return its name. with_agent: None for an agent if the stack runs the product.
+
+        labels: beside those that each node has, or in their place.
+        """
+        node = self.cluster.add_node(labels=labels)
         if self._operator is not None if with_agent is None else with_agent:
             self._new_agent(node).start()
         return node

@@ -221,6 +221,10 @@ readinessProbe:
   value: /etc/kube-cache/peers/tls.crt
 - name: KUBE_CACHE_OPERATOR__ISSUER_ADDRESS
   value: 0.0.0.0:9468
+{{- with .Values.peers.rackLabel }}
+- name: KUBE_CACHE_OPERATOR__RACK_LABEL
+  value: {{ . | quote }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
