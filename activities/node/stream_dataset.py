@@ -33,7 +33,7 @@ from kube_cache.origin.listing import list_dataset
 from kube_cache.origin.s3 import Origins
 from kube_cache.store.download import DownloadResult
 from kube_cache.store.node_store import NodeStore
-from kube_cache.telemetry import metrics, spans
+from kube_cache.telemetry import spans, store_metrics
 from kube_cache.telemetry.stages import Stage
 from kube_cache.telemetry.steps import timed
 
@@ -134,7 +134,7 @@ class StreamDataset:
                 )
                 banned = [BannedNeighbour(*lie) for lie in exchange.take_lies()] if exchange is not None else []
         if download.fetched_bytes:
-            metrics.SPEED.observe(download.fetched_bytes / max(download.seconds, 0.001))
+            store_metrics.SPEED.observe(download.fetched_bytes / max(download.seconds, 0.001))
         _log.info(
             "snapshot is ready",
             digest=arg.snapshot.digest,
@@ -186,7 +186,7 @@ class StreamDataset:
             with retried_when_draining():
                 yield
             return
-        with timed(Stage.WAIT), metrics.DOWNLOADS_NOW.labels("queued").track_inprogress():
+        with timed(Stage.WAIT), store_metrics.DOWNLOADS_NOW.labels("queued").track_inprogress():
             while not self._turns.acquire(timeout=_BEAT_S / 4):
                 if should_stop():
                     raise Cancelled("cancelled while queued")
@@ -227,7 +227,7 @@ def _counted() -> Iterator[None]:
     """Count the download while it runs, and how it ended."""
     outcome = "failed"
     try:
-        with metrics.DOWNLOADS_NOW.labels("running").track_inprogress():
+        with store_metrics.DOWNLOADS_NOW.labels("running").track_inprogress():
             yield
         outcome = "done"
     except Cancelled:
@@ -235,7 +235,7 @@ def _counted() -> Iterator[None]:
         _log.info("download was cancelled")
         raise
     finally:
-        metrics.DOWNLOADS.labels(outcome).inc()
+        store_metrics.DOWNLOADS.labels(outcome).inc()
 
 
 @contextmanager

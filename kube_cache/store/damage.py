@@ -16,7 +16,7 @@ from kube_cache.store import manifests
 from kube_cache.store.context import StoreContext
 from kube_cache.store.disk import Disk
 from kube_cache.store.layout import Layout
-from kube_cache.telemetry import metrics
+from kube_cache.telemetry import store_metrics
 
 _log = structlog.get_logger("kube_cache.store")
 _SEPARATOR = " | "
@@ -66,7 +66,7 @@ def quarantine_object(context: StoreContext, bad: BadObject, inode: int) -> bool
                 context.disk.unlink_if_there(layout.quarantine / bad.object)
                 context.disk.rename(layout.object(bad.object), layout.quarantine / bad.object)
                 context.index.drop_objects([bad.object])
-    metrics.CORRUPT_OBJECTS.inc()
+    store_metrics.CORRUPT_OBJECTS.inc()
     _log.error("an object is quarantined", digest=bad.digest, path=bad.path, reason=bad.reason)
     return True
 

@@ -30,7 +30,7 @@ from kube_cache.store.index_rows import ActiveDownload, ObjectCtime, ObjectRow
 from kube_cache.store.layout import object_id
 from kube_cache.store.manifests import Header
 from kube_cache.store.present import READ_ONLY, present_objects, relink
-from kube_cache.telemetry import metrics
+from kube_cache.telemetry import store_metrics
 from kube_cache.telemetry.stages import Stage
 from kube_cache.telemetry.steps import timed
 from kube_cache.units import format_bytes
@@ -161,7 +161,7 @@ class Download:
                     self._raise_if_cancelled()
                 found_bytes = sum(pending.pop(id_).size for id_ in present)
                 self._done_bytes += found_bytes
-                metrics.LANDED_BYTES.labels("present").inc(found_bytes)
+                store_metrics.LANDED_BYTES.labels("present").inc(found_bytes)
                 context.claims.release(present, self._token)
                 self._offer(present)
                 missing = {id_: pending[id_] for id_ in ours if id_ not in present}
@@ -343,11 +343,11 @@ def _count(fetched: FetchedObject) -> int:
     resumed = min(fetched.resumed_bytes, obj.size)  # more where a resumed range was fetched again after all
     neighbours = min(sum(fetched.neighbour_bytes.values()), obj.size - resumed)
     origin = obj.size - resumed - neighbours
-    metrics.LANDED_BYTES.labels("origin").inc(origin)
-    metrics.LANDED_BYTES.labels("neighbours").inc(neighbours)
-    metrics.LANDED_BYTES.labels("resumed").inc(resumed)
-    metrics.BUCKET_BYTES.labels(obj.bucket).inc(origin)
-    metrics.PROVED_BYTES.labels(fetched.verified).inc(obj.size)
+    store_metrics.LANDED_BYTES.labels("origin").inc(origin)
+    store_metrics.LANDED_BYTES.labels("neighbours").inc(neighbours)
+    store_metrics.LANDED_BYTES.labels("resumed").inc(resumed)
+    store_metrics.BUCKET_BYTES.labels(obj.bucket).inc(origin)
+    store_metrics.PROVED_BYTES.labels(fetched.verified).inc(obj.size)
     return origin
 
 

@@ -18,7 +18,7 @@ from kube_cache.store.capacity import Capacity, insufficient_disk, measure
 from kube_cache.store.context import StoreContext
 from kube_cache.store.index_rows import Pin
 from kube_cache.store.reclaimable import Space
-from kube_cache.telemetry import metrics
+from kube_cache.telemetry import store_metrics
 from kube_cache.units import format_bytes
 
 # XFS gives blocks back in the background: wait this long for them before the next snapshot is evicted.
@@ -84,8 +84,8 @@ def _evict(context: StoreContext, digest: str, reason: str, in_mounts: set[str] 
     freed = removal.evict(context, digest, in_mounts=in_mounts)
     if freed is None:
         return 0
-    metrics.EVICTIONS.labels(reason).inc()
-    metrics.EVICTED_BYTES.labels(reason).inc(freed)
+    store_metrics.EVICTIONS.labels(reason).inc()
+    store_metrics.EVICTED_BYTES.labels(reason).inc(freed)
     return freed
 
 

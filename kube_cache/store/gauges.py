@@ -10,7 +10,7 @@ from contextlib import suppress
 from kube_cache.store import manifests
 from kube_cache.store.capacity import Capacity, measure
 from kube_cache.store.context import StoreContext
-from kube_cache.telemetry import metrics
+from kube_cache.telemetry import store_metrics
 
 
 def show(context: StoreContext) -> Capacity:
@@ -22,11 +22,11 @@ def show(context: StoreContext) -> Capacity:
             header = manifests.read_header(context.disk, context.layout.manifest(digest))
             pinned_bytes += header.bytes if header is not None else 0
     filesystem = context.disk.space()
-    metrics.DISK_SIZE.labels(disk).set(filesystem.f_blocks * filesystem.f_frsize)
-    metrics.DISK_CAPACITY.labels(disk).set(now.capacity_bytes)
-    metrics.DISK_USED.labels(disk).set(now.used_bytes)
-    metrics.DISK_FREE.labels(disk).set(now.free_bytes)
-    metrics.DISK_RESERVED.labels(disk).set(now.reserved_bytes)
-    metrics.DISK_PINNED.labels(disk).set(pinned_bytes)
-    metrics.DISK_SNAPSHOTS.labels(disk).set(len(context.digests()))
+    store_metrics.DISK_SIZE.labels(disk).set(filesystem.f_blocks * filesystem.f_frsize)
+    store_metrics.DISK_CAPACITY.labels(disk).set(now.capacity_bytes)
+    store_metrics.DISK_USED.labels(disk).set(now.used_bytes)
+    store_metrics.DISK_FREE.labels(disk).set(now.free_bytes)
+    store_metrics.DISK_RESERVED.labels(disk).set(now.reserved_bytes)
+    store_metrics.DISK_PINNED.labels(disk).set(pinned_bytes)
+    store_metrics.DISK_SNAPSHOTS.labels(disk).set(len(context.digests()))
     return now

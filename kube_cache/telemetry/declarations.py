@@ -1,7 +1,7 @@
 """What a declaration of a metric is: name, sentence, labels with their bounds, who exports it, and what a repeat does.
 
 A label's values are a fixed set, or the first few that come; all others become `other`, so that no input can grow the
-number of series. `metrics` and `peer_metrics` declare; nothing else does.
+number of series. `metrics` and the modules that it imports declare; nothing else does.
 """
 
 from __future__ import annotations

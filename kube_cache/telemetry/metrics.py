@@ -1,4 +1,6 @@
-"""Every metric of the product, those of `peer_metrics` included: names with their units, and what each one counts.
+"""Metrics of the operator and of the engine, and the rules for all: names with their units, and what each one counts.
+
+`store_metrics` and `peer_metrics` declare the rest, and are imported here, so that whoever imports this module has all.
 
 A label has a small, fixed set of values, or keeps the first few that come: never a Pod, a node, a dataset or an object
 key. Gauges that only the leading operator knows are absent on the others (`clear_as_follower`), because a stale number
@@ -15,7 +17,8 @@ from prometheus_client import Gauge
 from kube_cache.telemetry import (
     bounds,
     declarations,
-    peer_metrics,  # noqa: F401 -- declares the rest of the agent's metrics
+    peer_metrics,  # noqa: F401 -- declares metrics
+    store_metrics,  # noqa: F401 -- declares metrics
 )
 from kube_cache.telemetry.declarations import OTHER, Capped, Counting, Labelled, Process
 from kube_cache.telemetry.stages import OF_RANGES, OF_STEPS
@@ -34,7 +37,6 @@ _histogram, _histograms = DECLARED.histogram, DECLARED.histograms
 _LIFE: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400)
 _STEP: Final = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600, 3600)
 _SHORT: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
-_SPEEDS: Final = (1e6, 1e7, 5e7, 1e8, 2.5e8, 5e8, 1e9, 2.5e9, 5e9, 1e10)
 
 _WATCHES: Final = Capped(8)
 
@@ -293,87 +295,6 @@ CURRENT_SPEED: Final = _gauge(
 CONNECTIONS: Final = _gauge(
     _AGENT, "kube_cache_connections", "Connections to the origin that the engine runs now, idle ones included."
 )
-
-# Downloads, as the store counts them.
-DOWNLOADS: Final = _counters(
-    _AGENT, _TRIES, "kube_cache_downloads_total",
-    "Downloads of a snapshot that ended: done, failed, or cancelled (nobody waits any more, or the agent stops).",
-    outcome=("done", "failed", "cancelled"),
-)  # fmt: skip
-DOWNLOADS_NOW: Final = _gauges(
-    _AGENT, "kube_cache_downloads_in_progress",
-    "Downloads in the agent now: queued (wait for their turn) or running.",
-    state=("queued", "running"),
-)  # fmt: skip
-SPEED: Final = _histogram(
-    _AGENT, _TRIES, _SPEEDS, "kube_cache_download_speed_bytes_per_second",
-    "Mean speed of each download that fetched something, in bytes per second, publication included.",
-)  # fmt: skip
-LANDED_BYTES: Final = _counters(
-    _AGENT, _ONCE, "kube_cache_landed_bytes_total",
-    "Bytes of objects that a download needed and has verified on the disk: from the origin, from neighbours, resumed (an"
-    " earlier attempt had fetched them), or present (another snapshot's object, not fetched).",
-    source=("origin", "neighbours", "resumed", "present"),
-)  # fmt: skip
-BUCKET_BYTES: Final = _counters(
-    _AGENT, _ONCE, "kube_cache_bucket_bytes_total",
-    "Bytes of objects that landed from the origin, by bucket; the first 20 buckets since the agent's start by name.",
-    bucket=Capped(20),
-)  # fmt: skip
-PROVED_BYTES: Final = _counters(
-    _AGENT, _ONCE, "kube_cache_proved_bytes_total",
-    "Bytes of objects that landed, by their proof: a checksum of the whole object, one of its parts, an MD5,"
-    " transport-only (the origin keeps no checksum; size and version matched), or peer-sampled (the same, and neighbours"
-    " sent ranges of which samples were compared).",
-    proof=bounds.PROOFS,
-)  # fmt: skip
-
-# The disk.
-_DISK: Final = Capped(4)
-DISK_SIZE: Final = _gauges(
-    _AGENT, "kube_cache_disk_size_bytes", "Size of the file system that holds the cache.", disk=_DISK
-)
-DISK_CAPACITY: Final = _gauges(
-    _AGENT, "kube_cache_disk_capacity_bytes", "Maximum size of the cache, by its settings.", disk=_DISK
-)
-DISK_USED: Final = _gauges(
-    _AGENT, "kube_cache_disk_used_bytes",
-    "Bytes that the cache uses: objects, parts of objects and quarantine.",
-    disk=_DISK,
-)  # fmt: skip
-DISK_FREE: Final = _gauges(
-    _AGENT, "kube_cache_disk_free_bytes",
-    "Bytes that downloads may use now, without an eviction: less what is kept free and what is reserved. Negative when"
-    " others took too much.",
-    disk=_DISK,
-)  # fmt: skip
-DISK_RESERVED: Final = _gauges(
-    _AGENT, "kube_cache_disk_reserved_bytes", "Bytes that running downloads have yet to write.", disk=_DISK
-)
-DISK_PINNED: Final = _gauges(
-    _AGENT, "kube_cache_disk_pinned_bytes",
-    "Bytes of the snapshots that a Pod or a person pins, which are not evicted. Objects that two of them share count"
-    " twice.",
-    disk=_DISK,
-)  # fmt: skip
-DISK_SNAPSHOTS: Final = _gauges(
-    _AGENT, "kube_cache_disk_snapshots", "Snapshots that are on the disk, pinned or not.", disk=_DISK
-)  # fmt: skip
-EVICTIONS: Final = _counters(
-    _AGENT, _ONCE, "kube_cache_evictions_total",
-    "Snapshots that were evicted: for room (a download needs it), for pressure (others use the disk), or by request of a"
-    " person.",
-    reason=("room", "pressure", "request"),
-)  # fmt: skip
-EVICTED_BYTES: Final = _counters(
-    _AGENT, _ONCE, "kube_cache_evicted_bytes_total",
-    "Bytes of the objects that evictions deleted, by the same reasons.",
-    reason=("room", "pressure", "request"),
-)  # fmt: skip
-CORRUPT_OBJECTS: Final = _counter(
-    _AGENT, _ONCE, "kube_cache_corrupt_objects_total",
-    "Objects on the disk with wrong or unreadable bytes, which were put into quarantine and are fetched again.",
-)  # fmt: skip
 
 
 def set_as_leader(gauge: Labelled[Gauge], value: float) -> None:

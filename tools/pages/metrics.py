@@ -1,4 +1,7 @@
-"""The tables of metrics in docs/operate/metrics.md, from the declarations."""
+"""The tables of metrics in docs/operate/metrics.md, from the declarations.
+
+Sorted by name: the order of the declarations follows that of the imports, which differs from process to process.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ def render() -> str:
     """Return the tables."""
     lines: list[str] = []
     for process, title in _TITLES.items():
-        found = [declared for declared in DECLARED.declarations if declared.process == process]
+        found = sorted(
+            (declared for declared in DECLARED.declarations if declared.process == process), key=lambda each: each.name
+        )
         lines += [title, "", "| metric | type | labels | a repeat | meaning |", "|---|---|---|---|---|"]
         lines += [_row(declared) for declared in found]
         lines.append("")
