@@ -104,7 +104,9 @@ FORMER_RECONCILE = "Reconcile"  # of older builds: its open run is ended, since 
 POD_GROUP = "PodGroup"
 STORE_COMMAND = "StoreCommand"
 PREFETCH = "Prefetch"
+FORECAST = "Forecast"
 RECONCILE_SCHEDULE = "kube-cache-reconcile"
+FORECAST_SCHEDULE = "kube-cache-forecast"
 CLUSTER_SCHEDULE = "kube-cache-cluster"  # never fires: its memo names the Kubernetes cluster of the namespace
 # Generation of `WarmPod`: an open workflow of another generation is not replayed but replaced by a new run.
 WARM_POD_GENERATION = 2
@@ -114,6 +116,7 @@ TRACE_MEMO = "trace_id"
 SPAN_HEADER = "kube-cache-span"
 """Of an activity: the step of its Pod's trace, while traces are sent."""
 RECONCILE_ID = "reconcile"  # the schedule adds the time of each run
+FORECAST_ID = "forecast"  # as above
 
 # Activities on the operator's queue.
 RESOLVE_DATASET = "resolve_dataset"
@@ -132,6 +135,8 @@ TELL_WORKFLOWS = "tell_workflows"
 PLAN_SHARD = "plan_shard"
 SETTLE_NODE = "settle_node"
 PLAN_PREFETCH = "plan_prefetch"
+MAKE_FORECAST = "make_forecast"
+CARRY_OUT_FORECAST = "carry_out_forecast"
 
 # Activities on a node's queue.
 CHECK_DISK = "check_disk"

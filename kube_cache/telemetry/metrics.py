@@ -1,10 +1,10 @@
 """Metrics of the operator and of the engine, and the rules for all: names with their units, and what each one counts.
 
-`store_metrics` and `peer_metrics` declare the rest, and are imported here, so that whoever imports this module has all.
-
+Modules beside this one declare those of other subjects; they are imported here, so that whoever imports this has all.
 A label has a small, fixed set of values, or keeps the first few that come: never a Pod, a node, a dataset or an object
-key. Gauges that only the leading operator knows are absent on the others (`clear_as_follower`), because a stale number
-looks like a true one. `docs/operate/metrics.md` is written from these declarations (`python -m tools.pages`).
+key; `forecast_metrics` argues the one exception. Gauges that only the leading operator knows are absent on the others
+(`clear_as_follower`), because a stale number looks like a true one. `docs/operate/metrics.md` is written from these
+declarations (`python -m tools.pages`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from prometheus_client import Gauge
 from kube_cache.telemetry import (
     bounds,
     declarations,
+    forecast_metrics,  # noqa: F401 -- declares metrics
     peer_metrics,  # noqa: F401 -- declares metrics
     store_metrics,  # noqa: F401 -- declares metrics
 )
