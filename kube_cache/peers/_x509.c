@@ -176,7 +176,43 @@ static PyObject *issue(PyObject *self, PyObject *args) {
     return result;
 }
 
+/* authority(name, life_s, skew_s) -> (key, certificate): a new authority whose certificate it signs itself, in PEM. */
+static PyObject *authority(PyObject *self, PyObject *args) {
+    const char *name;
+    long life_s, skew_s;
+    if (!PyArg_ParseTuple(args, "sll", &name, &life_s, &skew_s)) return NULL;
+    PyObject *result = NULL, *key_pem = NULL, *pem = NULL;
+    EVP_PKEY *key = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
+    X509 *made = X509_new();
+    BIO *key_out = BIO_new(BIO_s_secmem()), *output = BIO_new(BIO_s_mem());
+    X509V3_CTX context;
+    if (key && made && key_out && output && X509_set_version(made, X509_VERSION_3) == 1 && add_serial(made) &&
+        X509_NAME_add_entry_by_NID(X509_get_subject_name(made), NID_commonName, MBSTRING_UTF8,
+                                   (const unsigned char *)name, -1, -1, 0) == 1 &&
+        X509_set_issuer_name(made, X509_get_subject_name(made)) == 1 && X509_set_pubkey(made, key) == 1 &&
+        X509_gmtime_adj(X509_getm_notBefore(made), -skew_s) && X509_gmtime_adj(X509_getm_notAfter(made), life_s)) {
+        X509V3_set_ctx(&context, made, made, NULL, NULL, 0);
+        if (add(made, &context, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") &&
+            add(made, &context, NID_key_usage, "critical,keyCertSign") &&
+            add(made, &context, NID_subject_key_identifier, "hash") && X509_sign(made, key, NULL) > 0 &&
+            PEM_write_bio_PKCS8PrivateKey(key_out, key, NULL, NULL, 0, NULL, NULL) == 1 &&
+            PEM_write_bio_X509(output, made) == 1 && (key_pem = written(key_out)) && (pem = written(output)))
+            result = PyTuple_Pack(2, key_pem, pem);
+    }
+    if (!result) fail("OpenSSL cannot make an authority");
+    Py_XDECREF(key_pem);
+    Py_XDECREF(pem);
+    BIO_free(output);
+    BIO_free(key_out);
+    X509_free(made);
+    EVP_PKEY_free(key);
+    ERR_clear_error();
+    return result;
+}
+
 static PyMethodDef methods[] = {
+    {"authority", authority, METH_VARARGS,
+     "authority(name, life in s, skew in s) -> (key, certificate), both in PEM, of an authority; ValueError"},
     {"request", request, METH_NOARGS, "request() -> (key, request), both in PEM"},
     {"issue", issue, METH_VARARGS,
      "issue(authority, its key, request, name, purposes, life in s, skew in s) -> (certificate in PEM, seconds that it is"

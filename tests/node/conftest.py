@@ -58,6 +58,18 @@ def node(cluster: Stack) -> Iterator[RealNode]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def second(cluster: Stack, built: image.Image, deployed: Deployment) -> Iterator[RealNode]:
+    """A second node beside that of `deployed`, whose Pods reach that one's, for the tests of one module."""
+    with RealNode(cluster, 2, report=steps.tell) as made:
+        made.link(deployed.node)
+        for loaded in (images.busybox(IMAGE), built.archive):
+            made.load(loaded)
+        deployed.reach_from(made)
+        yield made
+    cluster.api.delete(f"/api/v1/nodes/{made.name}")
+
+
 def tell_step(step: image.Step) -> None:
     size = f", {step.size / 1e6:.1f} MB" if step.size else ""
     kept = ", kept from an earlier build" if step.kept else ""

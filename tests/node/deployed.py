@@ -42,6 +42,11 @@ class Deployment:
         self.node.expose("temporal-dev", "temporal")
         self.rolled_out("temporal-dev", "deployments", "temporal")
 
+    def reach_from(self, node: RealNode) -> None:
+        """Let Pods of another node find what those of the first one do."""
+        assert f"http://{node.offer(self.s3.port)}" == self._endpoint
+        node.expose("temporal-dev", "temporal")
+
     def prepare(self) -> None:
         """What the chart's README says to do before the first installation: the namespace, and the origin's Secret."""
         labels = {"pod-security.kubernetes.io/enforce": "privileged"}

@@ -46,15 +46,17 @@ def test_a_relay_to_nobody_closes_the_connection() -> None:
     [
         pytest.param("temporal.temporal-dev.svc", 1, 0, 1, id="a service"),
         pytest.param("temporal.temporal-dev.svc.cluster.local", 1, 0, 1, id="in full"),
+        pytest.param("agents.temporal-dev.svc", 1, 0, 2, id="a service without an address of its own"),
         pytest.param("temporal.temporal-dev.svc", 28, 0, 0, id="its IPv6 address, which it lacks"),
         pytest.param("temporal.temporal-dev.svc.other.svc.cluster.local", 1, 3, 0, id="with a search domain too many"),
         pytest.param("unknown.temporal-dev.svc", 1, 3, 0, id="no service"),
     ],
 )
 def test_the_name_server_knows_services(name: str, kind: int, code: int, answers: int) -> None:
+    services = {"temporal": ["10.0.0.7"], "agents": ["10.0.0.6", "10.0.0.7"]}
     bound = socket.socket(type=socket.SOCK_DGRAM)
     bound.bind(("127.0.0.1", 0))
-    server = NameServer(bound, lambda namespace, service: "10.0.0.7" if service == "temporal" else "")
+    server = NameServer(bound, lambda namespace, service: services.get(service, ()))
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
     with socket.socket(type=socket.SOCK_DGRAM) as client:
         client.sendto(

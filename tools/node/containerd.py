@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tools.node import images
 from tools.node.machine import Machine
@@ -11,7 +12,6 @@ from tools.stack.processes import Process, StackError
 
 SERVERS = ("containerd", "containerd-shim-runc-v2", "ctr")
 SOCKET = "/run/containerd/containerd.sock"
-POD_NETWORK = "10.88.0.0/24"
 _READY_S = 60
 
 _CONFIG = """\
@@ -36,34 +36,37 @@ state = "/run/containerd"
     SystemdCgroup = false
 """
 
-# No masquerading: Pods reach what the node's own namespace offers, and there is nothing beyond.
-_CNI = {
-    "cniVersion": "1.0.0",
-    "name": "kube-cache",
-    "plugins": [
-        {
-            "type": "ptp",
-            "ipMasq": False,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": POD_NETWORK}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-                # In /run: a boot begins with no address taken, because no Pod is left.
-                "dataDir": "/run/cni",
-            },
-        }
-    ],
-}
+
+# No masquerading: Pods reach what the node's own namespace offers, and the Pods of a node that it is linked with.
+def _cni(pod_network: str) -> dict[str, Any]:
+    return {
+        "cniVersion": "1.0.0",
+        "name": "kube-cache",
+        "plugins": [
+            {
+                "type": "ptp",
+                "ipMasq": False,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{"subnet": pod_network}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                    # In /run: a boot begins with no address taken, because no Pod is left.
+                    "dataDir": "/run/cni",
+                },
+            }
+        ],
+    }
 
 
 class Containerd:
-    def __init__(self, machine: Machine, binaries: dict[str, Path]) -> None:
+    def __init__(self, machine: Machine, binaries: dict[str, Path], *, pod_network: str) -> None:
+        """pod_network: of the addresses of the node's Pods, as `10.88.0.0/24`."""
         self._machine = machine
         self._binaries = binaries
         self._process: Process | None = None
         cni = machine.folder / "cni"
         cni.mkdir()
-        (cni / "10-kube-cache.conflist").write_text(json.dumps(_CNI))
+        (cni / "10-kube-cache.conflist").write_text(json.dumps(_cni(pod_network)))
         self._config = machine.folder / "containerd.toml"
         self._config.write_text(_CONFIG.format(socket=SOCKET, pause=images.PAUSE, cni=cni))
 

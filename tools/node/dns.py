@@ -1,4 +1,7 @@
-"""Answers Pods that ask for a Service's name, as CoreDNS would: A records of `<service>.<namespace>.svc[.<domain>]`."""
+"""Answers Pods that ask for a Service's name, as CoreDNS would: A records of `<service>.<namespace>.svc[.<domain>]`.
+
+A headless Service has several, one for each of its ready Pods.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import ipaddress
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _DOMAIN = ("svc", "cluster", "local")
 _A, _IN = 1, 1
@@ -14,9 +17,9 @@ _TTL_S = 5
 
 
 class NameServer:
-    """find: gives the address of a Service, by namespace and name; "" if there is none."""
+    """find: gives the addresses of a Service, by namespace and name; none if there is no such Service."""
 
-    def __init__(self, bound: socket.socket, find: Callable[[str, str], str]) -> None:
+    def __init__(self, bound: socket.socket, find: Callable[[str, str], Sequence[str]]) -> None:
         self._socket = bound
         self._find = find
         self._closing = False
@@ -50,13 +53,14 @@ class NameServer:
         question = query[12 : end + 4]
         service = tuple(label.lower() for label in labels)
         is_service = len(service) in (3, 5) and service[2:] == _DOMAIN[: len(service) - 2]
-        address = self._find(service[1], service[0]) if is_service else ""
-        answers = b""
-        if address and kind == _A:
-            answers = struct.pack("!HHHIH", 0xC00C, _A, _IN, _TTL_S, 4) + ipaddress.ip_address(address).packed
+        addresses = self._find(service[1], service[0]) if is_service else ()
+        answers = [
+            struct.pack("!HHHIH", 0xC00C, _A, _IN, _TTL_S, 4) + ipaddress.ip_address(address).packed
+            for address in (addresses if kind == _A else ())
+        ]
         # Authoritative; a name that is no Service does not exist (3).
-        flags = 0x8580 | (0 if address else 3)
-        return query[:2] + struct.pack("!HHHHH", flags, 1, 1 if answers else 0, 0, 0) + question + answers
+        flags = 0x8580 | (0 if addresses else 3)
+        return query[:2] + struct.pack("!HHHHH", flags, 1, len(answers), 0, 0) + question + b"".join(answers)
 
 
 def _name(message: bytes, position: int) -> tuple[list[str], int]:

@@ -73,7 +73,7 @@ class Machine:
         self.folder = folder
         self.addresses = list(addresses)
         self.folder.mkdir(parents=True)
-        self.cgroup = f"{_CGROUP_PREFIX}{folder.parent.name}"
+        self.cgroup = f"{_CGROUP_PREFIX}{folder.parent.name}.{folder.name}"
         self.disk = folder / "disk.img"
         with self.disk.open("wb") as image:
             image.truncate(disk_mib << 20)
@@ -202,5 +202,6 @@ def _sweep_cgroups() -> None:
     """Remove what nodes of killed runs left: those whose stack's folder is gone, which its lock protects."""
     for hierarchy in _hierarchies():
         for folder in hierarchy.glob(f"{_CGROUP_PREFIX}*"):
-            if not (Path(tempfile.gettempdir()) / folder.name.removeprefix(_CGROUP_PREFIX)).exists():
+            stack = folder.name.removeprefix(_CGROUP_PREFIX).rpartition(".")[0]
+            if not (Path(tempfile.gettempdir()) / stack).exists():
                 _remove_cgroup(folder.name)

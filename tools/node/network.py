@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -126,6 +127,16 @@ class Relay:
                 back.join()
                 with self._lock:
                     self._sockets -= {client, server}
+
+
+WIRE = ("10.97.0.1", "10.97.0.2")
+"""Addresses of the two ends of a wire."""
+
+
+def wire(one: int, other: int) -> None:
+    """Lay a pair of interfaces, each called `wire`, between the network namespaces of two processes."""
+    ends = ["link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", str(other)]
+    subprocess.run(["nsenter", f"--target={one}", "--net", "--", "ip", *ends], check=True)
 
 
 def to_loopback(port: int) -> Callable[[], socket.socket]:

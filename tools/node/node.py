@@ -7,7 +7,7 @@
 
 What a Pod reaches, and how (`network.py` says why so): the API server at the address of the Service `kubernetes`, other
 Services by name and address once `expose`d, and ports of this machine's loopback that are `offer`ed at `OUTSIDE`, as
-object storage is outside a cluster. Nothing else: no Internet, no other node.
+object storage is outside a cluster. Nothing else: no Internet, and no other node before it is `link`ed with.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,6 @@ from tools.stack.pki import KUBERNETES_SERVICE
 from tools.stack.processes import StackError
 
 SERVERS = (*kubelet.SERVERS, *containerd.SERVERS)
-ADDRESS = "10.99.0.1"
 OUTSIDE = "10.99.0.2"
 _DNS = "10.0.0.10"
 
@@ -42,10 +41,11 @@ Report = Callable[[str], None]
 class RealNode:
     """report: called with each step, its time and size."""
 
-    def __init__(
-        self, stack: Stack, name: str = "metal-1", *, disk_mib: int = 2048, report: Report = lambda _: None
-    ) -> None:
-        self.name = name
+    def __init__(self, stack: Stack, number: int = 1, *, disk_mib: int = 2048, report: Report = lambda _: None) -> None:
+        """number: from 1, another one for each node of a stack."""
+        self.name = f"metal-{number}"
+        self.pod_network = f"10.88.{number}.0/24"
+        self._address = f"10.99.{number}.1"
         self._stack = stack
         self._disk_mib = disk_mib
         self._report = report
@@ -60,17 +60,17 @@ class RealNode:
         binaries = build.ensure(SERVERS)
         cluster = self._stack.cluster
         with ExitStack() as undo:
-            folder = self._stack.state / "node"
+            folder = self._stack.state / self.name
             self.machine = Machine(
                 self._stack.processes,
                 folder,
                 disk_mib=self._disk_mib,
-                addresses=[ADDRESS, OUTSIDE, KUBERNETES_SERVICE, _DNS],
+                addresses=[self._address, OUTSIDE, KUBERNETES_SERVICE, _DNS],
             )
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             undo.callback(self.machine.close)
             undo.callback(self._close_network)
-            self.containerd = containerd.Containerd(self.machine, binaries)
+            self.containerd = containerd.Containerd(self.machine, binaries, pod_network=self.pod_network)
             self.kubelet = kubelet.Kubelet(
                 self.machine,
                 binaries["kubelet"],
@@ -78,7 +78,7 @@ class RealNode:
                 name=self.name,
                 kubeconfig=cluster.node_kubeconfig(self.name),
                 authority=cluster.authority,
-                address=ADDRESS,
+                address=self._address,
                 dns=_DNS,
             )
             self._stack.api.apply(kubelet.RIGHTS)
@@ -116,6 +116,14 @@ class RealNode:
         """Have a Service's address lead to its ready Pods, as kube-proxy does; the address."""
         self._exposed.append((namespace, service))
         return self._expose(namespace, service)
+
+    def link(self, other: RealNode) -> None:
+        """Lay a wire to another node, so that the Pods of both reach each other. It goes with a boot of either."""
+        network.wire(self.machine.pid, other.machine.pid)
+        for node, (mine, there), beyond in ((self, network.WIRE, other), (other, network.WIRE[::-1], self)):
+            node.machine.run("ip", "address", "add", f"{mine}/30", "dev", "wire")
+            node.machine.run("ip", "link", "set", "wire", "up")
+            node.machine.run("ip", "route", "add", beyond.pod_network, "via", there)
 
     # What befalls the node.
 
@@ -178,7 +186,7 @@ class RealNode:
         # The kubelet has the kubeconfig of a client on this machine; Pods have the Service.
         for address in (("127.0.0.1", api_port), (KUBERNETES_SERVICE, 443)):
             self._listen(address, network.to_loopback(api_port))
-        server = NameServer(namespace.datagrams((_DNS, 53)), self._address)
+        server = NameServer(namespace.datagrams((_DNS, 53)), self._addresses_of)
         self._network.callback(server.close)
 
     def _listen(self, address: network.Address, dial: Callable[[], socket.socket]) -> None:
@@ -201,14 +209,24 @@ class RealNode:
     def _to_pod(self, namespace: str, service: str, port: str) -> socket.socket:
         """Connect to a ready Pod of the Service, asked for each time: Pods come and go."""
         assert self._namespace is not None
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
-        for piece in self._stack.api.get(path, labelSelector=f"kubernetes.io/service-name={service}")["items"]:
-            numbers = [each["port"] for each in piece["ports"] or [] if each["name"] == port]
-            for endpoint in piece["endpoints"] or []:
-                if endpoint["conditions"].get("ready") and numbers:
-                    return self._namespace.connect((endpoint["addresses"][0], numbers[0]))
+        for address, ports in self._ready_pods(namespace, service):
+            if port in ports:
+                return self._namespace.connect((address, ports[port]))
         raise StackError(f"Service {namespace}/{service} has no ready Pod")
 
-    def _address(self, namespace: str, service: str) -> str:
+    def _ready_pods(self, namespace: str, service: str) -> Iterator[tuple[str, dict[str, int]]]:
+        """Yield the address of each ready Pod of a Service, and its ports by name."""
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        for piece in self._stack.api.get(path, labelSelector=f"kubernetes.io/service-name={service}")["items"]:
+            ports = {each["name"]: int(each["port"]) for each in piece["ports"] or []}
+            for endpoint in piece["endpoints"] or []:
+                if endpoint["conditions"].get("ready"):
+                    yield str(endpoint["addresses"][0]), ports
+
+    def _addresses_of(self, namespace: str, service: str) -> list[str]:
+        """Return what the name of a Service leads to."""
         found = self._stack.api.find(f"/api/v1/namespaces/{namespace}/services/{service}")
-        return str(found["spec"]["clusterIP"]) if found else ""
+        if found is None:
+            return []
+        address = str(found["spec"]["clusterIP"])
+        return [each for each, _ in self._ready_pods(namespace, service)] if address == "None" else [address]
