@@ -31,7 +31,7 @@ from kube_cache.dataset.uri import parse_datasets
 from kube_cache.errors import InvalidRequest
 from kube_cache.insight.sources import Sources
 from kube_cache.temporal.executions import is_missing
-from kube_cache.temporal.prefetches import running_prefetches, start_prefetch, status_of
+from kube_cache.temporal.prefetches import running_prefetches, start_prefetch, status_of, statuses_of
 from kube_cache.units import format_bytes, format_seconds, parse_duration
 
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
@@ -39,7 +39,6 @@ _LABEL: Final = re.compile(r"[^=,\s]+=[^=,\s]*")
 _LOOK_S: Final = 1.0
 _MAX_SILENT: Final = 3
 """Looks in a row, of ten seconds each, that nobody answers before the operator counts as unreachable."""
-_READS_AT_ONCE: Final = 16
 _MAX_NAMED: Final = 5
 _NO_ROOM: Final = frozenset({"InsufficientDisk", "BudgetExceeded"})
 _ENDED: Final = frozenset({PrefetchPhase.EXPIRED, PrefetchPhase.CANCELLED})
@@ -233,20 +232,12 @@ async def list_at(sources: Sources, namespace: str, limit: int, *, as_json: bool
     if client is None:
         return complain_of_sources(sources)
     try:
-        found = sorted({each async for each in running_prefetches(client) if namespace in {"", each[0]}})
+        listed = running_prefetches(client)
+        found = sorted({(each.namespace, each.name) async for each in listed if namespace in {"", each.namespace}})
     except RPCError as error:
         complain(f"Temporal tells nothing: {error.message}")
         return ExitCode.UNREACHABLE
-    slots = asyncio.Semaphore(_READS_AT_ONCE)
-
-    async def read(of: tuple[str, str]) -> PrefetchStatus:
-        async with slots:
-            try:
-                return await status_of(client, *of)
-            except (RPCError, WorkflowQueryFailedError, WorkflowFailureError) as error:
-                return PrefetchStatus(*of, "Unknown", f"tells nothing: {error}", [])
-
-    rows = await asyncio.gather(*(read(each) for each in found[:limit]))
+    rows = await statuses_of(client, found[:limit])
     if as_json:
         print_json({"prefetches": [document(row) for row in rows], "shown": len(rows), "total": len(found)})
         return ExitCode.DONE

@@ -22,6 +22,8 @@ _SPARE: Final = 4
 """A live view rests this many times as long as its look at the cluster took, so that it never loads a busy one."""
 _BAR: Final = 10
 _MAX_DATASET: Final = 48
+_MAX_STUCK: Final = 3
+_MAX_STUCK_JSON: Final = 100
 _STYLES: Final = {
     "Warming": "cyan",
     "AwaitingOperator": "bold red",
@@ -63,7 +65,7 @@ async def _watch(sources: Sources, wanted: Filter, limit: int) -> None:
         while True:
             started = time.monotonic()
             # What does not fit on the screen is counted, like what exceeds the limit.
-            seen = await overview(sources, wanted, limit=min(limit, max(1, console.height - 5)))
+            seen = await overview(sources, wanted, limit=min(limit, max(1, console.height - 6)))
             live.update(Group(table(seen, time.time()), _troubles(sources)), refresh=True)
             await _rest(started)
             sources.kubernetes_error = "" if sources.kube else sources.kubernetes_error
@@ -81,8 +83,9 @@ def _troubles(sources: Sources) -> Text:
 
 def table(seen: Overview, now: float) -> RenderableType:
     """Compose the table for people. now: seconds since the epoch."""
+    prefetches = Text(_prefetches(seen), style="dim")
     if not seen.total:
-        return Text("No Pod waits for data.")
+        return Group(Text("No Pod waits for data."), *([prefetches] if prefetches else []))
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("POD", "PHASE", "NODE"):
         made.add_column(name, no_wrap=True)
@@ -105,7 +108,7 @@ def table(seen: Overview, now: float) -> RenderableType:
             "-" if warm.eta_s is None else format_seconds(warm.eta_s),
             format_seconds(max(0.0, now - warm.since)),
         )
-    return Group(made, Text(_summary(seen), style="dim"))
+    return Group(made, Text(_summary(seen), style="dim"), *([prefetches] if prefetches else []))
 
 
 def _short(dataset: str) -> str:
@@ -132,6 +135,20 @@ def _summary(seen: Overview) -> str:
     return f"{seen.total} Pods: {phases}" + (f". {hidden} younger ones are not shown (--limit)" if hidden else "")
 
 
+def _prefetches(seen: Overview) -> str:
+    """Say how many prefetches live, and which need somebody; empty for none."""
+    living = seen.prefetches
+    if not living.total:
+        return ""
+    phases = ", ".join(f"{count} {phase or 'New'}" for phase, count in living.by_phase.most_common())
+    more = len(living.stuck) - _MAX_STUCK
+    stuck = f". Not going on: {', '.join(living.stuck[:_MAX_STUCK])}" if living.stuck else ""
+    return (
+        f"{living.total} {'prefetches' if living.total > 1 else 'prefetch'}: {phases}{stuck}"
+        f"{f' and {more} more' if more > 0 else ''} (`kube-cache prefetch list`)"
+    )
+
+
 def document(seen: Overview, sources: Sources) -> dict[str, Any]:
     """Compose what `--json` prints; docs/operate/cli.md explains the keys."""
     rows = []
@@ -144,6 +161,11 @@ def document(seen: Overview, sources: Sources) -> dict[str, Any]:
         "shown": len(rows),
         "total": seen.total,
         "by_phase": dict(seen.by_phase),
+        "prefetches": {
+            "total": seen.prefetches.total,
+            "by_phase": dict(seen.prefetches.by_phase),
+            "stuck": seen.prefetches.stuck[:_MAX_STUCK_JSON],
+        },
         "kubernetes_error": sources.kubernetes_error,
         "temporal_error": sources.temporal_error,
     }

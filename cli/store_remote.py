@@ -47,6 +47,11 @@ async def _run(request: StoreRequest) -> StoreResponse:
         return StoreResponse(
             ExitCode.UNREACHABLE, message=f"Temporal does not answer ({error}); look at TEMPORAL_ADDRESS"
         )
+    return await ask(client, request)
+
+
+async def ask(client: Client, request: StoreRequest) -> StoreResponse:
+    """Carry out the request on its node. A failure becomes a response."""
     try:
         return await (_evict(client, request) if request.verb == "evict" else _run_workflow(client, request))
     except _NoAnswer as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from cli.marks import words_of_mark
 from kube_cache.contracts.node import ExitCode, StoreRequest, StoreResponse
 from kube_cache.errors import Cancelled, KubeCacheError
 from kube_cache.settings import Settings
@@ -22,8 +23,8 @@ _Row = dict[str, Any]
 _SIZES = {"bytes", "unique", "shared", "present", "size"}
 _READ_ONLY = {"ls", "du"}
 _COLUMNS = {
-    "ls": ("digest", "uri", "files", "bytes", "verified", "pinned_by"),
-    "du": ("digest", "uri", "bytes", "unique", "shared", "last_used", "pinned_by"),
+    "ls": ("digest", "uri", "files", "bytes", "verified", "pinned_by", "prefetched"),
+    "du": ("digest", "uri", "bytes", "unique", "shared", "last_used", "pinned_by", "prefetched"),
     "verify": ("digest", "complete", "present"),
     "pin": ("digest", "owner", "until"),
     "unpin": ("digest", "owner", "removed"),
@@ -113,7 +114,7 @@ def _print_scrub(data: Any) -> None:
 
 def _print_table(rows: Sequence[_Row], columns: tuple[str, ...]) -> None:
     table = [[name.replace("_", " ").upper() for name in columns]]
-    table += [[_cell(name, row[name]) for name in columns] for row in rows]
+    table += [[_cell(name, row.get(name)) for name in columns] for row in rows]
     widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
     for line in table:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -127,6 +128,8 @@ def _cell(name: str, value: Any) -> str:
         return format_bytes(value)
     if name == "until" and value is not None:
         return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(value))
+    if name == "prefetched" and value is not None:
+        return words_of_mark(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:

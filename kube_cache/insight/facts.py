@@ -98,6 +98,10 @@ class Facts:
     """Why Temporal tells nothing; empty if it answers."""
     downloads: Mapping[str, Download] = field(default_factory=dict)
     """Of the snapshots that the Pod waits for, by digest, as far as Temporal knows them."""
+    joined: Sequence[str] = ()
+    """`namespace/name` of the prefetches that fetch one of them on the same node, so that the Pod waits for their
+    download.
+    """
 
 
 def pod_side(pod: Json, events: Sequence[Json] = (), *, cache_root: str = mounts.DEFAULT_ROOT) -> PodSide:

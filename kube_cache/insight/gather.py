@@ -12,6 +12,7 @@ from temporalio.service import RPCError
 
 from kube_cache import names
 from kube_cache.contracts.common import Phase
+from kube_cache.insight import prefetches
 from kube_cache.insight.facts import Call, Facts, Json, PodSide, WorkflowSide, pod_side
 from kube_cache.insight.sources import Sources
 from kube_cache.kube.client import ApiError, KubeClient
@@ -37,12 +38,16 @@ async def facts_of(sources: Sources, namespace: str, name: str) -> Facts:
     if pod is None and not sources.kubernetes_error:
         return Facts(f"{namespace}/{name}")
     workflow_id = names.warm_pod_id(namespace, name, pod.uid) if pod else ""
-    workflow, fetched = None, {}
+    workflow, fetched, joined = None, {}, []
     if described := await sources.ask_temporal(lambda client: _describe(client, namespace, name, workflow_id)):
         workflow = await sources.ask_temporal(lambda client: _workflow(client, described))
         wanted = await sources.ask_temporal(lambda client: _entities(client, pod, described)) or {}
         fetched = await sources.ask_temporal(lambda client: _downloads(client, wanted)) or {}
-    return Facts(f"{namespace}/{name}", pod, sources.kubernetes_error, workflow, sources.temporal_error, fetched)
+        if fetched:
+            joined = await sources.ask_temporal(lambda client: _joined(client, pod, described)) or []
+    return Facts(
+        f"{namespace}/{name}", pod, sources.kubernetes_error, workflow, sources.temporal_error, fetched, joined
+    )
 
 
 async def _pod(sources: Sources, namespace: str, name: str) -> PodSide | None:
@@ -134,6 +139,15 @@ async def _entities(client: Client, pod: PodSide | None, described: WorkflowExec
     )
     found = [entity.id async for entity in client.list_workflows(query, limit=_MAX_DOWNLOADS)]
     return {names.parse_dataset_on_node_id(entity).digest: entity for entity in found}
+
+
+async def _joined(client: Client, pod: PodSide | None, described: WorkflowExecutionDescription) -> list[str]:
+    """Find the prefetches that wait for the same download as the Pod does."""
+    warming = pod.warming if pod is not None else None
+    uris = pod.datasets if pod is not None else described.typed_search_attributes.get(DATASET, "").split(",")
+    return prefetches.fetching_here(
+        await prefetches.ask(client), warming.node if warming is not None else node_of(described), uris
+    )
 
 
 async def _downloads(client: Client, entities: Mapping[str, str]) -> dict[str, Download]:

@@ -18,7 +18,9 @@ from temporalio.service import RPCError
 
 from kube_cache import names
 from kube_cache.contracts.common import Phase
+from kube_cache.insight import prefetches
 from kube_cache.insight.facts import Json, timestamp
+from kube_cache.insight.prefetches import Living
 from kube_cache.insight.sources import Sources
 from kube_cache.kube import pods
 from kube_cache.kube.client import KubeClient
@@ -67,6 +69,8 @@ class Overview:
     """How many were asked for, shown or not."""
     by_phase: Counter[str] = field(default_factory=Counter)
     """Of all that were asked for."""
+    prefetches: Living = field(default_factory=Living)
+    """Those of the namespace that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,11 @@ class Filter:
 async def overview(sources: Sources, wanted: Filter, *, limit: int) -> Overview:
     """List what waits, the oldest first. limit: maximum number of rows."""
     seen = await sources.ask_kubernetes(lambda kube: _of_pods(kube, wanted, limit))
+    living = await sources.ask_temporal(lambda client: prefetches.count(client, namespace=wanted.namespace))
     if seen is None:
-        return await sources.ask_temporal(lambda client: _of_workflows(client, wanted, limit)) or Overview()
+        seen = await sources.ask_temporal(lambda client: _of_workflows(client, wanted, limit)) or Overview()
+        return replace(seen, prefetches=living or Living())
+    seen.prefetches = living or Living()
     reads = list(dict.fromkeys(entity for warm in seen.warms for entity in warm.entities))[:_MAX_READS]
     known = await sources.ask_temporal(lambda client: _downloads(client, reads)) or {}
     seen.warms = [with_progress(warm, known) for warm in seen.warms]

@@ -218,7 +218,7 @@ def _finding_of_phase(name: str, pod: PodSide, phase: str, call: Call | None) ->
                 Bottleneck.DISK,
                 "no disk that the Pod may use can take its data",
                 f"The Pod goes on by itself when one can; at once: `kube-cache retry {name}`. `kube-cache store du --node`"
-                " shows what fills it",
+                " shows what fills it. What is there by a prefetch alone is no obstacle: it makes room for a Pod",
             )
         case Phase.WAITING_FOR_GROUP:
             return Finding(
@@ -256,6 +256,7 @@ def _warming(facts: Facts, pod: PodSide, phase: str, since: float) -> Answer:
     finding = of_downloads(downloads)
     begun = min((download.since for download in downloads if download.since), default=0.0)
     said = _progress(pod, downloads) if finding.bottleneck != Bottleneck.AGENT else pod.message
+    said += _of_prefetches(facts.joined)
     return Answer(facts.name, Stage.WARMING, phase, said, finding, _since(pod, (phase,)) or begun or since)
 
 
@@ -272,6 +273,14 @@ def _progress(pod: PodSide, downloads: Sequence[Download]) -> str:
     if fed := words_of_neighbours(downloads, done - warming.present_bytes):
         words += f", {fed} so far"
     return words
+
+
+def _of_prefetches(joined: Sequence[str]) -> str:
+    """Say whose download the Pod waits for; empty where no prefetch waits for the same."""
+    if not joined:
+        return ""
+    more = f" and {len(joined) - 1} more" if len(joined) > 1 else ""
+    return f"; prefetch {joined[0]}{more} waits for the same download, which has the Pod's priority now"
 
 
 def _unmeasured(facts: Facts) -> Finding:

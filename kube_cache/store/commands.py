@@ -16,6 +16,7 @@ from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import InvalidRequest, KubeCacheError, SnapshotInUse
 from kube_cache.store.damage import BadObject
 from kube_cache.store.node_store import NodeStore
+from kube_cache.store.prefetched import Mark
 from kube_cache.units import parse_duration
 
 MAX_BYTES = 1 << 20
@@ -78,8 +79,15 @@ def _rows(verb: str, data: Any) -> _Rows:
     return rows
 
 
+def _prefetched(mark: Mark | None) -> Any:
+    """Say who wants a snapshot kept and until when; None for one that no prefetch has touched."""
+    if mark is None:
+        return None
+    return {"by": sorted(mark.until), "until": max(mark.until.values(), default=None), "used": mark.used}
+
+
 def _ls(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
-    pins = store.pins()
+    pins, marks = store.pins(), store.prefetched()
     return ExitCode.DONE, [
         {
             "digest": header.digest,
@@ -88,6 +96,7 @@ def _ls(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tupl
             "bytes": header.bytes,
             "verified": str(header.verified) if header.is_readable else f"manifest of version {header.version}",
             "pinned_by": [pin.owner for pin in pins if pin.digest == header.digest],
+            "prefetched": _prefetched(marks.get(header.digest)),
         }
         for header in store.snapshots()
     ]
@@ -96,7 +105,7 @@ def _ls(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tupl
 def _du(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tuple[int, Any]:
     usage = store.usage()
     capacity = usage.capacity
-    capabilities = store.capabilities()
+    capabilities, marks = store.capabilities(), store.prefetched()
     return ExitCode.DONE, {
         "capacity": capacity.capacity_bytes,
         "used": capacity.used_bytes,
@@ -117,6 +126,7 @@ def _du(store: NodeStore, _request: StoreRequest, _callbacks: Callbacks) -> tupl
                 "shared": snapshot.shared_bytes,
                 "last_used": snapshot.last_used,
                 "pinned_by": snapshot.pinned_by,
+                "prefetched": _prefetched(marks.get(snapshot.digest)),
             }
             for snapshot in usage.snapshots
         ],

@@ -83,7 +83,7 @@ class NodeStore:
 
     @classmethod
     def open_to_read(cls, settings: StoreSettings) -> NodeStore:
-        """Open for `snapshots`, `pins` and `usage` alone; changes nothing on the disk. Raises KubeCacheError."""
+        """Open for `snapshots`, `pins`, `prefetched` and `usage` alone; changes nothing. Raises KubeCacheError."""
         opened = OpenedDisk(settings, Disk())
         opened.open_to_read()
         return cls(settings, opened)
@@ -259,6 +259,11 @@ class NodeStore:
     def release_prefetched(self, digest: str, owner: str) -> None:
         """Let a prefetched snapshot go: it is evicted first unless a Pod has used it. Twice is once."""
         prefetched.release(self._opened.current().index, digest, owner)
+
+    @as_disk_faults
+    def prefetched(self) -> Mapping[str, prefetched.Mark]:
+        """Return the marks of prefetches, by digest; also of snapshots that never came."""
+        return prefetched.marks(self._opened.current().index)
 
     # Capacity.
 

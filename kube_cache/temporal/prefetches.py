@@ -6,22 +6,33 @@ atomic. A resource, a schedule and a planner are to call it with the same specif
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
 from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
 
 from kube_cache import names
 from kube_cache.contracts.common import Policy
 from kube_cache.contracts.prefetch import PrefetchInput, PrefetchPhase, PrefetchSpec, PrefetchStatus
 from kube_cache.temporal.client import TASK_TIMEOUT
 from kube_cache.temporal.executions import running
-from kube_cache.temporal.search_attributes import initial
+from kube_cache.temporal.search_attributes import initial, phase_of
 from kube_cache.units import cut
 
+UNKNOWN: Final = "Unknown"
+"""Phase of a prefetch that tells nothing."""
 _RPC_TIMEOUT = timedelta(seconds=10)
+_READS_AT_ONCE: Final = 16
 
 
 async def start_prefetch(
@@ -60,10 +71,35 @@ async def status_of(client: Client, namespace: str, name: str) -> PrefetchStatus
     return ended
 
 
-async def running_prefetches(client: Client) -> AsyncIterator[tuple[str, str]]:
-    """Yield namespace and name of each that runs. Raises RPCError."""
+class Listed(NamedTuple):
+    namespace: str
+    name: str
+    phase: str
+    """Empty for one that has not begun."""
+
+
+async def running_prefetches(client: Client) -> AsyncIterator[Listed]:
+    """Yield each that runs, as the visibility store has it. Raises RPCError."""
     async for execution in running(client, names.PREFETCH):
         try:
-            yield names.parse_prefetch_id(execution.id)
+            namespace, name = names.parse_prefetch_id(execution.id)
         except ValueError:  # started by hand under another id
             continue
+        yield Listed(namespace, name, phase_of(execution))
+
+
+async def statuses_of(client: Client, prefetches: Sequence[tuple[str, str]]) -> list[PrefetchStatus]:
+    """Ask each, a few at once; of one that tells nothing, a status of the phase `UNKNOWN` that says why.
+
+    prefetches: namespace and name.
+    """
+    slots = asyncio.Semaphore(_READS_AT_ONCE)
+
+    async def read(namespace: str, name: str) -> PrefetchStatus:
+        async with slots:
+            try:
+                return await status_of(client, namespace, name)
+            except (RPCError, WorkflowQueryFailedError, WorkflowFailureError) as error:
+                return PrefetchStatus(namespace, name, UNKNOWN, f"tells nothing: {error}", [])
+
+    return await asyncio.gather(*(read(*each) for each in prefetches))

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from cli import savings, status
+from cli import inventory, savings, status
 from cli.cluster import parse_pod
+from cli.marks import clock
+from kube_cache.contracts.node import ExitCode, StoreRequest, StoreResponse
+from kube_cache.contracts.prefetch import PrefetchStatus
 from kube_cache.contracts.warm_pod import WarmPodResult
 from kube_cache.errors import InvalidRequest
 from kube_cache.insight.holdings import MAX_NAMED, by_dataset
+from kube_cache.insight.prefetches import Living
 from kube_cache.insight.savings import of_results
 from kube_cache.insight.sources import Sources
 from kube_cache.insight.warms import Filter, Overview, Warm, collect
@@ -47,6 +54,85 @@ def test_the_table_says_what_neighbours_sent_once_one_has() -> None:
     assert [line for line in text.splitlines() if "61 % from 7 neighbours" in line] == [
         line for line in text.splitlines() if "ml/fed" in line
     ]
+
+
+def test_the_table_counts_the_prefetches_and_names_those_that_do_not_go_on() -> None:
+    seen = collect([], Filter(), 10)
+    seen.prefetches = Living(6, Counter({"Ready": 1, "Waiting": 5}), [f"ml/n{number}" for number in range(5)])
+    output = io.StringIO()
+    Console(file=output, width=160).print(status.table(seen, now=1000))
+    text = output.getvalue()
+    assert "No Pod waits for data" in text
+    assert "6 prefetches: 5 Waiting, 1 Ready. Not going on: ml/n0, ml/n1, ml/n2 and 2 more" in text
+    assert status.document(seen, Sources())["prefetches"]["by_phase"] == {"Ready": 1, "Waiting": 5}
+    assert "prefetch" not in rendered([])
+
+
+class Client:
+    """Temporal with two holdings of one dataset, and one prefetch that keeps it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, listed: StoreResponse) -> None:
+        held = [Holding("s3://m/gpt", digit * 64, f"gpu-{digit}", "Ready", GIB) for digit in "12"]
+        until = time.time() + 3600
+        living = PrefetchStatus("ml", "nightly", "Ready", "", ["s3://m/gpt"], ready=2, expires_at=until)
+
+        async def list_holdings(_client: object, *, node: str, dataset: str) -> list[Holding]:
+            assert not dataset
+            return [each for each in held if node in ("", each.node)]
+
+        async def asked(_client: object) -> list[PrefetchStatus]:
+            return [living]
+
+        async def of_agent(_client: object, request: StoreRequest) -> StoreResponse:
+            assert (request.node, request.verb) == ("gpu-1", "ls")
+            return listed
+
+        monkeypatch.setattr(inventory, "list_holdings", list_holdings)
+        monkeypatch.setattr(inventory.prefetches, "ask", asked)
+        monkeypatch.setattr(inventory.store_remote, "ask", of_agent)
+        monkeypatch.setenv("COLUMNS", "200")
+
+    def show(self, *, node: str = "", as_json: bool = False) -> None:
+        sources = Sources(temporal=self)  # type: ignore[arg-type]
+        assert asyncio.run(inventory._run(sources, node=node, dataset="", limit=9, as_json=as_json)) == ExitCode.DONE
+
+
+def listed(**mark: object) -> StoreResponse:
+    return StoreResponse(ExitCode.DONE, json.dumps([{"digest": "1" * 64, "prefetched": mark or None}]))
+
+
+def test_the_inventory_says_who_keeps_a_dataset_and_until_when(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = Client(monkeypatch, listed())
+    client.show(as_json=True)
+    (row,) = json.loads(capsys.readouterr().out)["datasets"]
+    (kept,) = row["prefetched"]
+    assert (kept["name"], kept["nodes"]) == ("ml/nightly", 2)
+    client.show()
+    assert f"on 2 until {clock(kept['until'])} (ml/nightly)" in capsys.readouterr().out
+
+
+def test_the_inventory_of_a_node_says_which_copy_is_prefetched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    until = time.time() + 3600
+    client = Client(monkeypatch, listed(by=["prefetch/ml/nightly"], until=until, used=False))
+    client.show(node="gpu-1")
+    assert f"until {clock(until)}, unused (ml/nightly)" in capsys.readouterr().out
+    Client(monkeypatch, listed(by=[], until=None, used=True)).show(node="gpu-1")
+    assert "ended (let go)" in capsys.readouterr().out
+    Client(monkeypatch, listed()).show(node="gpu-1", as_json=True)
+    assert json.loads(capsys.readouterr().out)["holdings"][0]["prefetched"] is None
+
+
+def test_an_agent_that_does_not_answer_leaves_the_rest_of_the_inventory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Client(monkeypatch, StoreResponse(ExitCode.UNREACHABLE, message="the agent is away")).show(node="gpu-1")
+    printed = capsys.readouterr()
+    assert "s3://m/gpt" in printed.out
+    assert "which of them are prefetched is not known: the agent is away" in printed.err
 
 
 def test_a_narrow_terminal_still_shows_pod_and_phase() -> None:
@@ -83,7 +169,9 @@ def test_the_live_view_shows_each_look_and_what_does_not_answer(
 def test_the_document_has_the_documented_keys() -> None:
     seen = collect([Warm("ml", "train", "Paused", "", "s3://m/x", 1)], Filter(), 5)
     document = status.document(seen, Sources(temporal_error="away"))
-    assert set(document) == {"warms", "shown", "total", "by_phase", "kubernetes_error", "temporal_error"}
+    assert set(document) == {
+        "warms", "shown", "total", "by_phase", "prefetches", "kubernetes_error", "temporal_error"
+    }  # fmt: skip
     assert set(document["warms"][0]) == {
         "namespace", "pod", "phase", "node", "dataset", "since", "message", "total_bytes", "done_bytes", "bytes_per_s",
         "eta_s", "neighbour_bytes", "from_neighbours",

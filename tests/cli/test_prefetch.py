@@ -143,7 +143,7 @@ class Temporal:
 
     async def list_workflows(self, _query: str) -> AsyncIterator[Any]:
         for workflow_id in ("prefetch/ml/nightly", "prefetch/web/other", "by-hand"):
-            yield SimpleNamespace(id=workflow_id)
+            yield SimpleNamespace(id=workflow_id, typed_search_attributes={})
 
 
 def sources(*answers: PrefetchStatus | Exception) -> Any:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,7 +13,7 @@ from kube_cache import names
 from kube_cache.contracts.node import ExitCode
 from tests.e2e.disk import DiskNode
 from tests.e2e.promises import MIB, released, workflow_ended
-from tools.servers import build
+from tests.e2e.shell import Shell
 from tools.stack import Stack
 from tools.stack.buckets import Bucket
 from tools.stack.pods import Pods
@@ -25,43 +22,6 @@ from tools.stack.waiting import true, until
 
 GATE = "kueue.x-k8s.io/admission"
 PACED = MIB // 4
-
-
-class Shell:
-    """Of a person with a kubeconfig and Temporal's address, and nothing else."""
-
-    def __init__(self, stack: Stack) -> None:
-        self._env = {
-            "PATH": os.environ["PATH"],
-            "KUBECONFIG": str(stack.kubeconfig),
-            "TEMPORAL_ADDRESS": stack.temporal_address,
-            "TEMPORAL_NAMESPACE": stack.temporal_namespace,
-            "COLUMNS": "160",
-        }
-
-    def __call__(self, *words: str, code: int = 0, **env: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "cli.main", *words],
-            env=self._env | env, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout or done.stderr
-
-    def by_kubectl(self, *words: str) -> str:
-        """The same, as kubectl's plugin on the PATH."""
-        kubectl = build.ensure(["kubectl"])["kubectl"]
-        path = f"{Path(sys.executable).parent}:{self._env['PATH']}"
-        command = [str(kubectl), "kube-cache", *words]
-        return subprocess.run(
-            command, env=self._env | {"PATH": path}, check=True, capture_output=True, text=True, timeout=120
-        ).stdout
-
-    def json(self, *words: str, code: int = 0, **env: str) -> Any:
-        return json.loads(self(*words, "--json", code=code, **env))
-
-    def why(self, pod: str, check: Callable[[Any], Any], what: str) -> Any:
-        """Ask why until the answer is as expected; the answer."""
-        return until(lambda: self.json("why", pod), check, what)
 
 
 @pytest.fixture
@@ -180,7 +140,7 @@ def test_status_is_live_until_ctrl_c(pods: Pods, bucket: Bucket, shell: Shell) -
     pods.create_gated("one", bucket.uri("gpt"), gates=[names.GATE, GATE])
     pods.wait_reason("one", "WaitingForGates")
     command = ["env", "--default-signal=INT", sys.executable, "-m", "cli.main", "status", "--watch", "--json"]
-    with subprocess.Popen(command, env=shell._env, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as watching:
+    with subprocess.Popen(command, env=shell.env, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         looks = [json.loads(watching.stdout.readline()) for _ in range(2)]
         watching.send_signal(2)

@@ -15,6 +15,7 @@ from kube_cache import names
 from kube_cache.contracts.node import ExitCode
 from tests.e2e.disk import DiskNode
 from tests.e2e.promises import MIB, holds, journaled, mounted, released, temporal, workflow_status
+from tests.e2e.shell import Shell
 from tools.stack import Stack, api
 from tools.stack.buckets import Bucket
 from tools.stack.pods import Pods
@@ -93,6 +94,11 @@ def added(stack: Stack) -> Iterator[list[str]]:
             stack.remove_node(node)
 
 
+@pytest.fixture
+def shell(stack: Stack) -> Shell:
+    return Shell(stack)
+
+
 def label(stack: Stack, node: str, **labels: str | None) -> None:
     stack.api.request("PATCH", f"/api/v1/nodes/{node}", {"metadata": {"labels": labels}}, content_type=api.MERGE)
 
@@ -106,7 +112,7 @@ def is_there(stack: Stack, node: str, uri: str) -> bool:
 
 
 def test_by_selector_a_node_that_joins_later_gets_the_data_and_a_pod_hits_it(
-    stack: Stack, pods: Pods, bucket: Bucket, prefetches: Prefetches, added: list[str]
+    stack: Stack, pods: Pods, bucket: Bucket, prefetches: Prefetches, added: list[str], shell: Shell
 ) -> None:
     content, uri = bucket.fill("gpt", [3 * MIB, 5]), bucket.uri("gpt")
     pool = uuid.uuid4().hex[:8]
@@ -127,6 +133,19 @@ def test_by_selector_a_node_that_joins_later_gets_the_data_and_a_pod_hits_it(
     pods.create_gated("one", uri, spec={"nodeSelector": {"pool": pool}})
     assert released(stack, pods, "one", uri, content) in {first, second, added[0]}
     assert stack.s3_proxy.bytes_served(bucket.name) == served, "the Pod is a hit"
+    full = f"{prefetches.tag}/{status['name']}"
+    (row,) = shell.json("inventory", "--dataset", uri)["datasets"]
+    assert [(kept["name"], kept["nodes"], kept["until"]) for kept in row["prefetched"]] == [
+        (full, 3, status["expires_at"])
+    ]
+    (held,) = [each for each in shell.json("inventory", "--node", first)["holdings"] if each["dataset"] == uri]
+    assert held["prefetched"]["by"] == [names.prefetch_id(prefetches.tag, status["name"])]
+    assert held["prefetched"]["until"] == status["expires_at"]
+    table = shell("inventory", "--node", first)
+    assert f"({full})" in " ".join(table.split())
+    assert shell.json("status", "-n", prefetches.tag)["prefetches"] == {
+        "total": 1, "by_phase": {"Ready": 1}, "stuck": []
+    }  # fmt: skip
     for node in (first, second):
         label(stack, node, pool=None)
 
@@ -185,7 +204,7 @@ def test_the_same_twice_is_one_and_is_fetched_once(stack: Stack, bucket: Bucket,
 
 
 def test_a_pod_for_the_same_data_joins_and_overtakes(
-    stack: Stack, pods: Pods, bucket: Bucket, prefetches: Prefetches
+    stack: Stack, pods: Pods, bucket: Bucket, prefetches: Prefetches, shell: Shell
 ) -> None:
     size, node = 256 * MIB, stack.nodes[0]
     content, uri = bucket.fill("gpt", [size // 2, size // 2]), bucket.uri("gpt")
@@ -194,6 +213,8 @@ def test_a_pod_for_the_same_data_joins_and_overtakes(
         true(lambda: journaled(stack, node) >= size // 2, "half of it is journaled")
         pods.create_gated("one", uri, spec={"nodeSelector": {"kubernetes.io/hostname": node}})
         pods.wait_reason("one", "Warming")
+        joined = f"prefetch {prefetches.tag}/{name} waits for the same download"
+        shell.why(f"{pods.namespace}/one", lambda seen: joined in seen["waits_for"], "why says whose download it is")
     assert released(stack, pods, "one", uri, content) == node
     prefetches.wait(name, phase="Ready", ready=1)
     assert stack.s3_proxy.bytes_served(bucket.name) <= size + IN_FLIGHT < 1.5 * size

@@ -301,3 +301,10 @@ def test_a_pod_is_read_with_its_condition_its_gates_and_our_events_alone() -> No
     assert seen.datasets == ("s3://models/a", "s3://models/b")
     assert seen.foreign_gates == ("kueue/x",)
     assert [(told.phase, told.at - seen.created_at) for told in seen.told] == [("WaitingForGates", 5.5)]
+
+
+def test_a_pod_that_has_joined_a_prefetch_is_told_which() -> None:
+    joined = replace(warming(fetching(NETWORK)), joined=("ml/nightly", "web/other"))
+    text = explain(joined, now=NOW).paragraph(NOW)
+    assert "prefetch ml/nightly and 1 more waits for the same download, which has the Pod's priority now" in text
+    assert "prefetch" not in explain(warming(fetching(NETWORK)), now=NOW).paragraph(NOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from kube_cache.contracts.node import StoreRequest
 from kube_cache.dataset.remote import Manifest
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import InsufficientDisk
+from kube_cache.store.commands import handle
 from kube_cache.store.node_store import NodeStore
 from tests.store.fakes import DictEngine, Source, manifest, open_store
 
@@ -147,3 +150,22 @@ def test_a_check_for_a_prefetch_is_no_use(tight: NodeStore, source: Source, engi
     tight.download(second, engine)
     tight.hold_prefetched(first.digest, OWNER, 1.0)
     assert present(tight) == [first.digest, second.digest]
+
+
+def test_ls_and_du_say_which_snapshot_is_prefetched_until_when_and_whether_a_pod_has_used_it(
+    tight: NodeStore, source: Source, engine: DictEngine
+) -> None:
+    plain, wanted = dataset(source, "plain", 100_000), dataset(source, "wanted", 100_000)
+    tight.download(plain, engine)
+    prefetch(tight, wanted, engine)
+
+    def told(verb: str) -> dict[str, object]:
+        data = json.loads(handle(tight, StoreRequest("", verb)).data)
+        rows = data["snapshots"] if verb == "du" else data
+        return {row["digest"]: row["prefetched"] for row in rows}
+
+    mark = {"by": [OWNER], "until": LATER, "used": False}
+    assert told("ls") == told("du") == {plain.digest: None, wanted.digest: mark}
+    use(tight, wanted)
+    tight.release_prefetched(wanted.digest, OWNER)
+    assert told("ls")[wanted.digest] == {"by": [], "until": None, "used": True}
