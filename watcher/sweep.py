@@ -27,9 +27,10 @@ from kube_cache.errors import PodGone, StartRefused
 from kube_cache.kube import gate, seats
 from kube_cache.kube.client import KubeClient
 from kube_cache.kube.pods import PodFacts
-from kube_cache.telemetry import metrics
-from kube_cache.telemetry.bounds import PHASES
+from kube_cache.telemetry import metrics, prefetch_metrics
+from kube_cache.telemetry.bounds import PHASES, PREFETCH_PHASES
 from kube_cache.temporal import executions
+from kube_cache.temporal.prefetches import running_prefetches
 from kube_cache.temporal.search_attributes import phase_of
 from watcher.nominations import Nominations
 from watcher.pods import PodWatcher
@@ -96,7 +97,11 @@ class Sweep:
             pause_s = self._interval_s
             if not self._starter.leading:
                 continue
-            for each in (self._unreplayable.end, self.sweep):  # one that fails must not keep the other from its work
+            for each in (
+                self._unreplayable.end,
+                self.sweep,
+                self.count_prefetches,
+            ):  # one that fails must not keep the other from its work
                 try:
                     await each()
                 except Exception as error:  # Temporal is away; whatever it is, the next sweep is owed
@@ -130,6 +135,11 @@ class Sweep:
         await asyncio.gather(*(self._try(workflow_id, each) for workflow_id, each in work))
         metrics.show_counts(metrics.WORKFLOWS, PHASES, Counter(open_pods.values()))
         self._measure(gated)
+
+    async def count_prefetches(self) -> None:
+        """Show how many live, by phase. Raises RPCError."""
+        phases = Counter([each.phase async for each in running_prefetches(self._client)])
+        metrics.show_counts(prefetch_metrics.LIVING, PREFETCH_PHASES, phases)
 
     async def _try(self, workflow_id: str, work: Callable[[], Awaitable[None]]) -> None:
         bind_contextvars(workflow=workflow_id)  # of this task alone

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from kube_cache.errors import PrefetchYielded
+from kube_cache.telemetry import prefetch_metrics
 
 RETRY_S: Final = 5.0
 """Seconds after which a prefetch that yielded looks again; arbitrary."""
@@ -53,6 +54,7 @@ class Lanes:
         """Be the one prefetch of the node that runs. Raises PrefetchYielded while a Pod or another prefetch does."""
         with self._changed:
             if self._pods or self._prefetches:
+                prefetch_metrics.YIELDS.labels("begin").inc()
                 raise yielded("another download runs on this node")
             self._prefetches += 1
         try:

@@ -33,7 +33,7 @@ from kube_cache.origin.listing import list_dataset
 from kube_cache.origin.s3 import Origins
 from kube_cache.store.download import DownloadResult
 from kube_cache.store.node_store import NodeStore
-from kube_cache.telemetry import spans, store_metrics
+from kube_cache.telemetry import prefetch_metrics, spans, store_metrics
 from kube_cache.telemetry.stages import Stage
 from kube_cache.telemetry.steps import timed
 
@@ -174,6 +174,7 @@ class StreamDataset:
             except Cancelled:
                 if should_stop() or not self._lanes.must_yield():
                     raise
+                prefetch_metrics.YIELDS.labels("running").inc()
                 raise yielded("a Pod waits for other data on this node") from None
 
     @contextmanager

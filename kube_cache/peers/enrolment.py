@@ -13,6 +13,7 @@ import json
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -26,6 +27,7 @@ from kube_cache.peers.authority import RENEWED_AT, require_native
 from kube_cache.peers.issuer import PATH
 from kube_cache.peers.members import Place
 from kube_cache.peers.settings import PeerSettings
+from kube_cache.telemetry import peer_metrics
 
 _log = structlog.get_logger("kube_cache.peers")
 _TIMEOUT_S: Final = 20.0
@@ -64,6 +66,8 @@ class Enrolment:
         self._thread.join(_CLOSE_S)
 
     def _run(self) -> None:
+        ends = peer_metrics.CERTIFICATE_ENDS.labels("node")
+        ends.set(0)
         backoff = Backoff(_MIN_PAUSE_S, _MAX_PAUSE_S)
         while not self._stop.is_set():
             try:
@@ -73,11 +77,13 @@ class Enrolment:
                     return
                 self._on_certificate(place)
             except (OSError, ValueError, KubeCacheError) as error:
+                peer_metrics.CERTIFICATE_FAILURES.inc()
                 wait_s = backoff.next_s()
                 _log.warning("has no new certificate; tries again", error=str(error), wait_s=round(wait_s, 1))
                 self._stop.wait(wait_s)
                 continue
             backoff.reset()
+            ends.set(time.time() + life_s)
             _log.info("has a certificate", life_s=life_s, zone=place.zone, rack=place.rack)
             self._rest(life_s * RENEWED_AT, authority)
 

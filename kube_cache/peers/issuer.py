@@ -26,6 +26,7 @@ from kube_cache.peers import requests
 from kube_cache.peers.authority import Authority
 from kube_cache.peers.members import Place
 from kube_cache.peers.requests import Head, Refused
+from kube_cache.telemetry import peer_metrics
 
 _log = structlog.get_logger("kube_cache.peers")
 PATH: Final = "/v1/certificate"
@@ -105,14 +106,15 @@ class IssuerServer:
             place = self._place_of(node)
             issued = self._authority.issue(request, node)
         except AccessDenied as error:
-            _log_refusal("denied", error)
+            _note_refusal("denied", error)
             raise Refused(HTTPStatus.FORBIDDEN, error.message) from error
         except InvalidRequest as error:
-            _log_refusal("invalid", error)
+            _note_refusal("invalid", error)
             raise Refused(HTTPStatus.BAD_REQUEST, error.message) from error
         except KubeCacheError as error:
-            _log_refusal("unanswered", error)
+            _note_refusal("unanswered", error)
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from error
+        peer_metrics.CERTIFICATES.labels("issued").inc()
         _log.info("issued a certificate", node=node, life_s=issued.life_s, zone=place.zone, rack=place.rack)
         answer = {"certificate": issued.certificate.decode(), "life_s": issued.life_s, **place._asdict()}
         return json.dumps(answer).encode()
@@ -127,5 +129,6 @@ def _body(connection: ssl.SSLSocket, head: Head, patience_s: float) -> bytes:
     return body
 
 
-def _log_refusal(result: str, error: KubeCacheError) -> None:
+def _note_refusal(result: str, error: KubeCacheError) -> None:
+    peer_metrics.CERTIFICATES.labels(result).inc()
     _log.warning("no certificate was issued", result=result, error=error.message, **error.details)

@@ -30,7 +30,7 @@ from kube_cache.store.index_rows import ActiveDownload, ObjectCtime, ObjectRow
 from kube_cache.store.layout import object_id
 from kube_cache.store.manifests import Header
 from kube_cache.store.present import READ_ONLY, present_objects, relink
-from kube_cache.telemetry import store_metrics
+from kube_cache.telemetry import prefetch_metrics, store_metrics
 from kube_cache.telemetry.stages import Stage
 from kube_cache.telemetry.steps import timed
 from kube_cache.units import format_bytes
@@ -274,6 +274,8 @@ class Download:
             time.time(),
         )
         origin_bytes = _count(fetched)
+        if self._spare:
+            prefetch_metrics.BYTES.inc(fetched.job.object.size)
         self._offer([id_])
         with self._lock:
             self._landed.append(row)

@@ -18,7 +18,7 @@ from kube_cache.store.capacity import Capacity, insufficient_disk, measure
 from kube_cache.store.context import StoreContext
 from kube_cache.store.index_rows import Pin
 from kube_cache.store.reclaimable import Space
-from kube_cache.telemetry import store_metrics
+from kube_cache.telemetry import prefetch_metrics, store_metrics
 from kube_cache.units import format_bytes
 
 # XFS gives blocks back in the background: wait this long for them before the next snapshot is evicted.
@@ -81,9 +81,13 @@ def evict_by_request(context: StoreContext, digest: str) -> int:
 
 
 def _evict(context: StoreContext, digest: str, reason: str, in_mounts: set[str] | None = None) -> int:
+    is_unused = prefetched.is_unused(context.index, digest)
     freed = removal.evict(context, digest, in_mounts=in_mounts)
     if freed is None:
         return 0
+    if is_unused:
+        prefetch_metrics.UNUSED_EVICTIONS.inc()
+        prefetch_metrics.UNUSED_EVICTED_BYTES.inc(freed)
     store_metrics.EVICTIONS.labels(reason).inc()
     store_metrics.EVICTED_BYTES.labels(reason).inc(freed)
     return freed

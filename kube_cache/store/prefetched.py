@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 from kube_cache.store.index import Index
+from kube_cache.telemetry import prefetch_metrics
 
 _PREFIX: Final = "prefetched/"
 
@@ -23,6 +24,8 @@ class Mark:
     """Owner -> seconds since the epoch; empty when every owner has let the snapshot go."""
     used: bool = False
     """A Pod has found the snapshot on the disk, or it was there before the first prefetch."""
+    brought: bool = False
+    """The snapshot was not on the disk when the first prefetch asked for it."""
 
     def is_live(self, now: float) -> bool:
         """Whether an owner still wants the snapshot kept."""
@@ -36,8 +39,8 @@ def hold(index: Index, digest: str, owner: str, until: float, *, present: bool) 
     fetched it for use.
     """
     with index.transaction():
-        known = _read(index, digest) or Mark(used=present)
-        _write(index, digest, Mark({**known.until, owner: until}, known.used))
+        known = _read(index, digest) or Mark(used=present, brought=not present)
+        _write(index, digest, replace(known, until={**known.until, owner: until}))
 
 
 def release(index: Index, digest: str, owner: str) -> None:
@@ -45,23 +48,34 @@ def release(index: Index, digest: str, owner: str) -> None:
     with index.transaction():
         known = _read(index, digest)
         if known is not None:
-            _write(index, digest, Mark({name: end for name, end in known.until.items() if name != owner}, known.used))
+            left = {name: end for name, end in known.until.items() if name != owner}
+            _write(index, digest, replace(known, until=left))
 
 
 def use(index: Index, digest: str) -> None:
     """Note that a Pod has found the snapshot on the disk."""
     known = _read(index, digest)
     if known is None or known.used:  # as of nearly every hit, which need not wait for other writers
+        if known is not None and known.brought:
+            prefetch_metrics.HITS.labels("again").inc()
         return
     with index.transaction():
         known = _read(index, digest)
-        if known is not None and not known.used:
-            _write(index, digest, Mark(known.until, used=True))
+        if known is None or known.used:
+            return
+        _write(index, digest, replace(known, used=True))
+    prefetch_metrics.HITS.labels("first").inc()
 
 
 def drop(index: Index, digest: str) -> None:
     """Forget a snapshot that was evicted."""
     index.set_meta(_PREFIX + digest, None)
+
+
+def is_unused(index: Index, digest: str) -> bool:
+    """Whether a prefetch brought the snapshot and no Pod has used it."""
+    known = _read(index, digest)
+    return known is not None and not known.used
 
 
 def marks(index: Index) -> dict[str, Mark]:
@@ -96,8 +110,8 @@ def _read(index: Index, digest: str) -> Mark | None:
 
 def _decode(value: str) -> Mark:
     data = json.loads(value)
-    return Mark(data["until"], data["used"])
+    return Mark(data["until"], data["used"], data.get("brought", False))
 
 
 def _write(index: Index, digest: str, mark: Mark) -> None:
-    index.set_meta(_PREFIX + digest, json.dumps({"until": mark.until, "used": mark.used}))
+    index.set_meta(_PREFIX + digest, json.dumps(asdict(mark)))

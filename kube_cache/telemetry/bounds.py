@@ -6,12 +6,14 @@ from typing import Final
 
 from kube_cache import errors
 from kube_cache.contracts.common import Phase
+from kube_cache.contracts.prefetch import PrefetchPhase
 
 ERROR_REASONS: Final = (
     *(name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)),
     "ApiError", "WorkerDraining", "Unexpected",
 )  # fmt: skip
 PHASES: Final = tuple(str(phase) for phase in Phase)
+PREFETCH_PHASES: Final = tuple(str(phase) for phase in PrefetchPhase)
 RELEASE_KINDS: Final = ("hit", "miss", "cold")
 PROOFS: Final = ("full-object", "composite", "md5", "transport-only", "peer-sampled")
 RETRY_CAUSES: Final = ("throttled", "stalled", "credentials", "unavailable", "checksum")

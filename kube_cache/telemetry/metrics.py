@@ -19,6 +19,7 @@ from kube_cache.telemetry import (
     declarations,
     forecast_metrics,  # noqa: F401 -- declares metrics
     peer_metrics,  # noqa: F401 -- declares metrics
+    prefetch_metrics,  # noqa: F401 -- declares metrics
     store_metrics,  # noqa: F401 -- declares metrics
 )
 from kube_cache.telemetry.declarations import OTHER, Capped, Counting, Labelled, Process

@@ -21,6 +21,7 @@ from kube_cache.dataset.transfer import Verified
 from kube_cache.dataset.uri import DatasetUri
 from kube_cache.errors import Cancelled, PrefetchYielded
 from kube_cache.store.download import DownloadResult
+from tests.telemetry.scrape import Changes
 
 
 class Store:
@@ -96,6 +97,7 @@ class Running:
 
 def test_a_pod_for_other_data_goes_first_and_the_prefetch_tries_again_later(node: tuple[Store, StreamDataset]) -> None:
     store, stream = node
+    changes = Changes()
     prefetch = Running(stream, PREFETCH, spare=True, rate=1000)
     store.wait(PREFETCH, "begins")
     pod = Running(stream, POD, spare=False)
@@ -107,6 +109,7 @@ def test_a_pod_for_other_data_goes_first_and_the_prefetch_tries_again_later(node
     assert yielded.next_retry_delay is not None
     again = Running(stream, PREFETCH, spare=True)
     assert isinstance(again.end(), ApplicationError), "the Pod's download still runs"
+    assert [changes.of("kube_cache_prefetch_yields_total", when=when) for when in ("running", "begin")] == [1, 1]
     store.go.set()
     assert pod.end() is None
     assert Running(stream, PREFETCH, spare=True).end() is None

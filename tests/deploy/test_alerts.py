@@ -41,6 +41,26 @@ def gauge(alert: str, series: str, values: str, *, name: str = "", fires: int = 
 CASES = [
     gauge("KubeCachePodGatedLong", f"kube_cache_oldest_gated_pod_seconds{{{LEADER}}}", "9x9 20000+60x19 9x29"),
     gauge("KubeCachePodUnattended", f"kube_cache_unattended_pod_seconds{{{LEADER}}}", "0x9 150+60x19 0x29"),
+    gauge("KubeCachePrefetchesStuck", 'kube_cache_prefetches{phase="Waiting"}', "0x9 1x19 0x29", fires=28),
+    Case(
+        "warms for long",
+        "KubeCachePrefetchesStuck",
+        {'kube_cache_prefetches{phase="Warming"}': "3x50"},
+        quiet=(8, 25, 45),
+    ),
+    Case(
+        "trouble",
+        "KubeCachePeerBanned",
+        {'kube_cache_peer_banned_total{node="a"}': "0x9 1x90"},
+        15,
+        (8, 85),
+    ),
+    gauge(
+        "KubeCacheCertificateExpiring",
+        'kube_cache_peer_certificate_expiry_timestamp_seconds{node="a", of="node"}',
+        "90000x9 0x19 90000x29",
+        fires=25,
+    ),
     gauge("KubeCachePodsAwaitOperator", 'kube_cache_gated_pods{phase="AwaitingOperator"}', "0x9 1x19 0x29"),
     Case(
         "waits",

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,8 +29,10 @@ from tests.peers.conftest import SNAPSHOT, Cluster, eventually
 from tests.peers.fleet import Fleet, running
 from tests.peers.issuing import Certified, Issuing
 from tests.peers.test_node import manifest
+from tests.telemetry.scrape import Changes, value
 
 ROOT = Path(__file__).parents[2]
+ENDS = "kube_cache_peer_certificate_expiry_timestamp_seconds"
 
 
 @pytest.fixture
@@ -165,14 +168,18 @@ def test_an_agent_without_an_issuer_works_alone_and_takes_part_once_there_is_one
         begun.set()
         return node
 
+    changes = Changes()
     enrolled = EnrolledNode(settings, begin)
     closing.callback(enrolled.close)
+    eventually(lambda: changes.of("kube_cache_peer_certificate_failures_total") > 0)
+    assert value(ENDS, of="node") == 0, "it has none"
     token = Mint(issuing.key.read_bytes()).token(SNAPSHOT, "node-1", 4e9)
     with enrolled.join(manifest(SNAPSHOT), token, expects_others=False) as exchange:
         assert exchange is None
     closing.enter_context(issuing.serving())
     assert begun.wait(90)
     eventually(lambda: enrolled.node is not None)
+    eventually(lambda: (value(ENDS, of="node") or 0) > time.time() + LIFE_S / 2)
     with enrolled.join(manifest(SNAPSHOT), token, expects_others=False) as exchange:
         assert exchange is not None
 

@@ -19,6 +19,9 @@ from kube_cache.peers.issuer import PATH
 from kube_cache.peers.members import Place
 from tests.peers.conftest import Answer, Client, eventually
 from tests.peers.issuing import Issuing
+from tests.telemetry.scrape import Changes
+
+ANSWERS = "kube_cache_certificates_total"
 
 
 @pytest.fixture
@@ -49,8 +52,10 @@ def post(body: bytes, *, token: str = "token-of-node-1", path: str = PATH, metho
 
 
 def test_the_node_of_the_token_is_named(served: Issuing) -> None:
+    changes = Changes()
     answer = ask(served, post(require_native().request()[1]))
     assert answer.status == 200
+    assert changes.of(ANSWERS, result="issued") == 1
     found = json.loads(answer.body)
     certificate = x509.load_pem_x509_certificate(found["certificate"].encode())
     subject = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -77,14 +82,18 @@ def test_a_place_that_cannot_be_found_out_is_asked_for_again(issuing: Issuing, m
 
 
 def test_a_token_that_gives_no_right_is_refused_with_the_reason(served: Issuing) -> None:
+    changes = Changes()
     answer = ask(served, post(require_native().request()[1], token="stolen"))
+    assert (changes.of(ANSWERS, result="denied"), changes.of(ANSWERS, result="issued")) == (1, 0)
     assert (answer.status, answer.body) == (403, b"the token is none of an agent\n")
 
 
 def test_an_api_server_that_does_not_answer_is_no_refusal(served: Issuing) -> None:
     served.refusal = SourceUnavailable("the Kubernetes API does not answer")
+    changes = Changes()
     answer = ask(served, post(require_native().request()[1]))
     assert (answer.status, answer.body) == (503, b"the Kubernetes API does not answer\n")
+    assert changes.of(ANSWERS, result="unanswered") == 1
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from kube_cache.errors import Cancelled, InsufficientDisk
 from kube_cache.store.node_store import NodeStore
+from kube_cache.store.prefetched import Mark
 from tests.store.fakes import DictEngine, Source, open_store, wait_for
 from tests.store.test_store import data, flip
 from tests.telemetry.scrape import Changes, value
@@ -89,3 +93,48 @@ def test_a_corrupt_object_is_counted_once(store: NodeStore, source: Source, engi
     for _ in range(2):
         store.scrub(0)
     assert changes.of("kube_cache_corrupt_objects_total") == 1
+
+
+def test_prefetched_data_is_counted_when_it_comes_is_found_and_goes_in_vain(
+    root: Path, source: Source, engine: DictEngine
+) -> None:
+    changes, store = Changes(), open_store(root, capacity_bytes=200_000)
+    used, unused, plain = (
+        source.dataset(name, {"w": name[:1].encode() * 30_000}) for name in ("used", "vain", "plain")
+    )
+    store.download(plain, engine)
+    for dataset in (used, unused, plain):
+        store.hold_prefetched(dataset.digest, "prefetch/ml/nightly", time.time() + 3600)
+        store.download(dataset, engine, spare=True)
+    assert changes.of("kube_cache_prefetched_bytes_total") == 60_000, "what was there before was not brought"
+    for _ in range(3):
+        for dataset in (used, plain):
+            uid = str(uuid.uuid4())
+            store.link_pod(uid, 1, [dataset.digest])
+            assert store.check_for_pod(uid, 0, dataset.digest, dataset.uri).complete
+            store.unlink_pod(uid, dataset.digest)
+    assert [changes.of("kube_cache_prefetch_hits_total", use=use) for use in ("first", "again")] == [1, 2]
+
+    def on_disk(state: str) -> float | None:
+        store.show_capacity()
+        return value("kube_cache_disk_prefetched_bytes", disk=str(store.root), state=state)
+
+    assert (on_disk("kept"), on_disk("unwanted")) == (30_000, 0)
+    store.release_prefetched(unused.digest, "prefetch/ml/nightly")
+    assert (on_disk("kept"), on_disk("unwanted")) == (0, 30_000)
+    store.evict(used.digest)
+    assert changes.of("kube_cache_prefetched_unused_evictions_total") == 0
+    store.evict(unused.digest)
+    assert changes.of("kube_cache_prefetched_unused_evictions_total") == 1
+    assert changes.of("kube_cache_prefetched_unused_evicted_bytes_total") == 30_000
+    assert on_disk("unwanted") == 0
+
+
+def test_a_mark_of_an_older_agent_still_counts(root: Path, source: Source, engine: DictEngine) -> None:
+    store, dataset = open_store(root, capacity_bytes=100_000), source.dataset("old", {"w": b"o" * 1000})
+    store.download(dataset, engine)
+    store.hold_prefetched(dataset.digest, "prefetch/ml/nightly", time.time() + 3600)
+    index = store._opened.current().index
+    (key,) = index.meta_under("prefetched/")
+    index.set_meta(key, json.dumps({"until": {"prefetch/ml/nightly": 5.0}, "used": False}))
+    assert dict(store.prefetched()) == {dataset.digest: Mark({"prefetch/ml/nightly": 5.0})}

@@ -20,7 +20,7 @@ DEMAND = "kube_cache_demand_copies"
 # Prometheus' base units, dollars, and the words for a number of things that are there now.
 UNITS = ("_seconds", "_bytes", "_bytes_per_second", "_dollars")
 COUNTS = (
-    "_pods", "_workflows", "_failures", "_findings", "_connections", "_snapshots", "_in_progress", "_leading", "_copies",
+    "_pods", "_prefetches", "_workflows", "_failures", "_findings", "_connections", "_snapshots", "_in_progress", "_leading", "_copies",
     "_datasets", "_arrivals", "_run_state",
 )  # fmt: skip
 

@@ -328,3 +328,18 @@ def test_a_workflow_that_cannot_be_ended_keeps_no_pod_from_its_own() -> None:
         return bench
 
     assert asyncio.run(play()).temporal.starts[0]["id"] == WARM
+
+
+def test_prefetches_are_counted_by_phase() -> None:
+    class Prefetches(Temporal):
+        async def list_workflows(self, query: str) -> AsyncIterator[Any]:
+            assert "WorkflowType = 'Prefetch'" in query
+            for name, phase in (("ml/a", "Ready"), ("ml/b", "Waiting"), ("web/c", "Ready"), ("web/d", "Later")):
+                found = TypedSearchAttributes([SearchAttributePair(PHASE, phase)])
+                yield SimpleNamespace(id=f"prefetch/{name}", typed_search_attributes=found)
+
+    sweep = Sweep.__new__(Sweep)
+    sweep._client = Prefetches(None)  # type: ignore[assignment]
+    asyncio.run(sweep.count_prefetches())
+    seen = {phase: value("kube_cache_prefetches", phase=phase) for phase in ("Ready", "Waiting", "Warming", "other")}
+    assert seen == {"Ready": 2, "Waiting": 1, "Warming": 0, "other": 1}

@@ -18,7 +18,7 @@ def build() -> Dashboard:
     made = dashboard(
         "kube-cache-control-plane", "Control plane", "Operators, their watches, Temporal and the reconcile."
     )
-    return _processes(_temporal(_kubernetes(_reconcile(_pods(made)))))
+    return _processes(_neighbours(_temporal(_kubernetes(_reconcile(_pods(made))))))
 
 
 def _pods(made: Dashboard) -> Dashboard:
@@ -294,6 +294,36 @@ def _temporal(made: Dashboard) -> Dashboard:
                 "Requests to Temporal",
                 "Each second, by operation, of the ten most frequent.",
                 {"{{operation}}": "topk(10, sum by (operation) (rate(temporal_request_total[$__rate_interval])))"},
+            )
+        )
+    )
+
+
+def _neighbours(made: Dashboard) -> Dashboard:
+    return (
+        made.with_row(Row("Nodes that feed each other"))
+        .with_panel(
+            number(
+                "Certificates that end soon",
+                "Agents that have none that lasts another six hours; it is renewed eight hours before its end.",
+                "fleet:kube_cache_peer_certificate_ends_soon:count",
+                bad_from=1,
+            )
+        )
+        .with_panel(
+            number(
+                "Neighbours banned",
+                "Within the last hour, because they sent other bytes than the origin's; no Pod has seen those.",
+                "fleet:kube_cache_peer_banned:increase1h",
+                bad_from=1,
+            )
+        )
+        .with_panel(
+            lines(
+                "What the issuer answers",
+                "Requests of agents for a certificate, each hour: issued, denied, invalid, or unanswered (the API server did "
+                "not tell whose the token is).",
+                {"{{result}}": "3600 * sum by (result) (rate(kube_cache_certificates_total[$__rate_interval]))"},
             )
         )
     )

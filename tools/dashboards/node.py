@@ -91,6 +91,16 @@ def _disk(made: Dashboard) -> Dashboard:
         )
         .with_panel(
             lines(
+                "Prefetched, and unused since",
+                "Bytes of snapshots that a prefetch brought and no Pod has used: kept (evicted last) or unwanted (evicted "
+                "first). Neither holds up a Pod that needs the room.",
+                {"{{state}}": f"sum by (state) (kube_cache_disk_prefetched_bytes{_HERE})"},
+                unit="bytes",
+                stacked=StackingMode.NORMAL,
+            )
+        )
+        .with_panel(
+            lines(
                 "Evicted bytes",
                 "Bytes per second that evictions gave back: for room (a download needs it), for pressure (others use "
                 "the disk), or by request.",

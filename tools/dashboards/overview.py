@@ -9,6 +9,9 @@ from tools.dashboards import links
 from tools.dashboards.parts import dashboard, lines, number, quantiles, rows
 
 _WARMING = links.workflows("WorkflowType='WarmPod' AND ExecutionStatus='Running'", "Open warm-ups in Temporal")
+_PREFETCHES = links.workflows(
+    "WorkflowType='Prefetch' AND ExecutionStatus='Running'", "Prefetches that live, in Temporal"
+)
 _FAILING = links.workflows(
     "WorkflowType='WarmPod' AND ExecutionStatus='Running' AND KcPhase='AwaitingOperator'",
     "Pods that wait for a person, in Temporal",
@@ -17,7 +20,7 @@ _FAILING = links.workflows(
 
 def build() -> Dashboard:
     made = dashboard("kube-cache-overview", "Overview", "What is warming, the hit ratio, and GPU time not held.")
-    return _trouble(_savings(_warming(made)))
+    return _trouble(_ahead(_savings(_warming(made))))
 
 
 def _warming(made: Dashboard) -> Dashboard:
@@ -163,6 +166,79 @@ def _savings(made: Dashboard) -> Dashboard:
                 quantiles("kube_cache_pod_gate_seconds", by="kind"),
                 unit="s",
                 lines_to=[links.traces()],
+            )
+        )
+    )
+
+
+def _ahead(made: Dashboard) -> Dashboard:
+    return (
+        made.with_row(Row("Data that is there before the Pod"))
+        .with_panel(
+            number(
+                "Prefetches that live",
+                "Whatever their phase.",
+                "sum(kube_cache_prefetches)",
+                lines_to=[_PREFETCHES],
+            )
+        )
+        .with_panel(
+            number(
+                "Await a person",
+                "Prefetches whose datasets cannot be listed, and a retry alone cannot help.",
+                'sum(kube_cache_prefetches{phase="AwaitingOperator"})',
+                bad_from=1,
+                lines_to=[_PREFETCHES],
+            )
+        )
+        .with_panel(
+            number(
+                "Speed of prefetches",
+                "Bytes per second that downloads of prefetches bring to all nodes, counted when an object is whole.",
+                "fleet:kube_cache_prefetched_bytes:rate5m",
+                unit="Bps",
+            )
+        )
+        .with_panel(
+            number(
+                "Prefetched and unused",
+                "Bytes on all disks that no Pod has used since a prefetch brought them, and that a prefetch still wants.",
+                'fleet:kube_cache_disk_prefetched_bytes:sum{state="kept"}',
+                unit="bytes",
+            )
+        )
+        .with_panel(
+            number(
+                "Copies that were used",
+                "Prefetched snapshots that a Pod has used, over the time of this dashboard.",
+                'sum(increase(kube_cache_prefetch_hits_total{use="first"}[$__range]))',
+            )
+        )
+        .with_panel(
+            number(
+                "Copies in vain",
+                "Prefetched snapshots that were evicted before any Pod had used them, over the same time.",
+                "sum(increase(kube_cache_prefetched_unused_evictions_total[$__range]))",
+            )
+        )
+        .with_panel(
+            lines(
+                "Prefetches by phase",
+                "Waiting: nothing can be done now (nodes, room or budget are missing). AwaitingOperator: a person must act.",
+                {"{{phase}}": "sum by (phase) (kube_cache_prefetches)"},
+                stacked=StackingMode.NORMAL,
+                lines_to=[_PREFETCHES],
+            )
+        )
+        .with_panel(
+            lines(
+                "What became of prefetched data",
+                "Each minute: Pods that found a prefetched snapshot (its first Pod, and later ones), and attempts that stood "
+                "back for a Pod's download, at their begin or half-way.",
+                {
+                    "used: {{use}}": "60 * fleet:kube_cache_prefetch_hits:rate5m",
+                    "stood back: {{when}}": "60 * fleet:kube_cache_prefetch_yields:rate5m",
+                },
             )
         )
     )
