@@ -16,7 +16,7 @@ from temporalio.client import Client
 
 from activities.cluster import nearness
 from activities.cluster.inventory import Inventory
-from activities.cluster.nearness import Near
+from activities.cluster.nearness import Holdings, Near
 from activities.cluster.turns import Turns
 from activities.failures import as_application_errors
 from kube_cache import names
@@ -89,8 +89,7 @@ class SeatActivities:
         Raises PodGone, ForeignGates, SeatOutdated (the Pod's peers moved while the seat waited), PlacementRaced,
         SeatRefused, SeatForbidden, PriorityClassUnknown.
         """
-        holdings = {snapshot.uri: await self.inventory.of(snapshot.uri) for snapshot in arg.snapshots}
-        nodes = nearness.near(arg, holdings)
+        holdings, nodes = await self._near(arg)
         pod = self._get_gated_pod(arg.pod.uid)
         group = "" if pod is None or arg.is_judged else self._placement.turn(pod)
         async with self._turns.take(group):
@@ -99,6 +98,15 @@ class SeatActivities:
             seat = await asyncio.to_thread(self._judge, arg, seat)
         held = [snapshot.digest for snapshot in arg.snapshots if nearness.is_held(snapshot, seat.node, holdings)]
         return replace(seat, held=held)
+
+    async def _near(self, arg: CreateSeatInput) -> tuple[Holdings, Near]:
+        """Return what the inventory holds of the snapshots, fresh unless a node is known that holds them all."""
+        known: Holdings = {snapshot.uri: self.inventory.known(snapshot.uri) for snapshot in arg.snapshots}
+        nodes = nearness.near(arg, known)
+        if nodes.holders:
+            return known, nodes
+        fresh: Holdings = {snapshot.uri: await self.inventory.of(snapshot.uri) for snapshot in arg.snapshots}
+        return fresh, nearness.near(arg, fresh)
 
     async def _create_and_wait(self, arg: CreateSeatInput, nodes: Near, wait_s: float) -> CreateSeatResult:
         if not wait_s:

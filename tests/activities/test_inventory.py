@@ -124,6 +124,28 @@ async def test_an_answer_with_more_nodes_than_a_seat_names_serves_for_seconds(cl
     assert temporal.queries == 2
 
 
+async def test_what_was_known_is_told_for_seconds_and_costs_no_query(clock: Any) -> None:
+    temporal = Temporal(3)
+    inventory = Inventory(temporal)
+    assert inventory.known(URI) == []
+    await inventory.of(URI)
+    clock(8)
+    await inventory.of("s3://models/other")
+    assert [holding.node for holding in inventory.known(URI)] == ["n0", "n1", "n2"]
+    clock(3)
+    assert inventory.known(URI) == []
+    assert temporal.queries == 2
+
+
+async def test_an_answer_that_failed_is_known_to_nobody() -> None:
+    temporal = Temporal(3)
+    temporal.error = RPCError("away", RPCStatusCode.UNAVAILABLE, b"")
+    inventory = Inventory(temporal)
+    with pytest.raises(RPCError):
+        await inventory.of(URI)
+    assert inventory.known(URI) == []
+
+
 async def test_of_a_dataset_on_thousands_of_nodes_one_page_is_read() -> None:
     temporal = Temporal(5000)
     assert len(await Inventory(temporal).of(URI)) == module._MAX_READ == 1000

@@ -121,6 +121,9 @@ def test_a_popular_dataset_makes_no_seat_of_a_thousand_terms() -> None:
 
 async def test_only_what_the_seats_node_holds_is_answered() -> None:
     class Inventory:
+        def known(self, uri: str) -> list[Holding]:
+            return []
+
         async def of(self, uri: str) -> list[Holding]:
             return {
                 GPT.uri: [held("gpu-1", GPT.digest, ready=True), held("gpu-2", GPT.digest, ready=True)],
@@ -137,6 +140,44 @@ async def test_only_what_the_seats_node_holds_is_answered() -> None:
     assert await ActivityEnvironment().run(seat.create_seat, arg) == CreateSeatResult(
         "seat-uid-1-1", node="gpu-1", held=[GPT.digest], requirements=fingerprint(POD), reach=Reach.NEAR
     )
+
+
+class Known:
+    """An inventory that knows since some seconds which nodes hold GPT, and has a fresher answer when it is asked."""
+
+    def __init__(self, known: list[Holding]) -> None:
+        self._known = known
+        self.asked = 0
+
+    def known(self, uri: str) -> list[Holding]:
+        return self._known
+
+    async def of(self, uri: str) -> list[Holding]:
+        self.asked += 1
+        return [held("gpu-2", GPT.digest, ready=True)]
+
+
+@pytest.mark.parametrize(
+    ("known", "options", "asked"),
+    [
+        ([held("gpu-1", GPT.digest, ready=True)], {}, 0),
+        ([held("gpu-1", GPT.digest, ready=False)], {}, 1),
+        ([held("gpu-1", "c" * 64, ready=True)], {}, 1),
+        ([held("gpu-1", GPT.digest, ready=True)], {"exclude_nodes": ["gpu-1"]}, 1),
+        ([held("gpu-1", GPT.digest, ready=True)], {"reach": Reach.NEAR}, 1),
+    ],
+    ids=["a holder", "still fetching", "of an older snapshot", "excluded", "the holders have no room"],
+)
+async def test_the_inventory_is_asked_anew_unless_a_holder_is_known(
+    known: list[Holding], options: dict[str, Any], asked: int
+) -> None:
+    """The Pods that find no room with the holders must learn where the data is being fetched, or each fetches it."""
+    seat = activities(SlowKube(), POD)
+    inventory = Known(known)
+    seat.inventory = inventory  # type: ignore[assignment]
+    arg = CreateSeatInput(REF, "w", 1, "system", [GPT], **{"reach": Reach.HOLDERS, **options})
+    await seat._near(arg)
+    assert inventory.asked == asked
 
 
 def changed(pod: dict[str, Any], **spec: Any) -> dict[str, Any]:
@@ -228,6 +269,9 @@ def test_only_nodes_that_hold_everything_are_holders(reach: Reach, holders: list
 class KnowsHolders:
     def __init__(self, *nodes: str) -> None:
         self.nodes = nodes
+
+    def known(self, uri: str) -> list[Holding]:
+        return []
 
     async def of(self, uri: str) -> list[Holding]:
         return [held(node, GPT.digest, ready=True) for node in self.nodes]
