@@ -167,6 +167,7 @@ async def _serve(
         nodes.check_node,
         watches.get_group,
         wanted.is_elsewhere,
+        starter.yield_to_starts,
     )
     stopping = threading.Event()
     garbage.tune()

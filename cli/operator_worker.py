@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -26,6 +26,7 @@ from activities.cluster.survey import Surveys
 from activities.cluster.tell_workflows import TellWorkflows
 from activities.log_context import LogContext
 from activities.metering import Metering
+from activities.starts_first import StartsFirst
 from activities.tracing import Tracing
 from kube_cache import names
 from kube_cache.contracts.common import Policy
@@ -87,6 +88,7 @@ def new_worker(
     check_node: Callable[[str, Json], None],
     get_group: Callable[[str, str], list[PodFacts] | None],
     is_wanted: Wanted,
+    yield_to_starts: Callable[[], Awaitable[None]],
 ) -> Worker:
     seat = SeatActivities(
         kube,
@@ -156,7 +158,12 @@ def new_worker(
         activity_executor=ThreadPoolExecutor(
             _MAX_LOCAL_ACTIVITIES + _MAX_NORMAL_ACTIVITIES, thread_name_prefix="activity"
         ),
-        interceptors=[LogContext(), Metering(), *([Tracing(), WorkflowTracing()] if spans.is_on() else [])],
+        interceptors=[
+            StartsFirst(yield_to_starts),
+            LogContext(),
+            Metering(),
+            *([Tracing(), WorkflowTracing()] if spans.is_on() else []),
+        ],
         # The sandbox adds half as much CPU again to a workflow. The replay tests run inside it, so its checks are made
         # there.
         workflow_runner=UnsandboxedWorkflowRunner(),

@@ -9,6 +9,7 @@ made again. The starter never awaits a workflow's result: each such wait would b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -31,6 +32,10 @@ from watcher.warm_pods import WarmPods
 _log = structlog.get_logger("kube_cache.watcher")
 # Deliveries under way at once. Each takes a few milliseconds of the server's time; more would only queue there.
 _CONCURRENCY = 64
+# Starts that are due at once from which on new work waits for them, and the seconds that it waits at most. Pods that
+# come one after another are below; the time is short against a step of a busy machine, so that work goes on meanwhile.
+_MANY_STARTS = 8
+_MAX_YIELD_S = 1.0
 _MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 10.0
 
 Delivery = Callable[[], Awaitable[None]]
@@ -47,6 +52,10 @@ class Starter:
         self._patience_s = patience_s
         self._mailboxes: dict[str, deque[Delivery]] = {}
         """Workflow id -> deliveries not made yet, oldest first."""
+        self._starting: set[str] = set()
+        """Those of them whose workflow is to be started."""
+        self._few_starts = asyncio.Event()
+        self._few_starts.set()
         self._slots = asyncio.Semaphore(_CONCURRENCY)
         self._tasks: set[asyncio.Task[None]] = set()
         self.leading = False
@@ -56,6 +65,9 @@ class Starter:
         self._expectations.notify(pod.workflow_id)
         seen_at = time.time()  # the delivery may be made later, and more than once
         self._post(pod.workflow_id, lambda: self._start(pod, seen_at))
+        if pod.workflow_id in self._mailboxes:
+            self._starting.add(pod.workflow_id)
+            self._count_starts()
 
     def signal(self, workflow_id: str, name: str, arg: object | None = None) -> None:
         """Hand the fact to the activity that waits for it, else signal the workflow if it runs."""
@@ -71,6 +83,16 @@ class Starter:
         if self._expectations.notify(workflow_id, arg) or not self.leading:
             return
         self._run(self._signal_later(workflow_id, name, arg, is_current))
+
+    async def yield_to_starts(self) -> None:
+        """Wait until few starts are due, for a moment at most: to be called before work that may come later.
+
+        Else the start of a Pod's workflow waits behind all steps of the Pods before it, and for as long nothing at all
+        is done, or said, for that Pod.
+        """
+        if not self._few_starts.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._few_starts.wait(), _MAX_YIELD_S)
 
     def is_awaited(self, workflow_id: str) -> bool:
         """Whether an activity of this process waits for a fact about this workflow."""
@@ -133,3 +155,11 @@ class Starter:
             backoff.reset()
             mailbox.popleft()
         del self._mailboxes[workflow_id]
+        self._starting.discard(workflow_id)
+        self._count_starts()
+
+    def _count_starts(self) -> None:
+        if len(self._starting) > _MANY_STARTS:
+            self._few_starts.clear()
+        else:
+            self._few_starts.set()

@@ -28,8 +28,8 @@ from kube_cache.temporal.holdings import Holding, holding_of
 
 # Seconds that an answer serves other Pods. A burst creates its Pods within the shorter time.
 _FRESH_S, _LONG_FRESH_S = 0.2, 5.0
-# Seconds that the holders of an answer serve a Pod that wants any of them. What can go wrong meanwhile: an eviction, after
-# which a Pod fetches the data again where it was.
+# Seconds that the holders of an answer serve a Pod that wants any of them. What can go wrong meanwhile: an eviction,
+# after which a Pod fetches the data again where it was.
 _KNOWN_S = 10.0
 # Nodes that hold a dataset from which on an answer is long: as many as a seat names at most (MAX_TERMS).
 _LONG = 64
@@ -91,7 +91,9 @@ class Inventory:
         query = self._queries.get(uri)
         if query is None or not query.serves(now):
             before = query.answer if query is not None and not query.answer.done() else None
-            self._queries = {key: value for key, value in self._queries.items() if value.serves(now) or value.known(now)}
+            self._queries = {
+                key: value for key, value in self._queries.items() if value.serves(now) or value.known(now)
+            }
             query = self._queries[uri] = _Query(partial(self._list, uri), before)
         # Shielded, because other Pods may await the same answer when this activity is cancelled.
         return await asyncio.shield(query.answer)

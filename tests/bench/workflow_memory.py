@@ -71,6 +71,8 @@ async def _work(address: str, slots: int) -> None:
         list,
         lambda _node, _pod: None,
         lambda _namespace, _group: None,
+        lambda _uri, _digest, **_of: False,
+        lambda: asyncio.sleep(0),
     )
     garbage.tune()
     await worker.run()

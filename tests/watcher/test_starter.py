@@ -14,6 +14,7 @@ from kube_cache.contracts.warm_pod import PodBound, SeatBound
 from kube_cache.kube.expectations import Expectations
 from kube_cache.kube.pods import pod_facts, seat_facts
 from tests.watcher.fakes import WARM, FakeKube, FakeReporter, FakeTemporal, no_namespace, pod, released, seat
+from watcher import starter as starter_module
 from watcher.pods import PodWatcher
 from watcher.starter import Starter
 from watcher.warm_pods import WarmPods
@@ -301,3 +302,77 @@ def test_a_start_that_temporal_refuses_is_told_on_the_pod_and_holds_nothing_up()
     ((reason, message),) = told
     assert reason == "StartRefused"
     assert "INVALID_ARGUMENT: too long" in message
+
+
+class BusyTemporal(FakeTemporal):
+    """Starts no workflow before it is allowed to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed = asyncio.Event()
+
+    async def start_workflow(self, *args: Any, **options: Any) -> None:
+        await self.allowed.wait()
+        await super().start_workflow(*args, **options)
+
+
+def add_pods(bench: Bench, count: int) -> None:
+    for number in range(count):
+        item = pod()
+        item["metadata"] |= {"name": f"train-{number}", "uid": f"uid-{number}"}
+        bench.on_pod("ADDED", item)
+
+
+def test_work_yields_to_a_burst_of_starts_until_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starter_module, "_MAX_YIELD_S", FAR_S)
+    temporal = BusyTemporal()
+
+    async def scenario(bench: Bench) -> None:
+        await bench.starter.yield_to_starts()
+        add_pods(bench, 100)
+        yielding = asyncio.create_task(bench.starter.yield_to_starts())
+        await asyncio.sleep(0)
+        assert not yielding.done()
+        temporal.allowed.set()
+        await yielding
+        assert len(temporal.said) > 90
+        await bench.settle()
+        await bench.starter.yield_to_starts()
+
+    play(scenario, temporal=temporal)
+
+
+def test_work_does_not_yield_to_a_few_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starter_module, "_MAX_YIELD_S", FAR_S)
+    temporal = BusyTemporal()
+
+    async def scenario(bench: Bench) -> None:
+        add_pods(bench, 3)
+        await bench.starter.yield_to_starts()
+        temporal.allowed.set()
+
+    play(scenario, temporal=temporal)
+
+
+def test_work_goes_on_while_temporal_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starter_module, "_MAX_YIELD_S", 0.01)
+    temporal = BusyTemporal()
+
+    async def scenario(bench: Bench) -> None:
+        add_pods(bench, 100)
+        await bench.starter.yield_to_starts()
+        assert temporal.said == []
+        temporal.allowed.set()
+
+    play(scenario, temporal=temporal)
+
+
+def test_an_operator_that_does_not_lead_has_no_starts_to_yield_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starter_module, "_MAX_YIELD_S", FAR_S)
+
+    async def scenario(bench: Bench) -> None:
+        bench.starter.leading = False
+        add_pods(bench, 100)
+        await bench.starter.yield_to_starts()
+
+    play(scenario)
