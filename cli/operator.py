@@ -69,6 +69,7 @@ T = TypeVar("T")
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Return the exit code. Raises KubeCacheError if Kubernetes is not configured."""
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    garbage.share_heaps()
     identity = settings.operator.identity or socket.gethostname()
     with tracing("kube-cache-operator", **{"service.instance.id": identity}):
         return asyncio.run(_run(settings))
@@ -188,7 +189,8 @@ async def _serve(
         )
         watches.start(stopping)
         await _insist("create the reconcile's schedule", lambda: _schedule_reconcile(client, options))
-        parts = [asyncio.create_task(part) for part in (leader.run(), sweep.run(), progress.run(), reconcile.run())]
+        running = (leader.run(), sweep.run(), progress.run(), reconcile.run(), garbage.keep_giving_back())
+        parts = [asyncio.create_task(part) for part in running]
         started.set()
         _log.info("operator ready", namespace=options.namespace)
         failure = await _supervise(stop, health, watches, parts)

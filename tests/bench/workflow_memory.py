@@ -57,6 +57,7 @@ def main() -> None:
 
 async def _work(address: str, slots: int) -> None:
     """What the operator's process is, without its watches."""
+    garbage.share_heaps()
     os.environ["TEMPORAL_ADDRESS"] = address
     client = await connect(new_runtime(""))
     os.environ["KUBE_CACHE_OPERATOR__WORKFLOW_SLOTS"] = str(slots)
@@ -75,7 +76,9 @@ async def _work(address: str, slots: int) -> None:
         lambda: asyncio.sleep(0),
     )
     garbage.tune()
+    giving = asyncio.create_task(garbage.keep_giving_back())
     await worker.run()
+    giving.cancel()
 
 
 async def _measure(stack: Stack, entities: int, slots: int) -> dict[str, object]:

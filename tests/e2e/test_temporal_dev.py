@@ -37,6 +37,8 @@ def test_it_holds_what_a_single_server_needs() -> None:
 def test_the_server_has_the_settings_of_the_dev_stack() -> None:
     expected = temporal.arguments(ip="0.0.0.0", port=7233, ui_port=8233, database="/data/temporal.db")
     assert container()["args"] == expected
+    environment = {variable["name"]: variable["value"] for variable in container()["env"]}
+    assert temporal.ENVIRONMENT.items() <= environment.items()
 
 
 def test_the_image_is_the_version_that_the_dev_stack_runs() -> None:
