@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from temporalio.client import Client
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+from temporalio.worker import Worker
 
 from activities.cluster.company import Company, Wanted
 from activities.cluster.evict_pod import EvictPod
@@ -28,6 +28,7 @@ from activities.log_context import LogContext
 from activities.metering import Metering
 from activities.starts_first import StartsFirst
 from activities.tracing import Tracing
+from cli.workflow_runner import WorkflowRunner
 from kube_cache import names
 from kube_cache.contracts.common import Policy
 from kube_cache.kube.cache_nodes import parse_selector
@@ -164,9 +165,7 @@ def new_worker(
             Metering(),
             *([Tracing(), WorkflowTracing()] if spans.is_on() else []),
         ],
-        # The sandbox adds half as much CPU again to a workflow. The replay tests run inside it, so its checks are made
-        # there.
-        workflow_runner=UnsandboxedWorkflowRunner(),
+        workflow_runner=WorkflowRunner(),
         # With the default of 5, the tasks of a burst wait for a poll instead of a core.
         max_concurrent_workflow_task_polls=20,
         max_concurrent_workflow_tasks=_MAX_WORKFLOW_TASKS,
