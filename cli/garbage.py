@@ -1,10 +1,10 @@
 """Python's garbage and the C library's heaps, in a process that holds much and throws away small circles: the operator.
 
 Imported modules stay for good, and the collector's repeated passes over them were a measurable part of a burst. So they
-are set aside. But the SDK's object of a workflow is a circle, which only the collector frees: some 20 KiB of an entity
-that left the cache, more of a Pod. A workflow that had lived for minutes is in the oldest generation by then, so that
-generation must be looked at now and then. With the thresholds (20,000, 20, 100) it was not before 200,000 workflows had
-ended, gigabytes later: 3,000 evicted entities took 56 MiB, and take 22 now, of which the last thousand are most.
+are set aside. But the SDK's object of a workflow is a circle, which only the collector frees where `workflow_runner`
+cannot: that of a Pod that was evicted while it waited. One that had lived for minutes is in the oldest generation by
+then, so that generation must be looked at now and then. With the thresholds (20,000, 20, 100) it was not before 200,000
+workflows had ended, gigabytes later.
 
 What Python and Temporal's core free stays with the C library, which gives the system only what is free at the end of
 a heap. It makes a heap for each of many threads, and after the first long list it puts lists into heaps, too. So there
