@@ -45,6 +45,7 @@ from watcher.leader import Leader
 from watcher.nodes import NodeWatcher
 from watcher.page.timeline import Timeline
 from watcher.pods import Observer, PodWatcher
+from watcher.prefetches import Prefetches
 from watcher.progress.publisher import ProgressPublisher
 from watcher.reconcile_health import ReconcileHealth
 from watcher.reporter import PodReporter
@@ -157,6 +158,13 @@ async def _serve(
         namespace=options.namespace,
         interval_s=options.reconcile_interval_s,
     )
+    prefetches = Prefetches(
+        client,
+        kube,
+        policy(options),
+        lambda: starter.leading,
+        sweep_interval_s=options.sweep_interval_s,
+    )
     worker = new_worker(
         client,
         kube,
@@ -189,7 +197,14 @@ async def _serve(
         )
         watches.start(stopping)
         await _insist("create the reconcile's schedule", lambda: _schedule_reconcile(client, options))
-        running = (leader.run(), sweep.run(), progress.run(), reconcile.run(), garbage.keep_giving_back())
+        running = (
+            leader.run(),
+            sweep.run(),
+            progress.run(),
+            reconcile.run(),
+            prefetches.run(),
+            garbage.keep_giving_back(),
+        )
         parts = [asyncio.create_task(part) for part in running]
         started.set()
         _log.info("operator ready", namespace=options.namespace)

@@ -90,6 +90,12 @@ PEERS_AUDIENCE = "kube-cache-peers"
 ISSUER = "kube-cache-issuer.kube-cache-system.svc"
 """Service in front of the operators that issue certificates, and the name in their servers' certificate."""
 
+# The kind Prefetch.
+API_VERSION = f"{DOMAIN}/v1alpha1"
+PREFETCH_KIND = "Prefetch"
+PREFETCHES = f"{API_VERSION}/prefetches"
+"""As `kube_cache.kube.client.resource_path` takes a resource that is not of the core."""
+
 # Temporal.
 TEMPORAL_NAMESPACE = "kube-cache"
 OPERATOR_QUEUE = "kube-cache-operator"
@@ -111,6 +117,8 @@ CLUSTER_SCHEDULE = "kube-cache-cluster"  # never fires: its memo names the Kuber
 # Generation of `WarmPod`: an open workflow of another generation is not replayed but replaced by a new run.
 WARM_POD_GENERATION = 2
 GENERATION_MEMO = "generation"
+RESOURCE_MEMO = "resource"
+"""Of a `Prefetch` that a resource asks for: the resource's uid."""
 TRACE_MEMO = "trace_id"
 """Of a `WarmPod`, while traces are sent."""
 SPAN_HEADER = "kube-cache-span"
@@ -252,6 +260,16 @@ def parse_prefetch_id(workflow_id: str) -> tuple[str, str]:
     if len(parts) != 3 or parts[0] != _PREFETCH_PREFIX:
         raise ValueError(f"{workflow_id!r} is not a workflow id of the form {_PREFETCH_PREFIX}/…/…")
     return parts[1], parts[2]
+
+
+def resource_prefetch(name: str, uid: str) -> str:
+    """Name of the prefetch that a resource asks for: another one for another resource of the same name."""
+    return f"{name}.{uid[:8]}"
+
+
+def parse_resource_prefetch(prefetch: str) -> str:
+    """Return the name of the resource that asks for a prefetch."""
+    return prefetch.rpartition(".")[0]
 
 
 def seat_name(pod_uid: str, number: int) -> str:

@@ -3,7 +3,7 @@
 Level-triggered: each look plans anew from the nodes and the inventory, so that a node that joins, a disk that was
 wiped, an eviction or a signal that was lost need no handling of their own. Remembers no list of nodes, only those that
 are busy or have failed of late. Decides neither what may be evicted nor who yields to whom: the node does. Its faces
-(the command line; a resource, a schedule and a planner to come) start it, or send `apply`, with the same
+(the command line, a resource, a schedule, a planner) start it, or send `apply`, with the same
 specification (docs/design/prefetch.md).
 """
 
@@ -373,4 +373,5 @@ class Prefetch:
             failures={node: replace(failure) for node, failure in list(state.failures.items())[:20]},
             expires_at=self._expires_at(),
             spec=spec,
+            paused=state.paused,
         )

@@ -137,6 +137,7 @@ class PrefetchStatus:
     expires_at: float = 0
     """Seconds since the epoch."""
     spec: PrefetchSpec | None = None
+    paused: bool = False
 
     @property
     def percent(self) -> int:

@@ -236,7 +236,10 @@ class KubeClient:
 
 
 def resource_path(resource: str, namespace: str = "") -> str:
-    return f"/api/v1/namespaces/{namespace}/{resource}" if namespace else f"/api/v1/{resource}"
+    """Return the path of a collection. resource: `pods` of the core, else `<group>/<version>/<plural>`."""
+    version, _, plural = resource.rpartition("/")
+    root = f"/apis/{version}" if version else "/api/v1"
+    return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
 
 
 def pod_path(namespace: str, name: str, subresource: str = "") -> str:

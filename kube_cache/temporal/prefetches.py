@@ -1,7 +1,7 @@
 """Start, change, list and ask `Prefetch` workflows from outside: what every face of a prefetch does.
 
 One way in: `start_prefetch` starts the workflow, or hands the specification to the one that runs, which Temporal makes
-atomic. A resource, a schedule and a planner are to call it with the same specification.
+atomic. A resource and a planner call it with the same specification.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from temporalio.service import RPCError
 
 from kube_cache import names
 from kube_cache.contracts.common import Policy
-from kube_cache.contracts.prefetch import PrefetchInput, PrefetchPhase, PrefetchSpec, PrefetchStatus
+from kube_cache.contracts.prefetch import PrefetchInput, PrefetchPhase, PrefetchSpec, PrefetchState, PrefetchStatus
+from kube_cache.temporal import executions
 from kube_cache.temporal.client import TASK_TIMEOUT
-from kube_cache.temporal.executions import running
 from kube_cache.temporal.search_attributes import initial, phase_of
 from kube_cache.units import cut
 
@@ -36,15 +36,16 @@ _READS_AT_ONCE: Final = 16
 
 
 async def start_prefetch(
-    client: Client, spec: PrefetchSpec, policy: Policy | None = None
+    client: Client, spec: PrefetchSpec, policy: Policy | None = None, *, paused: bool = False, resource: str = ""
 ) -> WorkflowHandle[Any, PrefetchStatus]:
     """Start the prefetch, or apply the specification to the one of this name that runs. Raises RPCError.
 
-    Twice with the same specification is once, with a later end.
+    Twice with the same specification is once, with a later end. paused: of one that is started. resource: uid of the
+    resource that asks for it.
     """
     return await client.start_workflow(
         names.PREFETCH,
-        PrefetchInput(spec, policy or Policy()),
+        PrefetchInput(spec, policy or Policy(), PrefetchState(paused=paused)),
         id=names.prefetch_id(spec.namespace, spec.name),
         task_queue=names.OPERATOR_QUEUE,
         result_type=PrefetchStatus,
@@ -54,6 +55,7 @@ async def start_prefetch(
         search_attributes=initial(
             phase=PrefetchPhase.RESOLVING, dataset=",".join(spec.datasets), namespace=spec.namespace
         ),
+        memo={names.RESOURCE_MEMO: resource} if resource else None,
         static_summary=cut(f"prefetch of {', '.join(spec.datasets)}", 200),
         task_timeout=TASK_TIMEOUT,
         rpc_timeout=_RPC_TIMEOUT,
@@ -71,6 +73,26 @@ async def status_of(client: Client, namespace: str, name: str) -> PrefetchStatus
     return ended
 
 
+class Seen(NamedTuple):
+    """What Temporal knows of a prefetch; nothing of all where it knows none."""
+
+    answer: PrefetchStatus | None = None
+    """Of one that runs, or that has come to its end."""
+    runs: bool = False
+    broken: str = ""
+    """How it ended, in the words that follow "its workflow", where it was ended by others."""
+
+
+async def observe(client: Client, namespace: str, name: str) -> Seen:
+    """Look at a prefetch, whatever has become of it. Raises RPCError, WorkflowQueryFailedError."""
+    described = await executions.describe(client, names.prefetch_id(namespace, name))
+    if described is None:
+        return Seen()
+    if described.status not in (WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.COMPLETED):
+        return Seen(broken=await executions.ending(client, described))
+    return Seen(await status_of(client, namespace, name), runs=described.status == WorkflowExecutionStatus.RUNNING)
+
+
 class Listed(NamedTuple):
     namespace: str
     name: str
@@ -80,7 +102,7 @@ class Listed(NamedTuple):
 
 async def running_prefetches(client: Client) -> AsyncIterator[Listed]:
     """Yield each that runs, as the visibility store has it. Raises RPCError."""
-    async for execution in running(client, names.PREFETCH):
+    async for execution in executions.running(client, names.PREFETCH):
         try:
             namespace, name = names.parse_prefetch_id(execution.id)
         except ValueError:  # started by hand under another id

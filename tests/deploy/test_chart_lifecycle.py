@@ -1,4 +1,4 @@
-"""Install, upgrade, roll back, uninstall with a real Helm on an empty cluster: what is in flight stays, no rest."""
+"""Install, upgrade, roll back, uninstall with a real Helm on an empty cluster: what is in flight and the kind stay."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ VALUES: dict[str, Any] = {
     "operator.tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
 }
 SEATS, SYSTEM = "/api/v1/namespaces/kube-cache-seats", "/api/v1/namespaces/kube-cache-system"
+KEPT = "CustomResourceDefinition prefetches.kube-cache.openai.com"
+PREFETCH = "/apis/kube-cache.openai.com/v1alpha1/namespaces/ml/prefetches/stays"
 WAIT = ("--wait", "--timeout", "4m")
 
 
@@ -93,7 +95,7 @@ def gated(stack: Stack) -> api.Document | None:
     return stack.api.find("/api/v1/namespaces/ml/pods/waits")
 
 
-def test_an_upgrade_and_a_rollback_leave_what_is_in_flight_and_an_uninstall_leaves_nothing(cluster: Stack) -> None:
+def test_an_upgrade_and_a_rollback_leave_what_is_in_flight_and_an_uninstall_only_the_kind(cluster: Stack) -> None:
     notes = run_with_registration(cluster, "install", helm.RELEASE, helm.CHART, *WAIT, values=VALUES)
     assert "port-forward deployment/kube-cache-operator 9466" in notes
     assert "temporal.address is empty" not in notes
@@ -107,6 +109,10 @@ def test_an_upgrade_and_a_rollback_leave_what_is_in_flight_and_an_uninstall_leav
     lease["metadata"] = {"name": "kube-cache-operator", "namespace": "kube-cache-seats"}
     cluster.api.create(lease)
     Pods(cluster.api, "ml").create_gated("waits", "s3://models/a")
+    cluster.cluster.wait_served("/apis/kube-cache.openai.com/v1alpha1/prefetches")
+    wanted: dict[str, Any] = {"apiVersion": "kube-cache.openai.com/v1alpha1", "kind": "Prefetch"}
+    wanted["spec"] = {"datasets": ["s3://models/a"], "nodeSelector": {}}
+    cluster.api.create({**wanted, "metadata": {"name": "stays", "namespace": "ml"}})
     before = cluster.api.get(SEATS)["metadata"]["uid"]
     uid = gated(cluster)["metadata"]["uid"]
 
@@ -121,7 +127,8 @@ def test_an_upgrade_and_a_rollback_leave_what_is_in_flight_and_an_uninstall_leav
     assert cluster.api.find("/apis/coordination.k8s.io/v1/namespaces/kube-cache-seats/leases/kube-cache-operator")
 
     run(cluster, "uninstall", helm.RELEASE, *WAIT)
-    until(lambda: left(cluster), lambda found: found == [], "nothing of the chart is left")
+    until(lambda: left(cluster), lambda found: found == [KEPT], "nothing of the chart is left but the kind")
+    assert cluster.api.find(PREFETCH), "an uninstallation deletes nothing of a user's"
     true(lambda: cluster.api.find(SEATS) is None, "the seats' namespace is gone, with Lease and seats")
     # The user's Pod is still the user's, and the namespace with the user's Secrets is not the chart's.
     assert gated(cluster)["metadata"]["uid"] == uid

@@ -26,6 +26,7 @@ _GROUPS = (
     "apis__rbac.authorization.k8s.io__v1",
     "apis__scheduling.k8s.io__v1",
     "apis__admissionregistration.k8s.io__v1",
+    "apis__apiextensions.k8s.io__v1",
 )
 
 

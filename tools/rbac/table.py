@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kube_cache import names
+
 CLUSTER = ""
 PEERS = "kube-cache-peers"
 """Role that the chart has only where nodes feed each other (`peers.enabled`); the tests that need it install it."""
@@ -53,6 +55,7 @@ def _peers(group: str, resource: str, verb: str, used_by: str, why: str, test: s
 
 
 _NODES, _CLAIMS, _LEASE = "watcher/nodes.py", "kube_cache/kube/claims.py", "kube_cache/kube/lease.py"
+_PREFETCHES = "kube_cache/kube/prefetches.py"
 _LEASE_TEST = "test_rights.py::test_the_lead_is_taken_and_given_back"
 
 LINES: tuple[Line, ...] = (
@@ -74,6 +77,10 @@ LINES: tuple[Line, ...] = (
     _cluster("storage.k8s.io", "storageclasses", "get", _CLAIMS, "knows claims that are bound only with their Pod", "test_rights.py::test_a_claim_that_waits_for_its_pod_is_told"),
     _cluster("storage.k8s.io", "csinodes", "list", _CLAIMS, "knows drivers that limit the volumes of a node", "test_rights.py::test_a_seat_goes_to_the_zone_of_its_pods_volume"),
     _cluster("scheduling.k8s.io", "priorityclasses", "create", "kube_cache/kube/seat_priority.py", "gives a seat its Pod's priority without preemption", "test_rights.py::test_a_priority_class_is_made_for_seats"),
+    _cluster(names.DOMAIN, "prefetches", "get", _PREFETCHES, "looks once more before a workflow ends whose resource seems gone", "test_prefetches.py::test_a_resource_is_read"),
+    _cluster(names.DOMAIN, "prefetches", "list", _PREFETCHES, "knows the prefetches that are resources", "test_prefetches.py::test_resources_are_listed"),
+    _cluster(names.DOMAIN, "prefetches", "watch", "watcher/prefetches.py", "hears of prefetches that come, change and go", "test_prefetches.py::test_resources_are_watched"),
+    _cluster(names.DOMAIN, "prefetches/status", "patch", _PREFETCHES, "writes how far a prefetch is", "test_prefetches.py::test_a_status_is_written_once_and_never_over_a_newer_specification"),
     _peers("authentication.k8s.io", "tokenreviews", "create", "kube_cache/kube/token_reviews.py", "knows which agent asks for a certificate; only with `peers.enabled`", "test_issued.py::test_an_agent_gets_the_certificate_of_the_node_that_its_token_names"),
     _system("", "configmaps", "get", "kube-cache-admission", "kube_cache/kube/allowed_datasets.py", "reads which datasets a namespace may name", "test_rights.py::test_the_allowed_datasets_are_read"),
     _seats("", "pods", "create", "kube_cache/kube/seats.py", "makes seats", "test_seats.py::test_a_seat_stays_away_from_excluded_nodes"),

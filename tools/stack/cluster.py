@@ -91,6 +91,19 @@ class Cluster:
             lambda: account() is not None, f"default service account in {namespace}", _READY_S
         )
 
+    def wait_served(self, path: str) -> None:
+        """Wait for the collection of a kind that was defined a moment ago."""
+
+        def is_served() -> bool:
+            try:
+                return self.api.find(path) is not None
+            except api.ApiError as error:
+                if error.status == 429:  # its storage is being made
+                    return False
+                raise
+
+        self.control_plane.apiserver.wait_until(is_served, f"collection {path}", _READY_S)
+
     def add_node(self, name: str = "", labels: Mapping[str, str] | None = None) -> str:
         """Add a node and return its name. name: of a node that was deleted, to bring it back."""
         node = self._create_node(name, labels)
