@@ -195,6 +195,19 @@ def savings(
     return command.run(over=over, limit=limit, dollars_per_hour=price, as_json=as_json)
 
 
+@app.command(rich_help_panel=_CLUSTER)
+def forecast(
+    dataset: Annotated[str, typer.Argument(metavar="[URI]", help="Only this dataset, with its curve.")] = "",
+    limit: _Limit = 100,
+    svg: Annotated[str, typer.Option(metavar="FILE", help="Also draw the curves into this file.")] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Show what the last run expects and plans, whether it acts and why not, and what its plans were worth."""
+    from cli import forecast as command  # noqa: PLC0415
+
+    return command.run(dataset, limit=limit, svg=svg, as_json=as_json)
+
+
 @app.command(rich_help_panel=_DISK)
 def fetch(
     uri: Uri,

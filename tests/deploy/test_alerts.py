@@ -41,6 +41,21 @@ def gauge(alert: str, series: str, values: str, *, name: str = "", fires: int = 
 CASES = [
     gauge("KubeCachePodGatedLong", f"kube_cache_oldest_gated_pod_seconds{{{LEADER}}}", "9x9 20000+60x19 9x29"),
     gauge("KubeCachePodUnattended", f"kube_cache_unattended_pod_seconds{{{LEADER}}}", "0x9 150+60x19 0x29"),
+    gauge(
+        "KubeCacheForecastFailing",
+        'kube_cache_forecast_run_state{state="prometheus-down"}',
+        "0x9 1x59 0x19",
+        fires=45,
+        after=80,
+    ),
+    gauge(
+        "KubeCacheForecastFailing",
+        f"kube_cache_forecast_success_age_seconds{{{LEADER}}}",
+        "60x9 4000+60x59 60x19",
+        name="no run ends",
+        fires=45,
+        after=80,
+    ),
     gauge("KubeCachePrefetchesStuck", 'kube_cache_prefetches{phase="Waiting"}', "0x9 1x19 0x29", fires=28),
     Case(
         "warms for long",

@@ -11,11 +11,15 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, start_http_server
 
 from kube_cache import names
+from kube_cache.telemetry import forecast_metrics, metrics
+from kube_cache.telemetry.metrics import DECLARED
 from tests.deploy import monitoring
 from tests.deploy.monitoring import Query
 from tests.e2e.disk import reconcile
@@ -59,6 +63,38 @@ def announce(stack: Stack, prometheus: Prometheus) -> None:
         prometheus.announce(agent, "agent", node)
 
 
+@pytest.fixture(scope="module")
+def forecast_metrics_served() -> Iterator[int]:
+    """Serve what a leading operator exports of a forecast, with made figures; the port.
+
+    A forecast takes weeks of demand, and how it comes to its figures is tested elsewhere.
+    """
+    registry = CollectorRegistry()
+    for declared in DECLARED.declarations:
+        if declared.name.startswith("kube_cache_forecast_") or declared.name == "kube_cache_demand_copies":
+            registry.register(declared.collector)
+    forecast_metrics.DEMAND.labels("s3://models/gpt").set(3)
+    for state in forecast_metrics.RUN_STATES:
+        forecast_metrics.RUN_STATE.labels(state).set(state == "ok")
+    metrics.set_as_leader(forecast_metrics.AGE, 60)
+    metrics.show_counts(forecast_metrics.DATASETS, forecast_metrics.DATASET_STATES, {"acting": 1, "forecast-only": 2})
+    for kind in ("in_use", "wanted", "planned"):
+        forecast_metrics.COPIES.labels(kind).set(3)
+    for policy in forecast_metrics.POLICIES:
+        for outcome in ("hit", "miss"):
+            forecast_metrics.WEEK_ARRIVALS.labels(policy, outcome).set(5)
+        forecast_metrics.WEEK_WASTED_BYTES.labels(policy).set(MIB)
+        forecast_metrics.WEEK_IDLE_BYTE_SECONDS.labels(policy).set(MIB)
+    server, thread = start_http_server(0, ports.LOOPBACK, registry)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        metrics.clear_as_follower()
+
+
 def shown(prometheus: Prometheus, query: Query, node: str) -> bool:
     """Whether the panel shows at least one number."""
     expression = query.expression.replace("$__rate_interval", "1m").replace("$__range", RANGE).replace("$node", node)
@@ -98,10 +134,11 @@ def counted(prometheus: Prometheus, kind: str, number: int) -> None:
 
 
 def test_every_panel_has_data_and_what_is_caused_is_an_alert_until_it_is_mended(
-    stack: Stack, prometheus: Prometheus, pods: Pods, bucket: Bucket
+    stack: Stack, prometheus: Prometheus, pods: Pods, bucket: Bucket, forecast_metrics_served: int
 ) -> None:
     """Two misses and two hits: a histogram's series begin with its first value, and a rate needs two."""
     node, other = stack.agents
+    prometheus.announce(SimpleNamespace(name="forecast", probe_port=forecast_metrics_served), "operator", node)  # type: ignore[arg-type]
     for number, dataset in enumerate(("one", "two"), 1):
         content = bucket.fill(dataset, [3 * MIB, MIB])
         for kind in ("miss", "hit"):

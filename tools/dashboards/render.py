@@ -14,7 +14,7 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from tools.dashboards import control_plane, node, overview, transfer
+from tools.dashboards import control_plane, node, overview, prediction, transfer
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
 MANIFEST = FOLDER / "monitoring.yaml"
@@ -30,11 +30,12 @@ _FILES = {
     "grafana-datasources": {"datasources.yaml": "grafana-datasources.yaml"},
     "grafana-providers": {"providers.yaml": "grafana-providers.yaml"},
 }
+_DASHBOARDS = (overview, node, transfer, control_plane, prediction)
 
 
 def dashboards() -> dict[str, Dashboard]:
     """Build all dashboards. By file name."""
-    built = [made.build() for made in (overview.build(), node.build(), transfer.build(), control_plane.build())]
+    built = [module.build().build() for module in _DASHBOARDS]
     for made in built:
         for number, panel in enumerate(made.panels or [], 1):
             panel.id_val = number
