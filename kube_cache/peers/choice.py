@@ -125,7 +125,8 @@ def _rarest(state: State, rules: Rules, of: Chunks, pool: int, wanted: Collectio
     for chunk in sorted(found, key=of.counts.__getitem__)[:_MAX_LOOKS]:
         if not of.provable and of.attestations.expected(chunk) is None:
             continue  # only its home may say what it is
-        holder = _nearest(state, limit, [node for node, (mask, _) in of.masks.items() if mask >> chunk & 1], now)
+        bit = 1 << chunk
+        holder = _nearest(state, limit, [node for node, (mask, _) in of.masks.items() if mask & bit], now)
         if holder is not None:
             return _deal(state, of, chunk, holder, now)
     return None

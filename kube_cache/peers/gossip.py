@@ -23,7 +23,7 @@ from kube_cache.peers.members import Member
 
 _log = structlog.get_logger("kube_cache.peers")
 INTERVAL_S: Final = 0.5
-_FAN_OUT: Final = 3
+FAN_OUT: Final = 3
 _TALKERS: Final = 8
 _MEETING: Final = "a meeting"
 """Stands for the addresses at which a swarm's members meet, which a talker looks up."""
@@ -97,7 +97,7 @@ class Gossip:
             rounds += 1
 
     def _tell_some(self, party: Party, *, seed: bool) -> None:
-        members = party.some_members(_FAN_OUT)
+        members = party.some_members(FAN_OUT)
         self.tell(party.snapshot, members)
         if self._seeds and (seed or not members):
             self._submit(party.snapshot, _MEETING, "")

@@ -38,7 +38,7 @@ HOLD_S: Final = 1.5
 (`source.STALL_S`), or a node that answers "not yet" would count as one that stalls."""
 _PATIENCE_S: Final = 15.0
 """For a handshake, a request, the next request, and for a piece to be taken."""
-_CONNECTIONS_PER_TRANSFER: Final = 8
+CONNECTIONS_PER_TRANSFER: Final = 32
 """Those beyond the transfers wait for a range, for their next request, or bring messages."""
 _NICENESS: Final = 5
 
@@ -54,7 +54,7 @@ class PeerServer:
         holdings: Holdings,
         inbox: Inbox,
         *,
-        max_transfers: int = 32,
+        max_transfers: int = 8,
         max_bytes_per_s: int = 0,
         max_message: int = 256 << 10,
         hold_s: float = HOLD_S,
@@ -73,7 +73,7 @@ class PeerServer:
             self._serve,
             what="other nodes",
             setting="KUBE_CACHE_PEERS__ADDRESS",
-            max_connections=max_transfers * _CONNECTIONS_PER_TRANSFER,
+            max_connections=max_transfers * CONNECTIONS_PER_TRANSFER,
         )
 
     @property

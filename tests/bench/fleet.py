@@ -26,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,8 @@ class Workload:
     """Sizes by key, bytes."""
     origin_links: int = 1
     """The origin's link, as a multiple of a node's."""
+    link_mbit: int = LINK_MBIT
+    """A node's."""
 
     @property
     def bytes(self) -> int:
@@ -59,13 +62,18 @@ class Workload:
     @property
     def link_s(self) -> float:
         """S/b."""
-        return self.bytes * 8 / (LINK_MBIT * 1e6)
+        return self.bytes * 8 / (self.link_mbit * 1e6)
 
 
 ONE = {"one.bin": 128 * MIB}
 # Larger than what skips the swarm (8 MiB), and no multiple of a range.
 MANY = {f"many/{number:02}.bin": 9 * MIB + 12345 for number in range(20)}
-WORKLOADS = (Workload("one", ONE), Workload("many", MANY), Workload("fast-origin", ONE, origin_links=4))
+WORKLOADS = (
+    Workload("one", ONE),
+    Workload("many", MANY),
+    Workload("fast-origin", ONE, origin_links=4),
+    Workload("slow-links", ONE, link_mbit=50),
+)
 
 
 @dataclass
@@ -90,6 +98,8 @@ class Cell:
             "cores": round(statistics.median(outcome.cpu_s / outcome.seconds for outcome in self.outcomes), 2),
             "rss_mib": round(max(outcome.rss_mib for outcome in self.outcomes), 1),
             "runs": len(self.outcomes),
+            "load": round(max(outcome.load for outcome in self.outcomes), 1),
+            "measured": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         }
 
 
@@ -138,9 +148,19 @@ def told(nodes: int, cells: dict[str, Cell]) -> None:
         last = f"{figures['last_x']:.2f} ({figures['last_x_min']:.2f}-{figures['last_x_max']:.2f})"
         print(
             f"  {nodes:5}  {row:10} {last:>20} {figures['last_x'] * cell.work.link_s:8.1f} {figures['origin_x']:8.3f}"
-            f" {figures['cpu_s']:7.1f} {figures['cores']:6.2f} {figures['rss_mib']:8.0f} {figures['runs']:5}",
+            f" {figures['cpu_s']:7.1f} {figures['cores']:6.2f} {figures['rss_mib']:8.0f} {figures['runs']:5}"
+            f" {figures['load']:5.1f}",
             flush=True,
         )
+
+
+def keep(work: str, nodes: int, cells: dict[str, dict[str, Any]]) -> None:
+    """Write what was measured to the file, beside what it has of other rows."""
+    figures: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
+    group = figures if work == "one" else figures.setdefault("more", {}).setdefault(work, {})
+    group.setdefault(str(nodes), {}).update(cells)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def chosen(name: str, all_of_them: Sequence[str]) -> list[str]:
@@ -158,7 +178,6 @@ def main() -> int:
     names = chosen("FLEET_WORK", [work.name for work in WORKLOADS])
     python = torrent_python() if "libtorrent" in rows else None
     folder = own_folder()
-    results: dict[str, dict[str, Any]] = {}
     failed = 0
     links = None
     try:
@@ -170,23 +189,22 @@ def main() -> int:
         fleet = Fleet(folder, objects, links, python)
         print(f"{platform.machine()}, {os.cpu_count()} cores shared by all nodes, Linux {platform.release()}")
         for work in works:
-            links.shape(0, LINK_MBIT * work.origin_links)
+            for number in range(max(sizes) + 1):
+                links.shape(number, work.link_mbit * (1 if number else work.origin_links))
             print(
-                f"\n{work.name}: {len(work.objects)} objects, {work.bytes / MIB:.0f} MiB, links {LINK_MBIT} Mb/s, origin"
-                f" {LINK_MBIT * work.origin_links} Mb/s, S/b {work.link_s:.2f} s"
+                f"\n{work.name}: {len(work.objects)} objects, {work.bytes / MIB:.0f} MiB, links {work.link_mbit} Mb/s, origin"
+                f" {work.link_mbit * work.origin_links} Mb/s, S/b {work.link_s:.2f} s"
             )
-            print("  nodes  row        last (min-max), S/b  seconds   origin   CPU-s  cores  RSS MiB  runs")
+            print("  nodes  row        last (min-max), S/b  seconds   origin   CPU-s  cores  RSS MiB  runs  load")
             for nodes in sizes:
                 cells = measure(fleet, work, nodes, rows, runs)
                 told(nodes, cells)
                 failed |= any(cell.problem for cell in cells.values())
-                results.setdefault(work.name, {})[str(nodes)] = {row: cell.json() for row, cell in cells.items()}
+                keep(work.name, nodes, {row: cell.json() for row, cell in cells.items()})
     finally:
         if links is not None:
             links.close()
         shutil.rmtree(folder, ignore_errors=True)
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps({**results.pop("one", {}), "more": results}, indent=1) + "\n")
     print(f"figures in {OUT.relative_to(ROOT)}")
     return failed
 

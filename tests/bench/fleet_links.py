@@ -21,12 +21,15 @@ _BURST_MS = 8
 """tbf needs one of at least 64 KiB, or it would cut the kernel's large packets apart."""
 
 
-def missing() -> str | None:
-    """Return one line that says what to do, or None where all is there."""
+def missing(*, cuts: bool = False) -> str | None:
+    """Return one line that says what to do, or None where all is there. cuts: `Links.cut` is needed, too."""
     if os.geteuid() != 0:
         return "network namespaces take root"
-    absent = [tool for tool in ("ip", "tc", "nsenter", "setpriv") if shutil.which(tool) is None]
-    return f"{', '.join(absent)} missing (Debian: apt-get install iproute2 util-linux)" if absent else None
+    tools = ("ip", "tc", "nsenter", "setpriv", "sysctl", *(["iptables"] if cuts else []))
+    absent = [tool for tool in tools if shutil.which(tool) is None]
+    if not absent:
+        return None
+    return f"{', '.join(absent)} missing (Debian: apt-get install iproute2 util-linux procps iptables)"
 
 
 class Links:
@@ -53,6 +56,26 @@ class Links:
         _run("tc", "-n", self._switch, "qdisc", "replace", "dev", f"p{number}", *_tbf(mbit))
         _run("tc", "-n", self._nodes[number], "qdisc", "replace", "dev", "eth0", *_tbf(mbit))
 
+    def cut(self, number: int, other: int, *, lets_answer: bool = False) -> None:
+        """Lose what a node sends to another one, without a word to either.
+
+        lets_answer: the node only cannot begin a connection; it answers on those that the other one begins.
+        """
+        words = ["-d", self.address(other), *(["-p", "tcp", "--syn"] if lets_answer else [])]
+        _run(*self._firewall(number), "-A", "OUTPUT", *words, "-j", "DROP")
+
+    def heal(self, number: int) -> None:
+        """Let a node reach all others again."""
+        _run(*self._firewall(number), "-F", "OUTPUT")
+
+    def lost(self, number: int) -> int:
+        """Return how many packets of a node were lost by its cuts."""
+        listed = _run(*self._firewall(number), "-L", "OUTPUT", "-v", "-x", "-n")
+        return sum(int(line.split()[0]) for line in listed.splitlines() if "DROP" in line)
+
+    def _firewall(self, number: int) -> list[str]:
+        return ["ip", "netns", "exec", self._nodes[number], "iptables", "-w"]
+
     def inside(self, number: int) -> list[str]:
         """Return the words before a command that is to run on the node, and to end with this thread."""
         return ["nsenter", f"--net=/run/netns/{self._nodes[number]}", "setpriv", "--pdeathsig", "KILL", "--"]
@@ -64,6 +87,11 @@ class Links:
     def _make(self, mbit: int) -> None:
         for name in [self._switch, *self._nodes]:
             _run("ip", "netns", "add", name)
+        for table in ("iptables", "ip6tables", "arptables"):
+            # Where the machine filters what its bridges carry, this one is in a namespace of its own, with no rules.
+            _run(
+                "ip", "netns", "exec", self._switch, "sysctl", "-q", "-e", "-w", f"net.bridge.bridge-nf-call-{table}=0"
+            )
         pairs = [f"link add p{n} type veth peer name eth0 netns {name}" for n, name in enumerate(self._nodes)]
         joins = [f"link set p{n} master bridge up" for n in range(len(self._nodes))]
         _batch("ip", self._switch, ["link add bridge type bridge", "link set bridge up", *pairs, *joins])
@@ -120,7 +148,8 @@ def _batch(tool: str, namespace: str, lines: Iterable[str]) -> None:
     _run(tool, "-n", namespace, "-batch", "-", stdin="\n".join(lines) + "\n")
 
 
-def _run(*command: str, stdin: str = "") -> None:
+def _run(*command: str, stdin: str = "") -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout

@@ -99,8 +99,13 @@ class Origin:
         """End it; return the bytes of the bodies that it sent."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(30)
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
-        return sum(int(line) for line in lines)
+        return self.sent
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the bodies of all answers that have ended."""
+        lines = self._log.read_text().splitlines(keepends=True) if self._log.exists() else []
+        return sum(int(line) for line in lines if line.endswith("\n"))
 
     def _wait_ready(self, door: Path) -> None:
         deadline = time.monotonic() + _START_S

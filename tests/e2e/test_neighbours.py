@@ -23,7 +23,7 @@ SIZES = [24 * MIB + 5, 9 * MIB, MIB, 7]
 SHARED = sum(size for size in SIZES if size > 8 * MIB)
 """Bytes of the objects that nodes feed each other; a smaller one is one request to the origin of each node."""
 LONE = sum(SIZES) - SHARED
-CHUNK = 2 * MIB
+CHUNK = MIB
 
 
 @pytest.fixture(scope="module")

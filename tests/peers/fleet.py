@@ -23,6 +23,7 @@ from kube_cache.engine.settings import EngineSettings
 from kube_cache.errors import Cancelled, SourceUnavailable
 from kube_cache.peers import node as node_module
 from kube_cache.peers.client import PeerClient
+from kube_cache.peers.cutting import chunk_count
 from kube_cache.peers.holdings import Readable
 from kube_cache.peers.members import Member, Pinned
 from kube_cache.peers.node import Party, PeerNode
@@ -32,9 +33,9 @@ from tests.origin.memory import MemoryOrigin
 from tests.peers.conftest import OBJECT, SNAPSHOT, Cluster
 
 MIB = 1 << 20
-CHUNK = 2 * MIB
-DATA = Random(16).randbytes(24 * MIB + 1234)
-CHUNKS = 13
+DATA = Random(16).randbytes(12 * MIB + 1234)
+CHUNK = MIB
+CHUNKS = chunk_count(len(DATA))
 _WAIT_S = 90
 
 

@@ -81,8 +81,9 @@ def test_each_chunk_but_the_first_window_follows_one_before_it(counts: list[int]
 @pytest.mark.parametrize(
     ("size", "step", "count"),
     [
-        pytest.param(9 * MIB, 2 * MIB, 5, id="small"),
-        pytest.param(128 * MIB, 2 * MIB, 64, id="the bench"),
+        pytest.param(9 * MIB, MIB, 9, id="small"),
+        pytest.param(128 * MIB, MIB, 128, id="the bench"),
+        pytest.param(256 * MIB, 2 * MIB, 128, id="a quarter of a GiB"),
         pytest.param(GIB, 4 * MIB, 256, id="a GiB"),
         pytest.param(8 * GIB, None, 512, id="as the engine cuts"),
         pytest.param(70 * GIB, None, 1120, id="the engine's largest"),

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from kube_cache.peers.server import CONNECTIONS_PER_TRANSFER
 from tests.peers.conftest import NODE, OBJECT, SNAPSHOT, Cluster, Connect, Served, Serving, eventually, message
 
 DATA = random.Random(1).randbytes(1_000_003)
@@ -201,7 +202,7 @@ def test_a_node_that_comes_when_all_places_are_taken_is_sent_elsewhere(
 
 def test_a_connection_beyond_the_last_place_is_closed(serving: Serving, connect: Connect, cluster: Cluster) -> None:
     served = serving(max_transfers=1)
-    clients = [connect(served) for _ in range(8)]
+    clients = [connect(served) for _ in range(CONNECTIONS_PER_TRANSFER)]
     for client in clients:
         assert client.get(cluster.token()).status == 404  # each has its thread
     assert not can_connect(connect, served)

@@ -13,7 +13,7 @@ from tests.peers.swarms import all_chunks, chunks, is_whole, living, when
 from tools.swarm_simulator.simulation import MIB, Simulation, World
 
 CHUNKS = 32
-SMALL = {"object_bytes": CHUNKS * 2 * MIB}
+SMALL = {"object_bytes": CHUNKS * MIB}
 
 
 def twice(simulation: Simulation) -> list[tuple[int, int]]:
@@ -34,7 +34,7 @@ def test_each_chunk_of_many_objects_leaves_the_origin_once() -> None:
     simulation = Simulation(World(6, objects=5, object_bytes=20 * MIB))
     simulation.run()
     assert all(map(is_whole, simulation.nodes.values()))
-    assert set(simulation.origin_requests.values()) == {1} and len(simulation.origin_requests) == 50
+    assert set(simulation.origin_requests.values()) == {1} and len(simulation.origin_requests) == 100
 
 
 @pytest.mark.slow

@@ -21,8 +21,9 @@ from tests.telemetry.scrape import Changes
 
 MIB = 1 << 20
 NODES = ["a", "b", "c"]
-SIZE = 48 * MIB
+CHUNK = MIB
 COUNT = 24
+SIZE = COUNT * CHUNK
 PINNED = Pinned("s", 1, tuple(Member(node, f"{node}:9") for node in NODES))
 
 
@@ -84,7 +85,7 @@ class Agent:
         plan = self.swarm.plan("big")
         assert plan is not None
         self.plan: ObjectSwarm = plan
-        spans = [ChunkSpan(number, number * 2 * MIB, 2 * MIB) for number in range(COUNT)]
+        spans = [ChunkSpan(number, number * CHUNK, CHUNK) for number in range(COUNT)]
         self.plan.opened(spans, {number: crc(number) for number in has}, self._wake, provable=provable)
 
     def _wake(self) -> None:
@@ -138,7 +139,7 @@ def clock() -> Clock:
 
 def test_a_plan_is_what_the_engine_asks_for(clock: Clock) -> None:
     plan: RangePlan = Agent("a", clock).plan
-    assert plan.range_bytes(128 * MIB) == 2 * MIB
+    assert plan.range_bytes(128 * MIB) == CHUNK
     assert plan.range_bytes(2048 * MIB) == 4 * MIB
     assert plan.range_bytes(70 << 30) is None
 
@@ -168,7 +169,7 @@ def test_each_home_takes_its_own_chunks_from_the_origin_and_the_others_from_whoe
                 if node == "":
                     from_origin.append((NODES[agents.index(agent)], number))
                     agent.done(number, node)
-                elif (number * 2 * MIB, 2 * MIB) in agents[NODES.index(node)].offered.extents:
+                elif (number * CHUNK, CHUNK) in agents[NODES.index(node)].offered.extents:
                     agent.done(number, node)
                 else:
                     agent.failed(number, node, NotYetThere("on its way"))
@@ -184,7 +185,7 @@ def test_each_home_takes_its_own_chunks_from_the_origin_and_the_others_from_whoe
 
 def test_what_is_on_the_disk_is_offered_and_told_before_anything_is_fetched(clock: Clock) -> None:
     agent = Agent("a", clock, has=[3, 5])
-    assert agent.offered.extents == {(6 * MIB, 2 * MIB), (10 * MIB, 2 * MIB)}
+    assert agent.offered.extents == {(3 * CHUNK, CHUNK), (5 * CHUNK, CHUNK)}
     assert decode(agent.swarm.message()).parts == {0: 1 << 3 | 1 << 5}
 
 
@@ -194,7 +195,7 @@ def test_a_chunk_from_the_origin_is_offered_attested_and_told_to_whose_turn_is_n
     home = agents[NODES.index(homes()[0])]
     first = next(choice for choice in home.choose_all() if choice[:2] == (0, ""))
     home.done(first[0], "")
-    assert (0, 2 * MIB) in home.offered.extents
+    assert (0, CHUNK) in home.offered.extents
     message = decode(home.swarm.message())
     assert message.attested == {0: {0: crc(0)}}
     assert set(home.told) == set(NODES) - {homes()[0]}
@@ -335,10 +336,10 @@ def test_chunks_of_an_object_that_is_not_the_origins_come_from_the_origin_again(
     gossip(one, other)
     number, node, _ = next(choice for choice in one.choose_all() if choice[1] == "b")
     one.done(number, node)
-    assert (number * 2 * MIB, 2 * MIB) in one.offered.extents
+    assert (number * CHUNK, CHUNK) in one.offered.extents
     one.plan.mismatch([number])
     one.wanted = {number}
-    assert (number * 2 * MIB, 2 * MIB) not in one.offered.extents
+    assert (number * CHUNK, CHUNK) not in one.offered.extents
     assert not decode(one.swarm.message()).parts[0] >> number & 1
     assert one.choose() == (number, "", None)
     one.done(number, "")
@@ -359,7 +360,7 @@ def test_a_chunk_that_others_wait_for_is_asked_for_first(clock: Clock) -> None:
     one = Agent("a", clock)
     gossip(one, Agent("b", clock), Agent("c", clock))
     waiting = next(number for number, node in homes().items() if node != "a" and number > 1)
-    one.swarm.asked("big", waiting * 2 * MIB + 5)
+    one.swarm.asked("big", waiting * CHUNK + 5)
     asked = [number for number, node, _ in one.choose_all() if node]
     assert asked[0] == waiting
     one.swarm.asked("small", 0)
@@ -400,7 +401,7 @@ def test_a_fetch_that_begins_again_starts_from_what_the_journal_brought(clock: C
     one.choose_all()
     plan = one.swarm.plan("big")
     assert plan is not None
-    spans = [ChunkSpan(number, number * 2 * MIB, 2 * MIB) for number in range(COUNT)]
+    spans = [ChunkSpan(number, number * CHUNK, CHUNK) for number in range(COUNT)]
     plan.opened(spans, {number: crc(number) for number in range(COUNT - 1)}, lambda: None, provable=True)
     assert plan.next({COUNT - 1}) is not None
     assert one.plan.next({0}) is None, "the former fetch has no say any more"

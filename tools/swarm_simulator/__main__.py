@@ -1,13 +1,21 @@
-"""`python -m tools.swarm_simulator`: a table of simulated swarms, one row for each number of nodes."""
+"""`python -m tools.swarm_simulator`: a table of simulated swarms, one row for each number of nodes.
+
+Beside each row stands what `make bench-fleet` measured for the same, as far as build/bench/fleet.json has it. The
+figures of the simulator go into build/bench/fleet-simulated.json, where those of earlier runs stay.
+"""
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import time
+from pathlib import Path
+from typing import Any
 
-from tools.swarm_simulator.simulation import MIB, Simulation, World
+from tools.swarm_simulator.simulation import MIB, Result, Simulation, World
 
+BENCH = Path(__file__).parents[2] / "build" / "bench"
 SECOND_AT_S = (0.0, 0.05, 0.2, 1.0, 5.0)
 
 
@@ -16,7 +24,7 @@ def main() -> None:
     parser.add_argument("nodes", type=int, nargs="*", default=[2, 4, 8, 16, 32, 1000])
     parser.add_argument("--objects", type=int, default=1)
     parser.add_argument("--object-mib", type=int, default=128)
-    parser.add_argument("--chunk-mib", type=int, default=2)
+    parser.add_argument("--chunk-mib", type=int, default=0, help="0: as the agents cut an object of that size")
     parser.add_argument("--link-mbit", type=float, default=200, help="of each node, each way")
     parser.add_argument("--origin-mbit", type=float, default=200)
     parser.add_argument("--unpinned", action="store_true", help="no list of members from a workflow")
@@ -26,12 +34,17 @@ def main() -> None:
     )
     options = parser.parse_args()
     gc.disable()  # nothing here is freed before its run is over, and the collector would look at all of it
-    print(f"{options.objects} x {options.object_mib} MiB in chunks of {options.chunk_mib} MiB, links of "
-          f"{options.link_mbit:g} Mb/s both ways, origin {options.origin_mbit:g} Mb/s")  # fmt: skip
+    chunk_mib = World(0, object_bytes=options.object_mib * MIB, chunk_bytes=options.chunk_mib * MIB).chunk_bytes / MIB
+    title = (
+        f"{options.objects} x {options.object_mib} MiB in chunks of {chunk_mib:g} MiB, links of {options.link_mbit:g} Mb/s"
+        f" both ways, origin {options.origin_mbit:g} Mb/s{', members by gossip alone' if options.unpinned else ''}"
+    )
+    print(title)
     if options.company:
         company(options)
         return
-    print(f"{'nodes':>6} {'last S/b':>9} {'median':>7} {'origin S':>9} {'messages':>9} {'took':>7}")
+    benched = bench_of(options)
+    print(f"{'nodes':>6} {'last S/b':>9} {'median':>7} {'origin S':>9} {'messages':>9} {'took':>7} {'bench-fleet':>20}")
     for nodes in options.nodes:
         started = time.monotonic()
         world = World(
@@ -47,10 +60,49 @@ def main() -> None:
         result = Simulation(world).run()
         print(
             f"{nodes:>6} {result.last_x:>9.2f} {result.median_x:>7.2f} {result.origin_x:>9.3f}"
-            f" {result.messages_per_s:>7.1f}/s {time.monotonic() - started:>6.1f}s",
+            f" {result.messages_per_s:>7.1f}/s {time.monotonic() - started:>6.0f}s {beside(benched.get(str(nodes)), result):>20}",
             result.counts,
             flush=True,
         )
+        keep(f"{title}, seed {options.seed}", nodes, result)
+
+
+def bench_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the rows that `make bench-fleet` measured for this, by number of nodes; none where it measured others."""
+    file = BENCH / "fleet.json"
+    if options.unpinned or not file.exists():
+        return {}
+    measured = json.loads(file.read_text())
+    match options.objects, options.object_mib, options.link_mbit, options.origin_mbit:
+        case 1, 128, 200, 200:
+            return measured  # type: ignore[no-any-return]
+        case 1, 128, 200, 800:
+            return measured.get("more", {}).get("fast-origin", {})  # type: ignore[no-any-return]
+        case 1, 128, 50, 50:
+            return measured.get("more", {}).get("slow-links", {})  # type: ignore[no-any-return]
+        case 20, 9, 200, 200:
+            return measured.get("more", {}).get("many", {})  # type: ignore[no-any-return]
+    return {}
+
+
+def beside(row: dict[str, Any] | None, result: Result) -> str:
+    """Return what was measured, and by how much the simulator differs from it."""
+    measured = (row or {}).get("ours", {}).get("last_x")
+    return "" if measured is None else f"{measured:.2f} ({100 * (result.last_x / measured - 1):+.0f} %)"
+
+
+def keep(title: str, nodes: int, result: Result) -> None:
+    file = BENCH / "fleet-simulated.json"
+    kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    kept.setdefault(title, {})[str(nodes)] = {
+        "last_x": round(result.last_x, 3),
+        "median_x": round(result.median_x, 3),
+        "origin_x": round(result.origin_x, 4),
+        "messages_per_node_s": round(result.messages_per_s, 1),
+        "requests": result.counts,
+    }
+    BENCH.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def company(options: argparse.Namespace) -> None:

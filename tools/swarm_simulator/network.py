@@ -27,7 +27,7 @@ class Link:
 class Flow:
     """Bytes on their way. `on_end` is called once, with False if the flow was cut."""
 
-    __slots__ = ("down", "down_offer", "left", "on_end", "rate", "since", "up", "up_offer", "version")
+    __slots__ = ("down", "down_offer", "due", "ends_at", "left", "on_end", "rate", "since", "up", "up_offer", "version")
 
     def __init__(self, up: Link, down: Link, length: float, on_end: Callable[[bool], None]) -> None:
         self.up = up
@@ -38,6 +38,10 @@ class Flow:
         self.since = 0.0
         self.up_offer = float("inf")
         self.down_offer = float("inf")
+        self.ends_at = float("inf")
+        """At the present rate."""
+        self.due = float("inf")
+        """When it is looked at next: its event's time. A flow that slows down keeps its event, and has another then."""
         self.version = 0
 
 
@@ -61,8 +65,12 @@ class Network:
         events = self._events
         while events and not is_over():
             time, _, action, flow, version = heapq.heappop(events)
-            if flow is not None and flow.version != version:
-                continue  # its rate has changed since
+            if flow is not None:
+                if flow.version != version:
+                    continue  # it has become quicker since, or was cut
+                if flow.ends_at > time:
+                    self._look(flow)
+                    continue
             if time > until:
                 return
             self.now = time
@@ -105,10 +113,16 @@ class Network:
                 continue
             flow.left -= flow.rate * (self.now - flow.since)
             flow.since, flow.rate = self.now, rate
-            flow.version += 1
-            self._count += 1
-            end = self.now + max(0.0, flow.left) / rate
-            heapq.heappush(self._events, (end, self._count, None, flow, flow.version))
+            flow.ends_at = self.now + max(0.0, flow.left) / rate
+            if flow.ends_at < flow.due:
+                self._look(flow)
+
+    def _look(self, flow: Flow) -> None:
+        """Have a flow looked at when it ends at its present rate."""
+        flow.version += 1
+        flow.due = flow.ends_at
+        self._count += 1
+        heapq.heappush(self._events, (flow.due, self._count, None, flow, flow.version))
 
 
 def _divide(link: Link, flows: list[tuple[float, Flow]]) -> list[tuple[Flow, float]]:

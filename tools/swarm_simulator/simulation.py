@@ -13,16 +13,20 @@ from functools import partial
 from random import Random
 from typing import Final
 
+from kube_cache.engine.settings import EngineSettings
+from kube_cache.peers import cutting
 from kube_cache.peers.choice import Decision, Rules, choose
+from kube_cache.peers.gossip import FAN_OUT, INTERVAL_S
 from kube_cache.peers.members import Member, Pinned
 from kube_cache.peers.messages import Have
+from kube_cache.peers.object_swarm import TOLD_AT_ONCE
+from kube_cache.peers.server import HOLD_S
+from kube_cache.peers.settings import PeerSettings
+from kube_cache.peers.source import STALL_S
 from kube_cache.peers.state import Failure, State
 from tools.swarm_simulator.network import Flow, Link, Network
 
 MIB: Final = 1 << 20
-HOLD_S: Final = 2.0
-"""Seconds for which a server holds a request."""
-STALL_S: Final = 2.0
 POLL_S: Final = 0.1
 """Seconds after which the engine asks again where nothing wakes it."""
 
@@ -37,21 +41,20 @@ class World:
     origin_bytes_per_s: float = 25e6
     objects: int = 1
     object_bytes: int = 128 * MIB
-    chunk_bytes: int = 2 * MIB
+    chunk_bytes: int = 0
+    """0: as the agents cut an object of that size."""
     latency_s: float = 0.0005
     """One way."""
     message_s: float = 0.001
     """Handling of a request or a message."""
     overhead: float = 1.05
     """Bytes on the wire for each byte of a chunk: headers, TLS."""
-    workers: int = 8
-    slots: int = 6
-    """Uploads that a server has under way at once."""
-    queue: int = 4
-    """Requests that wait for a slot; more are told that the server is busy."""
-    gossip_s: float = 0.5
-    gossip_members: int = 3
-    push_members: int = 2
+    workers: int = EngineSettings().connections
+    slots: int = PeerSettings().max_transfers
+    """Uploads that a server has under way at once; who asks for more is told that it is busy."""
+    gossip_s: float = INTERVAL_S
+    gossip_members: int = FAN_OUT
+    push_members: int = TOLD_AT_ONCE
     """Members that are told at once of a chunk from the origin."""
     is_pinned: bool = True
     settle_s: float = 1.0
@@ -63,6 +66,11 @@ class World:
     seed: int = 1
     limit_s: float = 3600.0
     rules: Rules = field(default_factory=Rules)
+
+    def __post_init__(self) -> None:
+        if not self.chunk_bytes:
+            cut = cutting.chunk_bytes(self.object_bytes) or self.object_bytes // cutting.chunk_count(self.object_bytes)
+            object.__setattr__(self, "chunk_bytes", cut)
 
     @property
     def total_bytes(self) -> int:
@@ -212,7 +220,6 @@ class Node:
     def _forget_requests(self) -> None:
         self.requests: dict[Request, None] = {}
         self.uploads: dict[Request, None] = {}
-        self.queue: list[Request] = []
         self.held: dict[tuple[int, int], list[Request]] = {}
         self.origin_flows: dict[Flow, None] = {}
 
@@ -264,13 +271,13 @@ class Node:
             self.network.cut(flow)
         for request in list(self.requests):
             self._abandon(request)
-        for request in [*self.uploads, *self.queue, *(one for held in self.held.values() for one in held)]:
+        for request in [*self.uploads, *(one for held in self.held.values() for one in held)]:
             if request.flow is not None:
                 self.network.cut(request.flow)
             request.client.end(request, Failure.BROKEN)
 
     def cut_unreachable(self) -> None:
-        for request in [*self.uploads, *self.queue, *(one for held in self.held.values() for one in held)]:
+        for request in [*self.uploads, *(one for held in self.held.values() for one in held)]:
             if not self.simulation.reaches(request.client.name, self.name):
                 if request.flow is not None:
                     flow, request.flow = request.flow, None
@@ -394,28 +401,20 @@ class Node:
         elif request.chunk in self.disk[request.number]:
             if len(self.uploads) < self.world.slots:
                 self._upload(request)
-            elif len(self.queue) < self.world.queue:
-                self.queue.append(request)
-                self.network.after(HOLD_S, partial(self._tire, request, Failure.BUSY))
             else:
                 self.network.after(self.world.latency_s, partial(request.client.end, request, Failure.BUSY))
         else:
             self.state.asked(request.number, request.chunk)
             self.held.setdefault((request.number, request.chunk), []).append(request)
-            self.network.after(HOLD_S, partial(self._tire, request, Failure.NOT_YET))
+            self.network.after(HOLD_S, partial(self._tire, request))
             self._work()
 
-    def _tire(self, request: Request, failure: Failure) -> None:
+    def _tire(self, request: Request) -> None:
         """End a request that waited for too long."""
-        if request.flow is None and not request.ended:
-            held = self.held.get((request.number, request.chunk), [])
-            if request in held:
-                held.remove(request)
-            elif request in self.queue:
-                self.queue.remove(request)
-            else:
-                return
-            request.client.end(request, failure)
+        held = self.held.get((request.number, request.chunk), [])
+        if request in held and not request.ended:
+            held.remove(request)
+            request.client.end(request, Failure.NOT_YET)
 
     def _upload(self, request: Request) -> None:
         self.uploads[request] = None
@@ -424,10 +423,6 @@ class Node:
             self.uploads.pop(request, None)
             if whole:
                 self.network.after(self.world.latency_s, partial(request.client.end, request, None))
-            while self.queue and len(self.uploads) < self.world.slots and self.is_up:
-                waiting = self.queue.pop(0)
-                if not waiting.ended:
-                    self._upload(waiting)
 
         request.flow = Flow(self.up, request.client.down, self.lengths[request.chunk] * self.world.overhead, end)
         self.network.start(request.flow)
