@@ -106,7 +106,7 @@ def new_worker(
     join = JoinDataset(
         client,
         policy(settings.operator),
-        granter(settings.operator.peer_key_file),
+        granter(settings.operator.peer_key_file, comes_later=bool(settings.operator.peer_authority)),
         Company(seat.inventory, is_wanted).expected,
     )
     group = GroupActivities(client, get_group)

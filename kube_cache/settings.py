@@ -85,6 +85,10 @@ class OperatorSettings:
     reads from another."""
     peer_certificate_file: str = ""
     """File with the certificate of that key, in PEM, where it is also the authority of the nodes' certificates."""
+    peer_authority: str = ""
+    """Name of a Secret, and of a ConfigMap for agents, in which operators keep the authority: the first one makes it.
+    They write its key and certificate to the two files above, whose folder should be in memory; empty = the files are
+    there."""
     issuer_address: str = ""
     """`host:port` on which agents get their certificates, signed with that key; port 0 = any free one, empty = agents
     have certificates of others."""
@@ -98,10 +102,11 @@ class OperatorSettings:
     def __post_init__(self) -> None:
         """Raises ValueError for a selector that cannot be understood, and for an issuer without its authority."""
         parse_selector(self.node_selector)
-        if self.issuer_address and not (self.peer_key_file and self.peer_certificate_file):
-            raise ValueError(
-                "issuer_address needs peer_key_file and peer_certificate_file, the authority that signs certificates"
-            )
+        for name in ("issuer_address", "peer_authority"):
+            if getattr(self, name) and not (self.peer_key_file and self.peer_certificate_file):
+                raise ValueError(
+                    f"{name} needs peer_key_file and peer_certificate_file, the authority that signs certificates"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,7 @@ def test_the_operators_defaults() -> None:
         page_address="",
         peer_key_file="",
         peer_certificate_file="",
+        peer_authority="",
         issuer_address="",
         cache_root="/var/lib/kube-cache",
     )
@@ -118,6 +119,9 @@ def test_one_variable_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPa
         pytest.param("AGENT__CONCURRENT_WARMS", "2", "agent.concurrent_warms", id="old name of concurrent downloads"),
         pytest.param("TELEMETRY__METRICS_ADDRESS", ":9090", "telemetry.metrics_address", id="removed"),
         pytest.param("OPERATOR__ISSUER_ADDRESS", ":9468", "needs peer_key_file", id="an issuer without its authority"),
+        pytest.param(
+            "OPERATOR__PEER_AUTHORITY", "a", "peer_authority needs peer_key_file", id="an authority without files"
+        ),
         pytest.param("TELEMETRY__LOG_FORMAT", "xml", "'auto', 'json' or 'console'", id="no format"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from activities.cluster.join_dataset import Grant, no_grant
@@ -13,10 +14,10 @@ from kube_cache.peers.reloaded import Reloaded
 from kube_cache.peers.tokens import LIFE_S, Mint
 
 
-def granter(key_file: str) -> Grant:
+def granter(key_file: str, *, comes_later: bool = False) -> Grant:
     """Return what mints tokens with the key of this file; nothing is granted without one. Raises InvalidRequest.
 
-    The file is read again when it changes.
+    The file is read again when it changes. comes_later: the operator writes it, and nothing is granted until then.
     """
     if not key_file:
         return no_grant
@@ -28,6 +29,8 @@ def granter(key_file: str) -> Grant:
         except InvalidRequest as error:
             raise ValueError(error.message) from error
 
+    if comes_later:
+        return _once_it_is_there(path, load)
     try:
         mint = Reloaded([path], load)
     except ValueError as error:
@@ -38,8 +41,24 @@ def granter(key_file: str) -> Grant:
             " it, or leave the variable empty: then nodes read nothing from each other"
         ) from error
 
+    return lambda snapshot, node: _token(mint.get(), snapshot, node)
+
+
+def _once_it_is_there(path: Path, load: Callable[[], Mint]) -> Grant:
+    mint: Reloaded[Mint] | None = None
+
     def grant(snapshot: Snapshot, node: str) -> str:
-        life_s = LIFE_S + snapshot.bytes / MIN_STREAM_BYTES_PER_S  # as long as the download may take
-        return mint.get().token(snapshot.digest, node, time.time(), life_s=life_s)
+        nonlocal mint
+        if mint is None:
+            try:
+                mint = Reloaded([path], load)
+            except (OSError, ValueError):  # who keeps the file says why it is not there
+                return ""
+        return _token(mint.get(), snapshot, node)
 
     return grant
+
+
+def _token(mint: Mint, snapshot: Snapshot, node: str) -> str:
+    life_s = LIFE_S + snapshot.bytes / MIN_STREAM_BYTES_PER_S  # as long as the download may take
+    return mint.token(snapshot.digest, node, time.time(), life_s=life_s)

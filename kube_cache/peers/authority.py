@@ -34,6 +34,7 @@ RENEWED_AT: Final = 2 / 3
 """Share of its life after which a certificate is renewed: an operator may be away for the eight hours that are left."""
 _MAX_SKEW_S: Final = 300
 """Seconds by which a node's clock may be behind the operator's."""
+_AUTHORITY_LIFE_S: Final = 3650 * 24 * 3600
 _OF_NODES: Final = "serverAuth,clientAuth"
 _OF_SERVERS: Final = "serverAuth"
 _NODE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -107,6 +108,12 @@ class Authority:
         certificate, key = (path.read_bytes() for path in self._files)
         native.issue(certificate, key, native.request()[1], "test", _OF_SERVERS, LIFE_S, _MAX_SKEW_S)
         return certificate, key
+
+
+def make() -> tuple[bytes, bytes]:
+    """Make an authority, good for ten years; return its key and its certificate, in PEM. Raises InvalidRequest."""
+    key, certificate = require_native().authority(names.PEERS_AUTHORITY, _AUTHORITY_LIFE_S, _MAX_SKEW_S)
+    return bytes(key), bytes(certificate)
 
 
 def require_native() -> Any:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import ssl
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -26,6 +24,7 @@ from kube_cache.errors import AccessDenied, InvalidRequest, KubeCacheError, Sour
 from kube_cache.peers.authority import RENEWED_AT, require_native
 from kube_cache.peers.issuer import PATH
 from kube_cache.peers.members import Place
+from kube_cache.peers.reloaded import put
 from kube_cache.peers.settings import PeerSettings
 from kube_cache.telemetry import peer_metrics
 
@@ -124,8 +123,8 @@ def obtain(settings: PeerSettings) -> Enrolled:
     except (ValueError, KeyError, TypeError) as error:
         raise SourceUnavailable(f"the issuer at {settings.issuer} answers with no certificate") from error
     # Who reads them in between has two files that do not fit together, and goes on with the old ones (`reloaded`).
-    _write(settings.key_file, key)
-    _write(settings.certificate_file, certificate)
+    put(settings.key_file, key)
+    put(settings.certificate_file, certificate)
     return Enrolled(life_s, place)
 
 
@@ -163,13 +162,3 @@ def _ask(issuer: str, context: ssl.SSLContext, token: str, request: bytes) -> by
     if answer.status != http.client.OK:
         raise SourceUnavailable(f"the issuer at {issuer} answers {answer.status}: {words}")
     return body
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Put a file in place at once, for us alone to read. Raises OSError."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    new.replace(path)

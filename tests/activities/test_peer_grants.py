@@ -40,3 +40,11 @@ def test_a_key_that_cannot_be_used_ends_the_start_with_words(tmp_path: Path) -> 
     (tmp_path / "key").write_text("no key")
     with pytest.raises(InvalidRequest, match=r"PEER_KEY_FILE: .*genpkey"):
         granter(str(tmp_path / "key"))
+
+
+def test_a_key_that_the_operator_writes_later_grants_from_then_on(tmp_path: Path) -> None:
+    key = Authority(tmp_path / "authority").token_key("key")
+    grant = granter(str(tmp_path / "later"), comes_later=True)
+    assert grant(DATASET, NODE) == ""
+    key.key.replace(tmp_path / "later")
+    assert Verifier(key.certificate).read(grant(DATASET, NODE)).node == NODE

@@ -57,7 +57,6 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         **_TEMPORAL,
         "peers": {
             "enabled": True,
-            "authority": {"existing": "peers"},
             "rackLabel": "example.com/rack",
             "maxBytesPerSecond": 2_500_000_000,
         },

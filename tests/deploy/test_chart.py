@@ -203,7 +203,7 @@ def test_what_is_scraped_has_the_jobs_that_rules_and_dashboards_ask_for() -> Non
         component: [port["name"] for port in chart.pod_of(documents, component)["spec"]["containers"][0]["ports"]]
         for component in ("operator", "agent")
     }
-    assert ports == {"operator": ["metrics", "sdk-metrics", "page"], "agent": ["metrics"]}
+    assert ports == {"operator": ["metrics", "sdk-metrics", "page", "issuer"], "agent": ["metrics", "peers"]}
     for component in ports:
         labels = chart.pod_of(documents, component)["metadata"]["labels"]
         assert spec["selector"]["matchLabels"].items() <= labels.items()
@@ -245,9 +245,9 @@ def test_the_page_is_reached_from_the_network_only_where_that_is_said() -> None:
     assert page("network") == ("0.0.0.0:9466", True)
 
 
-def test_nodes_feed_each_other_only_where_that_is_said() -> None:
+def test_nodes_feed_each_other_unless_that_is_switched_off() -> None:
     values = chart.COMBINATIONS["neighbours"]
-    on, off = chart.documents(values), chart.documents({**values, "peers": {}})
+    on, off = chart.documents(values), chart.documents({**values, "peers": {"enabled": False}})
     assert {(each["kind"], each["metadata"]["name"]) for each in on} - {
         (each["kind"], each["metadata"]["name"]) for each in off
     } == {
@@ -255,6 +255,10 @@ def test_nodes_feed_each_other_only_where_that_is_said() -> None:
         ("Service", "kube-cache-issuer"),
         ("ClusterRole", "kube-cache-peers"),
         ("ClusterRoleBinding", "kube-cache-peers"),
+        ("Role", "kube-cache-peers"),
+        ("RoleBinding", "kube-cache-peers"),
+        ("Secret", "kube-cache-peers"),
+        ("ConfigMap", "kube-cache-peers"),
     }
     assert "PEER" not in str(off)
     assert "peer" not in str([chart.pod_of(off, each) for each in ("operator", "agent")])
@@ -301,7 +305,14 @@ def test_the_authority_s_key_is_the_operators_alone_and_every_file_that_is_named
     agent = volumes(documents, "agent")
     assert not [path for path, volume in agent.items() if "secret" in volume]
     assert agent["/etc/kube-cache/peer-authority"]["configMap"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
-    assert volumes(documents, "operator")["/etc/kube-cache/peers"]["secret"]["secretName"] == "peers"
+    operator = volumes(documents, "operator")["/etc/kube-cache/peers"]
+    if "others" in combination:
+        assert operator["secret"]["secretName"] == "peers"
+    else:
+        assert operator["emptyDir"]["medium"] == "Memory"
+        told = chart.environment(chart.pod_of(documents, "operator"))["KUBE_CACHE_OPERATOR__PEER_AUTHORITY"]
+        assert told == agent["/etc/kube-cache/peer-authority"]["configMap"]["name"] == "kube-cache-peers"
+        assert agent["/etc/kube-cache/peer-authority"]["configMap"]["optional"], "an agent begins before the operators"
     written = {Settings().peers.certificate_file.parent, Settings().peers.key_file.parent}
     assert {str(path) for path in written} == {"/etc/kube-cache/peers"}
 
@@ -342,17 +353,22 @@ def test_neighbours_are_reached_by_agents_alone() -> None:
     assert not egress(documents, "operator") & {9467, 9468}
 
 
-def test_an_authority_that_would_be_another_with_each_rendering_is_refused_with_the_way_out() -> None:
-    with pytest.raises(helm.HelmFailed, match=r"peers\.authority\.existing"):
-        helm.template({"peers.enabled": True})
+def test_the_authority_is_made_in_the_cluster_and_no_rendering_holds_any_of_it() -> None:
+    """So Argo CD and `helm template` render the same each time, and take nothing away that operators have written."""
+    documents = chart.documents(chart.COMBINATIONS["neighbours"])
+    for kind in ("Secret", "ConfigMap"):
+        found = chart.one(documents, kind, "kube-cache-peers")
+        assert not found.keys() & {"data", "stringData", "binaryData", "immutable"}
+    assert chart.one(documents, "Secret", "kube-cache-peers")["type"] == "Opaque", "others must have data at once"
 
 
 def test_a_cluster_whose_tokens_name_no_node_needs_certificates_of_others() -> None:
-    values = {"peers.enabled": True, "peers.authority.existing": "peers"}
-    with pytest.raises(helm.HelmFailed, match=r"1\.31\.0 does not write the node into an agent's token"):
-        helm.template(values, kubernetes="1.31.0")
-    helm.template(values, kubernetes="1.32.0")
-    helm.template(values | {"peers.certificates.existing": {"csi": {"driver": "a"}}}, kubernetes="1.31.0")
+    def feeds(kubernetes: str, values: dict[str, Any]) -> bool:
+        return "KUBE_CACHE_PEERS__ENABLED" in helm.template({"peers.enabled": True, **values}, kubernetes=kubernetes)
+
+    assert not feeds("1.31.0", {})
+    assert feeds("1.32.0", {})
+    assert feeds("1.31.0", {"peers.certificates.existing": {"csi": {"driver": "a"}}})
 
 
 def test_pods_are_placed_where_agents_run() -> None:

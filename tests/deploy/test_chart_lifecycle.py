@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import client, config
 
-from kube_cache.peers.authority import Authority, require_native
-from kube_cache.peers.tokens import Mint, Verifier
+from kube_cache.kube.authority_secret import AuthoritySecret, Pair
+from kube_cache.kube.client import KubeClient
+from kube_cache.peers import authority
 from tools.chart import helm
 from tools.stack import Stack, api, manifest
 from tools.stack.pods import Pods
@@ -135,37 +137,35 @@ def test_an_upgrade_and_a_rollback_leave_what_is_in_flight_and_an_uninstall_only
     assert cluster.api.find(SYSTEM)
 
 
-def test_the_authority_of_neighbours_is_made_once_and_outlives_the_release(cluster: Stack, tmp_path: Path) -> None:
+def test_the_authority_that_operators_have_made_stays_with_an_upgrade_and_goes_with_the_release(
+    cluster: Stack,
+) -> None:
     values = VALUES | {"temporal.registerSearchAttributes": False, "peers.enabled": True}
     secret, certificate = f"{SYSTEM}/secrets/kube-cache-peers", f"{SYSTEM}/configmaps/kube-cache-peers"
     run(cluster, "install", helm.RELEASE, helm.CHART, values=values)
     try:
-        made = cluster.api.get(secret)["data"]
+        made = operators_make_an_authority(cluster)
+        assert cluster.api.get(certificate)["data"]["ca.crt"].encode() == made.certificate
         run(cluster, "upgrade", helm.RELEASE, helm.CHART, values=values | {"image.tag": "0.2.0"})
-        assert images(cluster) == {"kube-cache:0.2.0"}
-        assert cluster.api.get(secret)["data"] == made
-        run(cluster, "uninstall", helm.RELEASE, *WAIT)
-        true(lambda: cluster.api.find(SEATS) is None, "the seats' namespace is gone")
-        run(cluster, "install", helm.RELEASE, helm.CHART, values=values)
-        assert cluster.api.get(secret)["data"] == made
-        files = {}
-        for name in ("tls.crt", "tls.key"):
-            files[name] = tmp_path / name
-            files[name].write_bytes(base64.b64decode(made[name]))
-        # The operators can issue with it, and agents know what operators have issued and signed.
-        authority = tmp_path / "ca.crt"
-        authority.write_text(cluster.api.get(certificate)["data"]["ca.crt"])
-        assert authority.read_bytes() == files["tls.crt"].read_bytes()
-        assert Authority(files["tls.crt"], files["tls.key"]).issue(require_native().request()[1], "node-1").life_s
-        token = Mint(files["tls.key"].read_bytes()).token("ab" * 32, "node-1", 0.0)
-        assert Verifier(authority).read(token).node == "node-1"
-        # To replace it.
-        cluster.api.delete(secret)
-        run(cluster, "upgrade", helm.RELEASE, helm.CHART, values=values)
-        assert cluster.api.get(secret)["data"]["tls.key"] != made["tls.key"]
+        run(cluster, "rollback", helm.RELEASE, "1")
+        assert base64.b64decode(cluster.api.get(secret)["data"]["tls.key"]) == made.key
+        assert cluster.api.get(certificate)["data"]["ca.crt"].encode() == made.certificate
+        for document in helm.documents(values):  # as GitOps does, by apply
+            cluster.api.apply(document)
+        assert operators_make_an_authority(cluster) == made
     finally:
         run(cluster, "uninstall", helm.RELEASE, *WAIT)
         true(lambda: cluster.api.find(SEATS) is None, "the seats' namespace is gone")
+    assert cluster.api.find(secret) is None
+
+
+def operators_make_an_authority(cluster: Stack) -> Pair:
+    configuration = client.Configuration()
+    config.load_kube_config(str(cluster.kubeconfig), client_configuration=configuration)
+    kube = KubeClient(configuration)
+    return AuthoritySecret(
+        kube, namespace=helm.NAMESPACE, name="kube-cache-peers", make=lambda: Pair(*authority.make())
+    ).ensure()
 
 
 def test_the_notes_name_what_is_missing(cluster: Stack) -> None:

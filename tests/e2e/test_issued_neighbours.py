@@ -90,5 +90,17 @@ def test_bytes_come_from_the_same_zone_first(fleet: Stack) -> None:
     assert sum(gave.values()) >= SHARED
 
 
+def test_a_node_whose_agent_takes_no_part_fetches_from_the_origin(fleet: Stack) -> None:
+    """As one does that is older than its operator, or has no certificate yet."""
+    fleet.cluster.create_namespace("apart")
+    pods, bucket = Pods(fleet.api, "apart"), Bucket(fleet.s3, "apart")
+    content = bucket.fill("gpt", [SHARED])
+    for served, node in enumerate((fleet.nodes[1], fleet.nodes[0]), start=1):
+        pods.create_gated(node, bucket.uri("gpt"), spec={"nodeSelector": {"kubernetes.io/hostname": node}})
+        assert released(fleet, pods, node, bucket.uri("gpt"), content) == node
+        assert fleet.s3_proxy is not None
+        assert fleet.s3_proxy.bytes_served(bucket.name) == served * SHARED
+
+
 def sent(fleet: Stack, node: str) -> float:
     return samples(scrape(fleet.agents[node]))["kube_cache_peer_sent_bytes_total", frozenset()]

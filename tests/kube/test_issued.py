@@ -44,13 +44,13 @@ from tools.stack.waiting import true as until
 from watcher.nodes import NodeWatcher
 
 SYSTEM = f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}"
-VALUES = {"temporal.address": "temporal.example:7233", "peers.enabled": True, "peers.authority.existing": "peers"}
+VALUES = {"temporal.address": "temporal.example:7233", "peers.enabled": True}
 
 RACK = "example.com/rack"
 
 
 def install_rights(kube: Stack) -> None:
-    """Install the role of an operator that issues. One that is there stays: `make rbac` takes rights out of it."""
+    """Install what an operator needs that issues. A role that is there stays: `make rbac` takes rights out of it."""
     for document in helm.documents(VALUES):
         if document["metadata"]["name"] == PEERS and not kube.api.find(f"{kube.api.collection(document)}/{PEERS}"):
             kube.api.create(document)

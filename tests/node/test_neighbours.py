@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -22,13 +23,10 @@ SHARED, LONE = 24 * MIB + 5, 7
 
 @pytest.fixture(scope="module")
 def fleet(deployed: Deployment, second: RealNode) -> list[RealNode]:
-    """Both nodes, with the chart upgraded to nodes that feed each other."""
-    nodes = [deployed.node, second]
-    deployed.upgrade(peers={"enabled": True}, networkPolicy={"enabled": True})
-    for node in nodes:
-        node.expose(SYSTEM, "kube-cache-issuer")
-    deployed.node.timed("helm upgrade, to peers.enabled", deployed.ready)
-    return nodes
+    """Both nodes, with the chart as it is by default, and its policies for the network."""
+    deployed.upgrade(networkPolicy={"enabled": True})
+    second.timed("an agent on a second node", deployed.ready)
+    return [deployed.node, second]
 
 
 def said(nodes: list[RealNode], component: str, words: str) -> list[str]:
@@ -37,9 +35,19 @@ def said(nodes: list[RealNode], component: str, words: str) -> list[str]:
     return [line for log in logs for line in log.splitlines() if words in line]
 
 
+def test_operators_make_an_authority_whose_key_is_in_one_secret(deployed: Deployment, fleet: list[RealNode]) -> None:
+    """The chart makes both objects empty, and an agent begins before its ConfigMap has anything."""
+    path = f"/api/v1/namespaces/{SYSTEM}"
+    assert len(said(fleet, "operator", "makes an authority")) >= 1
+    secret = deployed.stack.api.get(f"{path}/secrets/kube-cache-peers")["data"]
+    told = deployed.stack.api.get(f"{path}/configmaps/kube-cache-peers")["data"]
+    assert base64.b64decode(secret["tls.crt"]).decode() == told["ca.crt"]
+    assert told.keys() == {"ca.crt"}
+
+
 def test_each_agent_gets_its_nodes_certificate_by_a_token_that_the_kubelet_mounts(fleet: list[RealNode]) -> None:
     for node in fleet:
-        true(lambda node=node: said([node], "agent", "serving other nodes"), f"{node.name} serves others")
+        true(lambda node=node: said([node], "agent", "serving other nodes"), f"{node.name} serves others", 300)
         assert f'"node": "{node.name}"' in str(said(fleet, "operator", "issued a certificate"))
     assert not said(fleet, "operator", "no certificate was issued")
 

@@ -188,3 +188,16 @@ def test_the_server_s_certificate_is_made_anew_in_time_and_with_its_authority(is
     assert authority.server_context() is first
     now = LIFE_S * 0.7
     assert authority.server_context() is not first
+
+
+def test_an_authority_that_an_operator_makes_signs_for_nodes_and_for_nothing_else(tmp_path: Path) -> None:
+    key, certificate = authority_module.make()
+    (tmp_path / "key").write_bytes(key)
+    (tmp_path / "certificate").write_bytes(certificate)
+    issued = Authority(tmp_path / "certificate", tmp_path / "key").issue(require_native().request()[1], NODE)
+    parent = x509.load_pem_x509_certificate(certificate)
+    x509.load_pem_x509_certificate(issued.certificate).verify_directly_issued_by(parent)
+    assert parent.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 0)
+    assert parent.not_valid_after_utc - parent.not_valid_before_utc > dt.timedelta(days=3650)
+    assert Verifier(tmp_path / "certificate").read(Mint(key).token(SNAPSHOT, NODE, 0.0)).node == NODE
+    assert authority_module.make()[0] != key

@@ -16,7 +16,8 @@ reaches Temporal, the origin and its disk. A token that a cloud's identity needs
 or the operators that issue certificates (`peers.enabled`), is for another audience, and the API server refuses it.
 
 That of the operator, `kube-cache-operator`, has the rights below and no other
-([`rbac.yaml`](../../deploy/chart/kube-cache/templates/operator/rbac.yaml)). It reads no Secret, runs nothing in a Pod, changes no
+([`rbac.yaml`](../../deploy/chart/kube-cache/templates/operator/rbac.yaml)). It reads no Secret but the one in which operators keep the
+authority of nodes that feed each other (`peers.enabled`), runs nothing in a Pod, changes no
 node and grants nothing. `patch` on Pods is more than a release needs, since Kubernetes knows no right to a single field;
 [admission policies](admission.md#the-operators-own-account) fence it.
 

@@ -12,7 +12,7 @@ from kube_cache import names
 
 CLUSTER = ""
 PEERS = "kube-cache-peers"
-"""Role that the chart has only where nodes feed each other (`peers.enabled`); the tests that need it install it."""
+"""Role that the chart has where nodes feed each other (`peers.enabled`), and the one Secret that it is about."""
 
 
 class Right(NamedTuple):
@@ -54,6 +54,12 @@ def _peers(group: str, resource: str, verb: str, used_by: str, why: str, test: s
     return Line(Right(PEERS, CLUSTER, group, resource, verb), used_by, why, f"tests/kube/{test}")
 
 
+def _authority(resource: str, verb: str, why: str) -> Line:
+    right = Right(PEERS, "kube-cache-system", "", resource, verb, PEERS)
+    test = "tests/kube/test_authority_secret.py::test_the_authority_is_made_and_told_to_agents"
+    return Line(right, "kube_cache/kube/authority_secret.py", f"{why}; only with `peers.enabled`", test)
+
+
 _NODES, _CLAIMS, _LEASE = "watcher/nodes.py", "kube_cache/kube/claims.py", "kube_cache/kube/lease.py"
 _PREFETCHES = "kube_cache/kube/prefetches.py"
 _LEASE_TEST = "test_rights.py::test_the_lead_is_taken_and_given_back"
@@ -82,6 +88,10 @@ LINES: tuple[Line, ...] = (
     _cluster(names.DOMAIN, "prefetches", "watch", "watcher/prefetches.py", "hears of prefetches that come, change and go", "test_prefetches.py::test_resources_are_watched"),
     _cluster(names.DOMAIN, "prefetches/status", "patch", _PREFETCHES, "writes how far a prefetch is", "test_prefetches.py::test_a_status_is_written_once_and_never_over_a_newer_specification"),
     _peers("authentication.k8s.io", "tokenreviews", "create", "kube_cache/kube/token_reviews.py", "knows which agent asks for a certificate; only with `peers.enabled`", "test_issued.py::test_an_agent_gets_the_certificate_of_the_node_that_its_token_names"),
+    _authority("secrets", "get", "reads the authority of nodes that feed each other"),
+    _authority("secrets", "update", "keeps the authority that it has made"),
+    _authority("configmaps", "get", "sees whether agents are told the authority's certificate"),
+    _authority("configmaps", "update", "tells agents the authority's certificate"),
     _system("", "configmaps", "get", "kube-cache-admission", "kube_cache/kube/allowed_datasets.py", "reads which datasets a namespace may name", "test_rights.py::test_the_allowed_datasets_are_read"),
     _seats("", "pods", "create", "kube_cache/kube/seats.py", "makes seats", "test_seats.py::test_a_seat_stays_away_from_excluded_nodes"),
     _seats("", "pods", "delete", "kube_cache/kube/seats.py", "deletes seats", "test_rights.py::test_a_seat_is_deleted"),

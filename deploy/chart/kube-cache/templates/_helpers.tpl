@@ -213,12 +213,16 @@ readinessProbe:
 - name: KUBE_CACHE_OPERATOR__PAGE_ADDRESS
   value: {{ eq .Values.operator.page "network" | ternary "0.0.0.0:9466" ":9466" | quote }}
 {{- end }}
-{{- if .Values.peers.enabled }}
+{{- if include "kube-cache.feeds" . }}
 - name: KUBE_CACHE_OPERATOR__PEER_KEY_FILE
   value: /etc/kube-cache/peers/tls.key
-{{- if not .Values.peers.certificates.existing }}
 - name: KUBE_CACHE_OPERATOR__PEER_CERTIFICATE_FILE
   value: /etc/kube-cache/peers/tls.crt
+{{- if not .Values.peers.authority.existing }}
+- name: KUBE_CACHE_OPERATOR__PEER_AUTHORITY
+  value: {{ include "kube-cache.peersAuthority" . }}
+{{- end }}
+{{- if not .Values.peers.certificates.existing }}
 - name: KUBE_CACHE_OPERATOR__ISSUER_ADDRESS
   value: 0.0.0.0:9468
 {{- with .Values.peers.rackLabel }}
@@ -245,7 +249,7 @@ readinessProbe:
   value: {{ .Values.cache.minFree | quote }}
 - name: KUBE_CACHE_ENGINE__MAX_CONNECTIONS
   value: {{ .Values.agent.maxConnections | quote }}
-{{- if .Values.peers.enabled }}
+{{- if include "kube-cache.feeds" . }}
 - name: KUBE_CACHE_PEERS__ENABLED
   value: "true"
 - name: KUBE_CACHE_PEERS__ADVERTISE
@@ -268,6 +272,16 @@ readinessProbe:
   value: kube-cache-issuer.kube-cache-system.svc:9468
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/*
+Whether nodes feed each other: "true", or nothing. Before 1.32 an agent's token names no node, so that the operators cannot
+tell whose certificate to issue.
+*/}}
+{{- define "kube-cache.feeds" -}}
+{{- if and .Values.peers.enabled (or .Values.peers.certificates.existing (semverCompare ">=1.32-0" .Capabilities.KubeVersion.Version)) -}}
+true
+{{- end -}}
 {{- end }}
 
 {{/* Name of the authority's Secret (operators) and ConfigMap (agents). */}}
