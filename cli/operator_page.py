@@ -38,6 +38,7 @@ def serving_page(
     from watcher.page.facts import Sources  # noqa: PLC0415
     from watcher.page.holdings import Holdings  # noqa: PLC0415
     from watcher.page.hub import Hub  # noqa: PLC0415
+    from watcher.page.prefetches import Prefetches  # noqa: PLC0415
     from watcher.page.server import MAX_VIEWERS, PageServer  # noqa: PLC0415
 
     sources = Sources(
@@ -46,6 +47,7 @@ def serving_page(
         progress=progress.by_pod,
         disks=progress.disks,
         holdings=Holdings(client, asyncio.get_running_loop()),
+        prefetches=Prefetches(client, asyncio.get_running_loop()),
         timeline=timeline,
         waits_for=lambda: health.waits_for,
         is_leading=is_leading,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import urllib.request
+import uuid
 
 import pytest
 
 from kube_cache import names
 from tests.e2e.promises import MIB, released
+from tests.e2e.shell import Shell
 from tools.stack import Stack
 from tools.stack.buckets import Bucket
 from tools.stack.pods import Pods
@@ -70,3 +72,15 @@ def test_a_warm_is_on_the_page_with_a_bar_that_grows_and_then_in_the_waterfall(
     assert "pinned" in section(found, "nodes")
     # The agent measures its disk every 10 s, and tells the figures with its download.
     true(lambda: re.search(r"free \S+ .iB, reserved", section(found, "nodes")), "the disk's figures are there")
+
+
+def test_a_prefetch_is_on_the_page_until_it_ends(stack: Stack, bucket: Bucket, address: str) -> None:
+    bucket.fill("gpt", [MIB])
+    shell, uri, name = Shell(stack), bucket.uri("gpt"), f"page-{uuid.uuid4().hex[:8]}"
+    shell("prefetch", uri, "--name", name, "--nodes", stack.nodes[0], "--wait")
+    true(lambda: "100 %" in row(address, "prefetches", name), "it is listed as complete")
+    shown = row(address, "prefetches", name)
+    for part in ("Ready", "1 of 1 nodes, kept until", uri):
+        assert part in shown, shown
+    shell("prefetch", "cancel", name)
+    true(lambda: row(address, "prefetches", name) == "", "it has left the page", 120)

@@ -20,6 +20,7 @@ from kube_cache.kube.pods import PodFacts, condition_message, unpack
 from kube_cache.kube.warming import read_warming
 from watcher.page.holdings import ByNode, Holdings
 from watcher.page.model import Dataset, Disk, Facts, Holding, Node, Warm
+from watcher.page.prefetches import Prefetches
 from watcher.page.timeline import Timeline
 from watcher.page.words import public
 from watcher.progress.pod_progress import PodProgress
@@ -45,6 +46,8 @@ class Sources:
     is_leading: Callable[[], bool]
     holder: Callable[[], str]
     dollars_per_hour: float = 0
+    prefetches: Prefetches | None = None
+    """None: the page tells of none."""
     clock: Callable[[], float] = time.time
     _nodes: tuple[float, list[Node], list[Dataset]] = (-math.inf, [], [])
 
@@ -67,6 +70,8 @@ class Sources:
             warms=warms,
             nodes=self._nodes[1],
             datasets=self._nodes[2],
+            prefetches=self.prefetches.look() if self.prefetches else (),
+            prefetch_count=self.prefetches.total if self.prefetches else 0,
             releases=self.timeline.releases(),
             hours=self.timeline.hours(),
             since=self.timeline.since,
@@ -96,6 +101,7 @@ def warm_of(pod: PodFacts, progress: PodProgress | None) -> Warm:
                 message=public(progress.message),
                 done_bytes=progress.done_bytes,
                 bytes_per_s=progress.bytes_per_s,
+                from_neighbours=progress.from_neighbours,
             )
     elif pod.receipt.node:
         warm = replace(warm, node=pod.receipt.node)

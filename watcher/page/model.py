@@ -81,6 +81,8 @@ class Warm:
     done_bytes: int = -1
     """-1 = unknown."""
     bytes_per_s: float = 0
+    from_neighbours: str = ""
+    """Share of the bytes that other nodes sent, in words: `61 % from 7 neighbours`; empty for none."""
 
     @property
     def percent(self) -> float:
@@ -147,6 +149,32 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Data that is kept on nodes before a Pod asks for it."""
+
+    name: str
+    """`namespace/name`."""
+    phase: str
+    message: str
+    dataset: str
+    """URIs, with commas between several."""
+    percent: int
+    ready: int
+    """Nodes that hold all of it, of those that are wanted."""
+    wanted: int
+    expires_at: float
+    """Seconds since the epoch; 0 = unknown."""
+
+    @property
+    def namespace(self) -> str:
+        return self.name.partition("/")[0]
+
+    @property
+    def short_name(self) -> str:
+        return self.name.partition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """One look at everything, shared by all viewers."""
 
@@ -162,6 +190,10 @@ class Facts:
     """By name."""
     datasets: Sequence[Dataset] = ()
     """By URI."""
+    prefetches: Sequence[Prefetch] = ()
+    """Those first that may need somebody."""
+    prefetch_count: int = 0
+    """How many live, shown or not."""
     releases: Sequence[Release] = ()
     """The last one first."""
     hours: Sequence[Hour] = ()

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kube_cache.units import format_bytes, format_seconds
 from watcher.page import words
-from watcher.page.model import Dataset, Facts, Hour, Node, Release, Span, Step, Warm
+from watcher.page.model import Dataset, Facts, Hour, Node, Prefetch, Release, Span, Step, Warm
 from watcher.page.view import MAX_CHIPS, Cut, Query, View, view
 
 _HERE: Final = Path(__file__).parent
@@ -78,13 +78,19 @@ _ENVIRONMENT: Final = Environment(
     auto_reload=False,
 )
 _ENVIRONMENT.filters.update(
-    bytes=format_bytes, seconds=format_seconds, short=words.short, clock=words.clock_time, iso=words.iso_time
+    bytes=format_bytes,
+    seconds=format_seconds,
+    short=words.short,
+    clock=words.clock_time,
+    iso=words.iso_time,
+    day_and_clock=words.day_and_clock,
 )
 _ENVIRONMENT.globals.update(
     bars=bars, by_step=by_step, width=WIDTH, version=_VERSION, steps=list(Step), max_chips=MAX_CHIPS
 )
-_PAGE, _WARM, _RELEASE, _NODE, _DATASET, _PARTS = (
-    _ENVIRONMENT.get_template(f"{name}.html") for name in ("page", "warm", "release", "node", "dataset", "parts")
+_PAGE, _WARM, _RELEASE, _NODE, _DATASET, _PREFETCH, _PARTS = (
+    _ENVIRONMENT.get_template(f"{name}.html")
+    for name in ("page", "warm", "release", "node", "dataset", "prefetch", "parts")
 )
 
 
@@ -108,6 +114,8 @@ def frame(facts: Facts, query: Query) -> Frame:
         "phases": {"phases-0": _part("phases", seen)},
         "warms": dict(_rows("warm", seen.warms.rows, lambda row: row.uid, lambda row: _warm(_warm_row(row, facts.at)))),
         "warms-pages": {"warms-pages-0": _pages("warms", seen.warms, query)},
+        "prefetches-head": {"prefetches-head-0": _part("prefetches", seen)},
+        "prefetches": dict(_rows("prefetch", seen.prefetches, lambda row: row.name, _prefetch)),
         "releases": dict(_rows("release", seen.releases, lambda row: row.uid, _release)),
         "nodes": dict(_rows("node", seen.nodes.rows, lambda row: row.name, _node)),
         "nodes-pages": {"nodes-pages-0": _pages("nodes", seen.nodes, query)},
@@ -166,6 +174,11 @@ def _warm(row: _WarmRow) -> str:
 @lru_cache(_KEPT_ROWS)
 def _release(release: Release) -> str:
     return _RELEASE.render(release=release, id=row_id("release", release.uid))
+
+
+@lru_cache(_KEPT_ROWS)
+def _prefetch(prefetch: Prefetch) -> str:
+    return _PREFETCH.render(prefetch=prefetch, id=row_id("prefetch", prefetch.name))
 
 
 @lru_cache(_KEPT_ROWS)

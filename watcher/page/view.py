@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 from urllib.parse import parse_qs, urlencode
 
-from watcher.page.model import Dataset, Facts, Hour, Node, Release, Warm
+from watcher.page.model import Dataset, Facts, Hour, Node, Prefetch, Release, Warm
 
 WARMS, NODES, DATASETS = 50, 25, 15
 """Rows of a page."""
@@ -84,6 +84,7 @@ class View:
     nodes: Cut[Node]
     datasets: Cut[Dataset]
     releases: tuple[Release, ...]
+    prefetches: tuple[Prefetch, ...]
     phases: tuple[tuple[str, int], ...]
     """Phases of all Pods on their way, the most frequent first."""
     day: Hour
@@ -122,6 +123,7 @@ def view(facts: Facts, query: Query) -> View:
             for release in facts.releases
             if find in f"{release.namespace}/{release.pod}\n{release.node}\n{release.dataset}".casefold()
         ),
+        tuple(each for each in facts.prefetches if find in f"{each.name}\n{each.dataset}".casefold()),
         tuple(Counter(warm.phase for warm in facts.warms).most_common()),
         Hour(
             hours[0].starts_at if hours else 0,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from kube_cache import names
 from kube_cache.contracts.common import Warming
-from kube_cache.temporal.downloads import Download, sum_up
+from kube_cache.temporal.downloads import Download, sum_up, words_of_neighbours
 from watcher.progress import words
 
 _QUARTERS = (25, 50, 75)
@@ -29,6 +29,8 @@ class PodProgress:
         self.done_bytes = -1
         """-1 before the first look."""
         self.bytes_per_s = 0.0
+        self.from_neighbours = ""
+        """Share of the bytes that other nodes sent, in words; empty for none."""
         self._best: dict[str, Download] = {}
         """By entity: the most of each figure that must not go backwards."""
         self._moved_at, self._moved_done = 0.0, -1
@@ -59,6 +61,7 @@ class PodProgress:
         if done != self._moved_done:
             self._moved_at, self._moved_done = now, done
         self.done_bytes = done
+        self.from_neighbours = words_of_neighbours(seen, done - warming.present_bytes)
         is_first = not self.message
         self.percent = words.percent_of(warming, done)
         self.message = words.progress(warming, seen, done, now - self._moved_at)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from watcher.page.facts import count_datasets
-from watcher.page.model import Disk, Facts, Holding, Hour, Node, Release, Span, Step, Warm
+from watcher.page.model import Disk, Facts, Holding, Hour, Node, Prefetch, Release, Span, Step, Warm
 
 NOW = 1_800_000_000.0
 GIB = 1 << 30
@@ -37,6 +37,14 @@ def release(number: int, kind: str = "miss", **changes: Any) -> Release:
     return replace(made, **changes)
 
 
+def prefetch(number: int, **changes: Any) -> Prefetch:
+    made = Prefetch(
+        f"ml/nightly-{number}", "Warming", "1 of 3 nodes hold 140.0 GiB; 2 fetch", f"s3://models/llama-{number}/weights",
+        33, 1, 3, NOW + 3600,
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
 def nodes(count: int) -> list[Node]:
     return [
         Node(
@@ -62,6 +70,8 @@ def facts(*, node_count: int = 3, warm_count: int = 3, **changes: Any) -> Facts:
         warms=[warm(number) for number in range(warm_count)],
         nodes=known,
         datasets=count_datasets(known),
+        prefetches=[prefetch(number) for number in range(2)],
+        prefetch_count=2,
         releases=[release(number, "hit" if number % 3 else "miss") for number in range(100)],
         hours=[Hour(NOW - NOW % 3600 - 3600 * ago, 40 + ago, 20, 0, 36_000.0) for ago in range(23, -1, -1)],
         since=NOW - 90_000,

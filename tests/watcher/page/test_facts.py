@@ -7,21 +7,24 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError, RPCStatusCode
 
 from kube_cache import names
 from kube_cache.contracts.common import Phase, Warming
+from kube_cache.contracts.prefetch import PrefetchStatus
 from kube_cache.kube.nodes import NodeFacts
 from kube_cache.kube.pods import PodFacts, pod_facts
 from kube_cache.kube.warming import warming_mark
 from kube_cache.temporal.downloads import Download
 from kube_cache.temporal.search_attributes import BYTES, DATASET, PHASE
 from tests.watcher.fakes import pod, released
-from watcher.page import holdings
+from watcher.page import holdings, prefetches
 from watcher.page.facts import Sources, count_datasets, join_nodes, message_of, warm_of
 from watcher.page.holdings import Holdings
 from watcher.page.model import Dataset, Disk, Holding
+from watcher.page.prefetches import Prefetches
 from watcher.page.timeline import Timeline
 from watcher.progress.pod_progress import PodProgress
 from watcher.progress.publisher import DiskTold
@@ -48,8 +51,9 @@ def test_a_pod_that_waits_for_a_download_has_a_bar_and_a_time() -> None:
     item = of(said(pod(**{names.WARMING_ANNOTATION: MARK}), "Warming", "starts"))
     warming = Warming("gpu-1", "disk", ["aa"], 1000)
     progress = PodProgress(MARK, warming, interval_s=15, now=0)
-    progress.see({progress.entities[0]: Download("fetching", 250, 50.0)}, 1)
+    progress.see({progress.entities[0]: Download("fetching", 250, 50.0, neighbour_bytes=100, neighbours=2)}, 1)
     made = warm_of(item, progress)
+    assert made.from_neighbours == "40 % from 2 neighbours"
     assert (made.node, made.percent, made.left_s, made.phase) == ("gpu-1", 25, 15, "Warming")
     assert made.message.startswith("25 % of 1000 B on node gpu-1")
     assert warm_of(item, None).left_s is None
@@ -141,7 +145,7 @@ class Clock:
         return self.now
 
 
-async def looked(made: Holdings) -> Any:
+async def looked(made: Holdings | Prefetches) -> Any:
     """Look, from another thread, and wait for the list that the look has begun."""
     found = await asyncio.to_thread(made.look)
     if made._running is not None:
@@ -206,3 +210,54 @@ async def test_a_follower_asks_nobody_and_names_the_leader() -> None:
     assert [warm.pod for warm in (await asyncio.to_thread(sources.take)).warms] == ["train"]
     await looked(sources.holdings)
     assert temporal.lists == 1
+
+
+class OfPrefetches(Temporal):
+    """Lists prefetches, answers their queries, and counts both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phases = {"prefetch/ml/ready": "Ready", "prefetch/ml/stuck": "AwaitingOperator"}
+        self.queries = 0
+
+    async def list_workflows(self, query: str) -> AsyncIterator[Any]:
+        self.lists += 1
+        if self.error is not None:
+            raise self.error
+        for workflow_id, phase in self.phases.items():
+            pairs = [SearchAttributePair(PHASE, phase)]
+            yield SimpleNamespace(id=workflow_id, typed_search_attributes=TypedSearchAttributes(pairs))
+
+    def get_workflow_handle(self, workflow_id: str, **_: Any) -> Any:
+        async def describe(**_: Any) -> Any:
+            return SimpleNamespace(status=WorkflowExecutionStatus.RUNNING)
+
+        async def query(*_: Any, **__: Any) -> PrefetchStatus:
+            self.queries += 1
+            _, namespace, name = workflow_id.split("/")
+            phase, datasets = self.phases[workflow_id], ["s3://b/p?sig=secret"]
+            return PrefetchStatus(namespace, name, phase, "of s3://b/p?sig=secret", datasets, ready=1, wanted=2)
+
+        return SimpleNamespace(describe=describe, query=query)
+
+
+async def test_prefetches_are_asked_twice_a_minute_for_all_viewers_and_the_stuck_come_first(monkeypatch: Any) -> None:
+    temporal, clock = OfPrefetches(), Clock()
+    made = Prefetches(temporal, asyncio.get_running_loop(), clock)  # type: ignore[arg-type]
+    for _ in range(50):
+        await looked(made)
+    assert (temporal.lists, temporal.queries) == (1, 2)
+    assert [(each.name, each.phase, each.ready, each.wanted) for each in made.known] == [
+        ("ml/stuck", "AwaitingOperator", 1, 2),
+        ("ml/ready", "Ready", 1, 2),
+    ]
+    assert "secret" not in repr(made.known)
+    temporal.error = RPCError("deadline", RPCStatusCode.DEADLINE_EXCEEDED, b"")
+    clock.now += 31
+    await looked(made)
+    assert len(made.known) == 2, "the last answer stays"
+    temporal.error = None
+    monkeypatch.setattr(prefetches, "MAX_SHOWN", 1)
+    clock.now += 31
+    await looked(made)
+    assert ([each.name for each in made.known], made.total) == (["ml/stuck"], 2)

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.watcher.page.made import GIB, NOW, facts, release, warm
+from tests.watcher.page.made import GIB, NOW, facts, prefetch, release, warm
 from watcher.page import render
 from watcher.page.model import Facts, Holding, Node, Span, Step
 from watcher.page.view import Query, parse_query
@@ -70,6 +70,25 @@ def test_the_first_paint_says_everything_without_a_script() -> None:
     ):  # fmt: skip
         assert part in said, part
     assert '<noscript><meta http-equiv="refresh"' in html(facts())
+
+
+def test_prefetches_are_shown_with_how_far_they_are_what_holds_them_up_and_their_end() -> None:
+    said = text(facts(prefetches=[prefetch(1, message="1 of 3 nodes; 1 of them stand back")], prefetch_count=70))
+    for part in (
+        "70 that live, 1 of them below", "ml/ nightly-1", "Warming", "33 %", "1 of 3 nodes, kept until 2027-01-15 09:00 UTC",
+        "1 of them stand back", "s3://models/llama-1/weights",
+    ):  # fmt: skip
+        assert part in said, part
+    assert "No prefetch lives" in text(facts(prefetches=(), prefetch_count=0))
+    assert "nightly-1" not in text(facts(), "find=llama-0"), "the filter is for them, too"
+    hostile = html(facts(prefetches=[prefetch(1, name=f"ml/{MARKUP}", message=MARKUP, dataset=MARKUP, phase=MARKUP)]))
+    assert MARKUP not in hostile
+    parsed(hostile)
+
+
+def test_a_pod_says_what_neighbours_sent() -> None:
+    assert "61 % from 7 neighbours" in text(facts(warms=[warm(7, from_neighbours="61 % from 7 neighbours")]))
+    assert "neighbour" not in text(facts(warms=[warm(7)]))
 
 
 def test_the_page_is_sound_html_with_each_id_once_and_a_name_for_each_control() -> None:
