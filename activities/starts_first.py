@@ -1,7 +1,7 @@
-"""Lets the starts of workflows overtake the first step of those that run. Changes nothing else.
+"""Lets the starts of workflows overtake the first steps of those that run. Changes nothing else.
 
 On a busy machine all calls of Temporal are equal, so the start of the last Pod of a burst would wait behind the work
-for all Pods before it. Only the first step yields: what has begun holds a seat, and is brought to its end.
+for all Pods before it. Only what comes before a seat yields: who holds one is brought to the end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from kube_cache import names
+
+_BEFORE_A_SEAT = (names.RESOLVE_DATASET, names.CREATE_SEAT)
 
 
 class StartsFirst(Interceptor):
@@ -33,6 +35,6 @@ class _Yielding(ActivityInboundInterceptor):
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 -- the SDK's word
         info = activity.info()
-        if info.is_local and info.activity_type == names.RESOLVE_DATASET:
+        if info.is_local and info.activity_type in _BEFORE_A_SEAT:
             await self._yield_to_starts()
         return await super().execute_activity(input)

@@ -1,10 +1,9 @@
 """Python's garbage and the C library's heaps, in a process that holds much and throws away small circles: the operator.
 
 Imported modules stay for good, and the collector's repeated passes over them were a measurable part of a burst. So they
-are set aside. But the SDK's object of a workflow is a circle, which only the collector frees where `workflow_runner`
-cannot: that of a Pod that was evicted while it waited. One that had lived for minutes is in the oldest generation by
-then, so that generation must be looked at now and then. With the thresholds (20,000, 20, 100) it was not before 200,000
-workflows had ended, gigabytes later.
+are set aside. Evicted workflows, which are circles, are taken apart elsewhere (`workflow_runner`); what else is one,
+such as an error and the frames that it names, must not gather for hours. With the thresholds (20,000, 20, 100) the
+oldest generation was not looked at before some 200,000 workflows had ended, gigabytes later.
 
 What Python and Temporal's core free stays with the C library, which gives the system only what is free at the end of
 a heap. It makes a heap for each of many threads, and after the first long list it puts lists into heaps, too. So there
@@ -18,7 +17,7 @@ import ctypes
 import gc
 import sys
 
-# An entity is some 200 objects, so the thresholds are at about 50, 500 and 1,000 workflows. The last pass takes 0.2 s.
+# A workflow makes some 200 objects, so these are at about 50, 500 and 1,000 workflows. The last pass takes 0.2 s.
 _THRESHOLDS = (10_000, 10, 2)
 # Parameters of glibc's mallopt, from malloc.h.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8

@@ -29,8 +29,9 @@ from kube_cache.temporal import executions
 from kube_cache.temporal.search_attributes import node_of, phase_of
 
 _log = structlog.get_logger("kube_cache.reconcile")
-# Seconds after which a survey is forgotten: longer than a run may take, so that the memory is not held for ever.
-_KEEP_S = 600.0
+# Seconds without a question after which a survey is forgotten: longer than a run waits for an agent. So the memory is
+# free between two runs. A question that comes later makes the lists once more.
+_KEEP_S = 90.0
 
 
 class Seat(NamedTuple):
@@ -87,6 +88,7 @@ class Surveys:
         self._making = asyncio.Lock()
         self._run_id = ""
         self._survey = Survey()
+        self._forgetting: asyncio.TimerHandle | None = None
 
     async def get(self, ref: SurveyRef) -> Survey:
         """Return the run's survey, or make it. Raises RPCError, ApiError."""
@@ -95,12 +97,13 @@ class Surveys:
                 self._run_id, self._survey = "", Survey()
                 self._survey = await self._make()
                 self._run_id = ref.run_id
-                asyncio.get_running_loop().call_later(_KEEP_S, self._forget, ref.run_id)
+            if self._forgetting is not None:
+                self._forgetting.cancel()
+            self._forgetting = asyncio.get_running_loop().call_later(_KEEP_S, self._forget)
             return self._survey
 
-    def _forget(self, run_id: str) -> None:
-        if self._run_id == run_id:
-            self._run_id, self._survey = "", Survey()
+    def _forget(self) -> None:
+        self._run_id, self._survey = "", Survey()
 
     async def _make(self) -> Survey:
         survey = Survey()

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import pytest
 
 from activities.cluster import shards
+from activities.cluster import survey as survey_module
 from activities.cluster.survey import Survey, Surveys
 from kube_cache.contracts.common import Consumer, PodRef
 from kube_cache.contracts.reconcile import (
@@ -175,6 +176,21 @@ def test_the_lists_are_made_once_a_run_however_many_activities_read_them() -> No
     assert all(each is same[0] for each in same)
     assert other is not same[0]
     assert cluster.kube.lists == 2 * 3, "of seats, Pods and nodes"
+
+
+def test_a_survey_that_nobody_asks_any_more_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey_module, "_KEEP_S", 0.05)
+    cluster = Cluster([gated("one")])
+
+    async def forgotten() -> bool:
+        surveys = Surveys(cluster.kube, cluster.temporal, seat_namespace="seats")  # type: ignore[arg-type]
+        made = await surveys.get(RUN)
+        async with asyncio.timeout(60):
+            while surveys._survey is made:  # noqa: ASYNC110 -- nobody is told
+                await asyncio.sleep(0.01)
+        return await surveys.get(RUN) is not made
+
+    assert asyncio.run(forgotten())
 
 
 def big(nodes: int, pods: int) -> Survey:

@@ -1,4 +1,4 @@
-"""The first step of a Pod's workflow waits while starts are due; nothing else does."""
+"""The first steps of a Pod's workflow wait while starts are due; nothing else does."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from kube_cache import names
     [
         (names.RESOLVE_DATASET, True, True),
         (names.RESOLVE_DATASET, False, False),  # its worker's slot is not one that a start could have
-        (names.CREATE_SEAT, True, False),
+        (names.CREATE_SEAT, True, True),
         (names.PATCH_GATE, True, False),
     ],
 )
-async def test_only_the_first_step_yields_and_before_it_begins(activity: str, is_local: bool, yields: bool) -> None:
+async def test_only_what_comes_before_a_seat_yields_and_before_it_begins(
+    activity: str, is_local: bool, yields: bool
+) -> None:
     done: list[str] = []
 
     async def yield_to_starts() -> None:

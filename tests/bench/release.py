@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -170,7 +171,9 @@ class _Bench:
         self._console.print(_cpu_table(spent))
         events = sum(each.events for _, each in times) / len(times)
         tasks = sum(each.workflow_tasks for _, each in times) / len(times)
-        self._console.print(f"a workflow: {events:.1f} events, {tasks:.1f} workflow tasks")
+        parts = sum((each.parts for _, each in times), Counter[str]())
+        by_part = ", ".join(f"{part} {count / len(times):.1f}" for part, count in parts.most_common())
+        self._console.print(f"a workflow: {events:.1f} events, {tasks:.1f} workflow tasks; {by_part}")
         kinds = ", ".join(f"{kind} {count:.1f}" for kind, count in asked.items())
         self._console.print(f"event to start of the workflow: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
         self._console.print(f"API requests a Pod, of everybody: {sum(asked.values()):.1f}: {kinds}")
@@ -181,6 +184,7 @@ class _Bench:
             f"{key}_lag_p99_ms": round(p99, 1),
             f"{key}_events_per_workflow": events,
             f"{key}_tasks_per_workflow": tasks,
+            f"{key}_parts_per_workflow": {part: round(count / len(times), 2) for part, count in parts.items()},
             f"{key}_api_requests_per_pod": {kind: round(count, 2) for kind, count in asked.items()},
         }
 

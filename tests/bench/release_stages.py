@@ -8,6 +8,7 @@ answer).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
@@ -38,6 +39,15 @@ MILESTONES = (
     ("closed", "after: seat, condition, Event; workflow ends"),
 )
 _LAST = "bound"
+_PARTS = {
+    EventType.EVENT_TYPE_MARKER_RECORDED: "local activities",
+    EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED: "activities",
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED: "signals",
+    EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: "updates of search attributes",
+    EventType.EVENT_TYPE_TIMER_STARTED: "timers",
+    EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT: "tasks timed out",
+    EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED: "tasks failed",
+}
 _FETCHES = 8
 
 
@@ -46,6 +56,8 @@ class History:
     milestones: dict[str, float]
     events: int
     workflow_tasks: int
+    parts: Counter[str]
+    """What the events tell of: local activities, activities, signals, updates of search attributes, timers."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +85,14 @@ def read(events: Sequence[HistoryEvent]) -> History:
     found: dict[str, float] = {}
     scheduled: dict[int, str] = {}
     tasks = 0
+    parts: Counter[str] = Counter()
 
     def note(name: str, event: HistoryEvent) -> None:
         found.setdefault(name, event.event_time.ToNanoseconds() / 1e9)
 
     for event in events:
+        if part := _PARTS.get(event.event_type):
+            parts[part] += 1
         match event.event_type:
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
                 note("started", event)
@@ -96,7 +111,7 @@ def read(events: Sequence[HistoryEvent]) -> History:
                 note({"seat_bound": "seat_signalled", "pod_bound": "bound_signalled"}.get(signal, signal), event)
             case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
                 note("closed", event)
-    return History(found, len(events), tasks)
+    return History(found, len(events), tasks, parts)
 
 
 def merge(times: Times, history: History) -> dict[str, float]:
