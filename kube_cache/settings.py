@@ -59,9 +59,9 @@ class OperatorSettings:
     """Seconds between two searches for gated Pods without an open workflow."""
     prefetch_look_s: Annotated[float, Gt(0)] = 60
     """Seconds between two looks of a prefetch at the nodes and at what they hold, while nothing changes."""
-    workflow_slots: Annotated[int, Ge(10)] = 500
-    """Maximum number of workflows kept in memory, some 65 KiB each. One that is not costs the operator 2 to 4 ms of CPU
-    more when it is woken, and Temporal as much: raise it where bursts of more Pods than this are usual."""
+    workflow_slots: Annotated[int, Ge(10)] = 250
+    """Maximum number of workflows kept in memory, 65 to 120 KiB each. One that is not costs the operator 2 to 4 ms of
+    CPU more when it is woken, and Temporal as much: raise it where more Pods than this are often warmed at once."""
     lease_duration_s: Annotated[float, Ge(3)] = 10
     """Seconds after its last renewal at which a leading operator counts as dead, and another takes over."""
     lease_renew_s: Annotated[float, Gt(0)] = 2

@@ -72,7 +72,7 @@ def test_the_operators_defaults() -> None:
         lease_duration_s=10,
         lease_renew_s=2,
         identity="",
-        workflow_slots=500,
+        workflow_slots=250,
         seat_image="registry.k8s.io/pause:3.10.1",
         node_selector="",
         seat_deadline_s=21_600,
