@@ -21,7 +21,7 @@ from temporalio.client import Client
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
-from cli import garbage
+from cli import garbage, operator_forecast
 from cli.operator_issuer import serving_certificates
 from cli.operator_page import serving_page
 from cli.operator_worker import new_worker, policy
@@ -41,6 +41,7 @@ from kube_cache.temporal import reconcile_schedule
 from kube_cache.temporal.client import connect
 from kube_cache.temporal.cluster import bind_cluster
 from kube_cache.temporal.runtime import new_runtime
+from watcher.demand import DemandIndex
 from watcher.leader import Leader
 from watcher.nodes import NodeWatcher
 from watcher.page.timeline import Timeline
@@ -128,7 +129,8 @@ async def _serve(
     starter = Starter(client, warm_pods, expectations, patience_s=_OTHER_OPERATOR_S)
     timeline = Timeline() if options.page_address else None
     wanted = Wanted(lambda: not watches.unsynced())
-    observers: list[Observer] = [wanted] if timeline is None else [wanted, timeline]
+    demand = DemandIndex()
+    observers: list[Observer] = [wanted, demand] if timeline is None else [wanted, demand, timeline]
     watcher = PodWatcher(kube, starter, cache_root=options.cache_root, observers=observers)
     nodes = NodeWatcher(kube, starter, grace_s=options.node_grace_s)
     watches = Watches(kube, watcher, seat_namespace=options.namespace, nodes=nodes)
@@ -177,6 +179,7 @@ async def _serve(
         watches.get_group,
         wanted.is_elsewhere,
         starter.yield_to_starts,
+        demand.used,
     )
     stopping = threading.Event()
     garbage.tune()
@@ -197,6 +200,10 @@ async def _serve(
         )
         watches.start(stopping)
         await _insist("create the reconcile's schedule", lambda: _schedule_reconcile(client, options))
+        await _insist("keep the forecast's schedule", lambda: operator_forecast.schedule(client, settings.forecast))
+        forecast = operator_forecast.parts(
+            client, settings.forecast, demand, lambda: starter.leading and not watches.unsynced()
+        )
         running = (
             leader.run(),
             sweep.run(),
@@ -204,6 +211,7 @@ async def _serve(
             reconcile.run(),
             prefetches.run(),
             garbage.keep_giving_back(),
+            *forecast,
         )
         parts = [asyncio.create_task(part) for part in running]
         started.set()

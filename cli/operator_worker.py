@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -11,6 +11,7 @@ from temporalio.worker import Worker
 
 from activities.cluster.company import Company, Wanted
 from activities.cluster.evict_pod import EvictPod
+from activities.cluster.forecast.make_forecast import ForecastActivities
 from activities.cluster.group import GroupActivities
 from activities.cluster.join_dataset import JoinDataset
 from activities.cluster.move_receipt import MoveReceipt
@@ -40,6 +41,7 @@ from kube_cache.origin.s3 import Origins
 from kube_cache.settings import OperatorSettings, Settings
 from kube_cache.telemetry import spans
 from workflows.dataset_on_node import DatasetOnNode
+from workflows.forecast import Forecast
 from workflows.pod_group import PodGroup
 from workflows.prefetch import Prefetch
 from workflows.reconcile import Reconcile
@@ -90,6 +92,7 @@ def new_worker(
     get_group: Callable[[str, str], list[PodFacts] | None],
     is_wanted: Wanted,
     yield_to_starts: Callable[[], Awaitable[None]],
+    get_used: Callable[[], Mapping[str, Collection[str]]],
 ) -> Worker:
     seat = SeatActivities(
         kube,
@@ -112,6 +115,7 @@ def new_worker(
     group = GroupActivities(client, get_group)
     surveys = Surveys(kube, client, seat_namespace=settings.operator.namespace)
     reconcile = ReconcileActivities(client, surveys)
+    forecast = ForecastActivities(client, settings.forecast, policy(settings.operator))
     return Worker(
         client,
         task_queue=names.OPERATOR_QUEUE,
@@ -124,6 +128,7 @@ def new_worker(
             ReconcileRequest,
             StoreCommand,
             Prefetch,
+            Forecast,
         ],
         activities=[
             ResolveDataset(Origins(settings.origin, process="operator"), kube).resolve_dataset,
@@ -153,7 +158,10 @@ def new_worker(
                 get_nodes,
                 parse_selector(settings.operator.node_selector),
                 settings.operator.prefetch_look_s,
+                get_used,
             ).plan_prefetch,
+            forecast.make_forecast,
+            forecast.carry_out_forecast,
             TellWorkflows(kube, client, surveys, seat_namespace=settings.operator.namespace).tell_workflows,
         ],
         activity_executor=ThreadPoolExecutor(

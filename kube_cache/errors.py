@@ -258,6 +258,10 @@ class DemandUnknown(KubeCacheError):
     retryable = False
 
 
+class ForecastFailed(KubeCacheError):
+    """The process that makes the forecast has died, for want of memory perhaps."""
+
+
 class NativesMissing(KubeCacheError):
     """The installation cannot move data; raised where the module that does is imported."""
 

@@ -9,13 +9,15 @@ ecosystem's own variables are honoured by the libraries that own them and are no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from annotated_types import Ge, Gt
+from pydantic import model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kube_cache import names
 from kube_cache.engine.settings import EngineSettings
+from kube_cache.forecast.settings import ForecastSettings
 from kube_cache.kube.cache_nodes import parse_selector
 from kube_cache.kube.mounts import DEFAULT_ROOT
 from kube_cache.origin.settings import OriginSettings
@@ -159,6 +161,13 @@ class Settings(BaseSettings):
     origin: OriginSettings = OriginSettings()
     store: StoreSettings = StoreSettings()
     operator: OperatorSettings = OperatorSettings()
+    forecast: ForecastSettings = ForecastSettings()
     agent: AgentSettings = AgentSettings()
     peers: PeerSettings = PeerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @model_validator(mode="after")
+    def _check_selectors(self) -> Self:
+        """Raise ValueError for a selector that cannot be understood, before a prefetch has it."""
+        parse_selector(self.forecast.node_selector)
+        return self

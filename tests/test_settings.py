@@ -122,12 +122,23 @@ def test_one_variable_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPa
         pytest.param(
             "OPERATOR__PEER_AUTHORITY", "a", "peer_authority needs peer_key_file", id="an authority without files"
         ),
+        pytest.param("FORECAST__STEP_S", "1", "forecast.step_s", id="slots too short"),
+        pytest.param("FORECAST__NODE_SELECTOR", "pool", "pool", id="no selector"),
         pytest.param("TELEMETRY__LOG_FORMAT", "xml", "'auto', 'json' or 'console'", id="no format"),
     ],
 )
 def test_a_mistake_is_named(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"KUBE_CACHE_{name}", value)
     with pytest.raises(ValidationError, match=message):
+        Settings()
+
+
+def test_a_time_zone_matters_where_there_is_a_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tz database may be missing where nobody forecasts, as on the nodes."""
+    monkeypatch.setenv("KUBE_CACHE_FORECAST__TIME_ZONE", "Mars/Olympus")
+    assert not Settings().forecast.enabled
+    monkeypatch.setenv("KUBE_CACHE_FORECAST__ENABLED", "true")
+    with pytest.raises(ValidationError, match="write it like Europe/Berlin"):
         Settings()
 
 

@@ -20,6 +20,7 @@ from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import names
+    from kube_cache.contracts.forecast import CarryOutInput, MadeForecast, MakeForecastInput
     from kube_cache.contracts.group import FindGroupInput, FindGroupResult, JoinGroupInput
     from kube_cache.contracts.node import JoinInput
     from kube_cache.contracts.prefetch import PlanPrefetchInput, PrefetchPlan
@@ -221,6 +222,19 @@ async def plan_prefetch(arg: PlanPrefetchInput) -> PrefetchPlan:
         within=None,
         heartbeat_timeout=timedelta(seconds=15),
         attempt_timeout=timedelta(minutes=2),
+    )
+
+
+async def make_forecast(arg: MakeForecastInput) -> MadeForecast:
+    """Fails in the end, so that a run says so and the next one begins on time."""
+    return await _normal(
+        names.MAKE_FORECAST, arg, MadeForecast, within=timedelta(minutes=8), heartbeat_timeout=timedelta(seconds=15)
+    )
+
+
+async def carry_out_forecast(arg: CarryOutInput) -> None:
+    await _normal(
+        names.CARRY_OUT_FORECAST, arg, NoneType, within=timedelta(minutes=2), heartbeat_timeout=timedelta(seconds=15)
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from temporalio import activity
@@ -48,8 +48,13 @@ class PlanPrefetch:
         get_nodes: Callable[[], Sequence[NodeFacts]],
         node_selector: Mapping[str, str] | None = None,
         look_s: float = 0,
+        get_used: Callable[[], Mapping[str, Collection[str]]] = dict,
     ) -> None:
-        """node_selector: labels of the nodes that have an agent. look_s: what a plan says."""
+        """node_selector: labels of the nodes that have an agent. look_s: what a plan says.
+
+        get_used: URIs of the datasets of the Pods on each node, by the node's name.
+        """
+        self._get_used = get_used
         self._look_s = look_s
         self._client = client
         self._get_nodes = get_nodes
@@ -96,8 +101,13 @@ class PlanPrefetch:
         return all(node.labels.get(key) == value for key, value in self._node_selector.items())
 
 
-def plan(arg: PlanPrefetchInput, nodes: Sequence[NodeFacts], held: Mapping[str, Held]) -> PrefetchPlan:
-    """Make a plan. nodes: with an agent. held: by the name of the node."""
+def plan(
+    arg: PlanPrefetchInput,
+    nodes: Sequence[NodeFacts],
+    held: Mapping[str, Held],
+    used: Mapping[str, Collection[str]] | None = None,
+) -> PrefetchPlan:
+    """Make a plan. nodes: with an agent. held, and used (URIs of the datasets of Pods): by the name of the node."""
     if arg.ending:
         holders = sorted(node.name for node in nodes if node.name in held)
         tour, toured = _next(holders, arg.cursor, arg.tour)
@@ -111,10 +121,15 @@ def plan(arg: PlanPrefetchInput, nodes: Sequence[NodeFacts], held: Mapping[str, 
     def is_whole(name: str) -> bool:
         return name not in avoid and held.get(name, nothing).ready >= sizes.keys()
 
-    def rank(name: str) -> tuple[bool, bool, bool, int, int, bytes]:
+    def is_others(name: str) -> bool:
+        pods = (used or {}).get(name, ())
+        return arg.spec.idle and bool(pods) and not set(pods) & set(arg.spec.datasets)
+
+    def rank(name: str) -> tuple[bool, bool, bool, bool, int, int, bytes]:
         of = held.get(name, nothing)
         ready, fetched = (sum(sizes[digest] for digest in digests) for digests in (of.ready, of.fetched))
-        return name in avoid, not is_whole(name), name not in busy, -ready, -fetched, _lot(arg.spec, name)
+        at_work = name not in busy
+        return name in avoid, is_others(name), not is_whole(name), at_work, -ready, -fetched, _lot(arg.spec, name)
 
     chosen = sorted(matching, key=rank)[:wanted]
     whole = [name for name in chosen if is_whole(name)]

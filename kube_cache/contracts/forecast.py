@@ -10,6 +10,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from kube_cache.contracts.prefetch import PrefetchSpec
+
 UNKNOWN = -1
 """In a list of copies: not measured, or not to be told."""
 MAX_DATASETS = 500
@@ -151,6 +153,9 @@ class DatasetForecast:
     bytes_each: int = 0
     """Of one copy; 0 = not known yet."""
     sized_at: int = 0
+    """When the size was looked up last; 0 = never."""
+    size_error: str = ""
+    """Why it could not be, in words."""
     in_use: int = UNKNOWN
     """Copies in use in the last slot that was measured."""
     highest: int = 0
@@ -234,6 +239,17 @@ class ForecastInput:
 
 
 @dataclass(frozen=True)
+class Sized:
+    """What the origin said of a dataset."""
+
+    dataset: str
+    at: int
+    bytes: int = 0
+    error: str = ""
+    """Why there is no size, in words."""
+
+
+@dataclass(frozen=True)
 class ForecastRecord:
     """Result of a run."""
 
@@ -245,6 +261,36 @@ class ForecastRecord:
     acting: int = 0
     packed: str = ""
     """The ForecastReport (kube_cache.temporal.forecasts packs and unpacks it)."""
+    sizes: list[Sized] = field(default_factory=list)
+    """Learned after the report was made; the next run takes them in."""
+
+
+@dataclass(frozen=True)
+class MakeForecastInput:
+    packed: str
+    """The report before; empty = none."""
+    sizes: list[Sized] = field(default_factory=list)
+    clock_offset_s: float = 0
+
+
+@dataclass(frozen=True)
+class MadeForecast:
+    record: ForecastRecord
+    start: list[PrefetchSpec] = field(default_factory=list)
+    """Prefetches that are to live until the plan's end."""
+    end: list[str] = field(default_factory=list)
+    """Names of prefetches that no plan asks for any more."""
+    namespace: str = ""
+    """Of all of them."""
+    unsized: list[str] = field(default_factory=list)
+    """Datasets whose size is to be looked up; a few."""
+
+
+@dataclass(frozen=True)
+class CarryOutInput:
+    start: list[PrefetchSpec]
+    end: list[str]
+    namespace: str
 
 
 def add(figures: list[Figures]) -> Figures:

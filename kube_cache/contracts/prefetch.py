@@ -56,6 +56,8 @@ class PrefetchSpec:
     follow: bool = False
     """Resolve the datasets again every `follow_s`, and fetch what is new."""
     follow_s: float = 300
+    idle: bool = False
+    """Of `copies`: choose nodes that run Pods of other datasets after those that run none."""
 
 
 @dataclass

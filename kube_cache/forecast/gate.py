@@ -69,11 +69,12 @@ def judge(
     end = len(history)
     first = max(0, end - history.slots(rules.backtest_s))
     found = score(history, plans(history, model, lead, first, end), first)
-    mode, reason = _decide(found, rules)
+    mode, reason = decide(found, rules)
     return Verdict(mode, state, f"{mode}: {reason}", found)
 
 
-def _decide(found: Score, rules: GateRules) -> tuple[Mode, str]:
+def decide(found: Score, rules: GateRules) -> tuple[Mode, str]:
+    """Return what the score of a backtest allows, and why in words."""
     days = f"the last {rules.backtest_s / DAY_S:g} days"
     if found.arrivals < rules.min_arrivals:
         return Mode.FORECAST_ONLY, (

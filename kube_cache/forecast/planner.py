@@ -25,6 +25,10 @@ class Demand:
     bytes_each: int
     """Size of one copy."""
     history: Series
+    model: Model | None = None
+    """Of this dataset alone, instead of the one for all."""
+    lead: int = 0
+    """As above."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def share(wanted: Sequence[int], bytes_each: Sequence[int], budget: Budget) -> l
 
 def _wish(demand: Demand, verdict: Verdict | None, model: Model, budget: Budget, lead: int) -> Planned:
     """Plan for one dataset as if it were alone."""
-    history = demand.history
+    history, model, lead = demand.history, demand.model or model, demand.lead or lead
     target = len(history) - 1 + lead
     ready_at, until = history.time(target), history.time(target + 1)
 

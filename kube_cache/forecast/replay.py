@@ -80,7 +80,7 @@ def score(demand: Series, planned: Sequence[float], first: int) -> Score:
 
     A slot without a measurement counts for nothing, and neither does the difference across a gap.
     """
-    tally = _Tally(hours=demand.step_s / 3600)
+    tally = Tally(hours=demand.step_s / 3600)
     before = demand.value(first - 1)
     for position, plan in enumerate(planned, start=first):
         now = demand.value(position)
@@ -94,7 +94,9 @@ def score(demand: Series, planned: Sequence[float], first: int) -> Score:
 
 
 @dataclass
-class _Tally:
+class Tally:
+    """Counts slot after slot."""
+
     hours: float
     """Hours of a slot."""
     arrivals: int = 0

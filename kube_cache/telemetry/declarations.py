@@ -90,8 +90,18 @@ class Labelled(Generic[M]):
 
     def clear(self) -> None:
         """Export no series any more."""
+        with self._lock:
+            for kept in self._kept:
+                kept.clear()
         self._children.clear()
         self._metric.clear()
+
+    def forget(self, value: str) -> None:
+        """Export the series of a value no more, of a metric with one label; another value may take its place."""
+        with self._lock:
+            self._kept[0].discard(value)
+        self._children.pop((value,), None)
+        self._metric.remove(value)
 
     def _keep(self, place: int, value: str) -> str:
         bound, kept = self._bounds[place], self._kept[place]

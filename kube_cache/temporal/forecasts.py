@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio.client import Client
@@ -26,8 +27,14 @@ async def latest(client: Client) -> ForecastReport | None:
     async for run in client.list_workflows(query, limit=1):  # the latest comes first
         handle = client.get_workflow_handle(run.id, run_id=run.run_id, result_type=ForecastRecord)
         record = await handle.result(follow_runs=False, rpc_timeout=_RPC_TIMEOUT)
-        return unpack(record.packed)
+        return report_of(record)
     return None
+
+
+def report_of(record: ForecastRecord) -> ForecastReport:
+    """Return the report that a run has left: of one that was not ok the last report, with what happened."""
+    report = unpack(record.packed) if record.packed else ForecastReport(record.state)
+    return replace(report, state=record.state, message=record.message, made_at=record.made_at)
 
 
 def pack(report: ForecastReport) -> str:

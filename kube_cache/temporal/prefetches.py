@@ -73,6 +73,12 @@ async def status_of(client: Client, namespace: str, name: str) -> PrefetchStatus
     return ended
 
 
+async def end_prefetch(client: Client, namespace: str, name: str) -> None:
+    """Have a prefetch let its data go. Raises RPCError, NOT_FOUND of one that has ended."""
+    handle = client.get_workflow_handle(names.prefetch_id(namespace, name))
+    await handle.signal("cancel", rpc_timeout=_RPC_TIMEOUT)
+
+
 class Seen(NamedTuple):
     """What Temporal knows of a prefetch; nothing of all where it knows none."""
 

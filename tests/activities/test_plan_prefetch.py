@@ -103,3 +103,18 @@ def test_a_plan_for_5000_nodes_names_as_many_as_it_may() -> None:
     found = planned({node.name: whole() for node in nodes[:2500]}, nodes=nodes, missing=32, tour=32)
     assert (found.matched, found.ready, len(found.missing), len(found.tour)) == (5000, 2500, 32, 32)
     assert len(json.dumps(asdict(found))) < 4096
+
+
+def test_for_an_idle_copy_nodes_with_pods_of_other_datasets_come_last() -> None:
+    used = {"node-0": ["s3://b/other"], "node-1": ["s3://b/one", "s3://b/other"], "node-2": ["s3://b/other"]}
+    held = {"node-0": whole(), "node-1": whole(), "node-3": whole()}
+
+    def chosen(copies: int, *, idle: bool) -> tuple[int, set[str]]:
+        arg = PlanPrefetchInput(spec(copies=copies, idle=idle), [ONE, TWO], missing=10, tour=10)
+        found = plan(arg, NODES, held, used)
+        return found.ready, {*found.missing, *found.tour}
+
+    assert chosen(2, idle=True) == (2, {"node-1", "node-3"}), "what the dataset's own Pods use counts as a copy"
+    assert chosen(4, idle=True) == (2, {"node-1", "node-3", "node-4", "node-5"})
+    assert chosen(5, idle=True) == (3, {"node-0", "node-1", "node-3", "node-4", "node-5"})
+    assert chosen(3, idle=False) == (3, {"node-0", "node-1", "node-3"})

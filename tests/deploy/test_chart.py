@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from kube_cache import names
+from kube_cache.forecast.settings import ForecastSettings
 from kube_cache.kube.cache_nodes import parse_selector
 from kube_cache.settings import Settings
 from tests.deploy import chart, monitoring
@@ -60,6 +62,7 @@ def test_the_namespaces_are_those_that_the_product_knows() -> None:
         ({"temporal.address": "temporal.example"}, "is not host:port"),
         ({"cache.minFree": 0.01}, "below 0.1, where the kubelet evicts Pods"),
         ({"cache.root": "var/lib"}, "/cache/root"),
+        ({"forecast.prometheus": "prometheus:9090"}, "/forecast/prometheus"),
         ({"peers.certificates.existing": {"csi": {}, "secret": {}}}, "/peers/certificates/existing"),
         ({"extraEnv": [{"name": "A", "value": "b", "valueFrom": {}}]}, "extraEnv A has both value and valueFrom"),
     ],
@@ -243,6 +246,28 @@ def test_the_page_is_reached_from_the_network_only_where_that_is_said() -> None:
     assert page("none") == (None, False)
     assert page("port-forward") == (":9466", False)  # the loopback
     assert page("network") == ("0.0.0.0:9466", True)
+
+
+def test_the_forecast_is_off_until_it_is_asked_for_and_then_reaches_prometheus() -> None:
+    def seen(**values: Any) -> tuple[str | None, bool]:
+        documents = chart.documents({"networkPolicy.enabled": True, **values})
+        policy = chart.one(documents, "NetworkPolicy", "kube-cache-operator")["spec"]
+        reached = any(port["port"] == 9099 for rule in policy["egress"] for port in rule["ports"])
+        environment = chart.environment(chart.pod_of(documents, "operator"))
+        assert "FORECAST" not in str(chart.pod_of(documents, "agent"))
+        return environment.get("KUBE_CACHE_FORECAST__PROMETHEUS_URL"), reached
+
+    url = "http://prometheus.metrics:9099"
+    assert seen() == (None, False)
+    assert seen(**{"forecast.enabled": True, "forecast.prometheus": url}) == (url, True)
+
+
+def test_the_charts_defaults_of_the_forecast_are_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = chart.documents({"forecast.enabled": True})
+    for name, value in chart.environment(chart.pod_of(documents, "operator")).items():
+        if "FORECAST" in name:
+            monkeypatch.setenv(name, value)
+    assert Settings().forecast == replace(ForecastSettings(), enabled=True)
 
 
 def test_nodes_feed_each_other_unless_that_is_switched_off() -> None:

@@ -20,6 +20,7 @@ from activities.cluster.plan_prefetch import PlanPrefetch
 from activities.cluster.survey import Survey
 from kube_cache import names
 from kube_cache.contracts.common import BannedNeighbour, PodView, Snapshot
+from kube_cache.contracts.forecast import CarryOutInput, ForecastRecord, MadeForecast, MakeForecastInput
 from kube_cache.contracts.group import FindGroupInput, FindGroupResult, JoinGroupInput
 from kube_cache.contracts.node import (
     AwaitDiskInput,
@@ -121,6 +122,8 @@ class World:
         """(Node, digest) -> end of what a prefetch keeps."""
         self.on_disk: dict[str, set[str]] = {}
         """Node -> digests; only prefetches tell nodes apart."""
+        self.made = MadeForecast(ForecastRecord("ok"))
+        """What the forecast says next."""
         self.disk_takes_it = asyncio.Event()
         self.disk_takes_it.set()
 
@@ -233,7 +236,20 @@ class World:
             report_phase,
             join_dataset,
             *self._group_activities(),
+            *self._forecast_activities(),
         ]
+
+    def _forecast_activities(self) -> list[Any]:
+        @activity.defn(name=names.MAKE_FORECAST)
+        async def make_forecast(arg: MakeForecastInput) -> MadeForecast:
+            await self._enter_and_stay(names.MAKE_FORECAST, arg)
+            return self.made
+
+        @activity.defn(name=names.CARRY_OUT_FORECAST)
+        async def carry_out_forecast(arg: CarryOutInput) -> None:
+            self._enter(names.CARRY_OUT_FORECAST, arg)
+
+        return [make_forecast, carry_out_forecast]
 
     def _group_activities(self) -> list[Any]:
         groups = GroupActivities(self.client, lambda *_: None)

@@ -1,4 +1,4 @@
-"""Record the histories that `test_replay` replays: `python -m tests.workflows.record`.
+"""Record the histories that `test_replay` replays: `python -m tests.workflows.record [SCENARIO …]`.
 
 Run it when a workflow is new or deliberately incompatible, never to make a red replay green: a red replay means that
 workflows in flight would break at the next upgrade. Existing files are kept; delete one to record it anew.
@@ -7,8 +7,9 @@ workflows in flight would break at the next upgrade. Existing files are kept; de
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from itertools import product
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from temporalio.client import WorkflowHandle
 
 from kube_cache import names
 from kube_cache.contracts.common import PodRef
+from kube_cache.contracts.forecast import ForecastRecord, MadeForecast
 from kube_cache.contracts.group import FindGroupResult
+from kube_cache.contracts.prefetch import PrefetchSpec
 from kube_cache.contracts.reconcile import Entity
 from kube_cache.contracts.warm_pod import PodState, SeatLost
 from kube_cache.kube.nodes import NodeFacts
@@ -213,6 +216,25 @@ async def prefetch(bench: Workbench) -> dict[str, WorkflowHandle]:
     return {"prefetch": handle, "entity": bench.entity()}
 
 
+async def forecast(bench: Workbench) -> dict[str, WorkflowHandle]:
+    """A run that starts and ends prefetches, and asks for two sizes, of which it gets one; then a run that fails."""
+    spec = PrefetchSpec("ml", "forecast-a", ["s3://models/a"], copies=2, idle=True)
+    bench.world.made = MadeForecast(
+        ForecastRecord("ok", datasets=2, acting=1, packed="a report"),
+        [spec],
+        ["forecast-b"],
+        "ml",
+        ["s3://models/a", "s3://models/b"],
+    )
+    bench.world.error[names.RESOLVE_DATASET] = [refused("AccessDenied")]
+    first = await bench.forecast()
+    record = await first.result()
+    bench.world.error[names.MAKE_FORECAST] = [refused("ForecastFailed")]
+    second = await bench.forecast(record)
+    await second.result()
+    return {"run": first, "failed": second}
+
+
 SCENARIOS = [
     hit,
     miss,
@@ -231,6 +253,7 @@ SCENARIOS = [
     asked_for,
     group,
     prefetch,
+    forecast,
 ]
 
 
@@ -238,9 +261,11 @@ WATCH_WAITS = {"signalled": 0.0, "awaited": WATCH_WAIT_S}
 """Both ways in which a Pod's workflow learns of the scheduler's doings."""
 
 
-async def record(address: str) -> None:
+async def record(address: str, wanted: Collection[str]) -> None:
+    """wanted: names of scenarios; empty = all."""
     HISTORIES.mkdir(exist_ok=True)
-    for scenario, (how, seconds) in product(SCENARIOS, WATCH_WAITS.items()):
+    scenarios = [scenario for scenario in SCENARIOS if not wanted or scenario.__name__ in wanted]
+    for scenario, (how, seconds) in product(scenarios, WATCH_WAITS.items()):
         async with workbench(address, watch_wait_s=seconds, group_hold_s=1.0) as bench:
             for part, handle in (await scenario(bench)).items():
                 target = HISTORIES / f"{scenario.__name__}.{part}.{how}.json"
@@ -256,7 +281,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Stack(servers=[TEMPORAL], with_product=False, state=Path(folder) / "stack") as stack,
     ):
-        asyncio.run(record(stack.temporal_address))
+        asyncio.run(record(stack.temporal_address, sys.argv[1:]))
 
 
 if __name__ == "__main__":

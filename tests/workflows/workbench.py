@@ -22,6 +22,7 @@ from activities.cluster.join_dataset import JoinDataset
 from activities.cluster.survey import Survey
 from kube_cache import names
 from kube_cache.contracts.common import Phase, PodRef, PodView, Policy
+from kube_cache.contracts.forecast import ForecastInput, ForecastRecord
 from kube_cache.contracts.group import JoinGroupInput, PodGroupStatus
 from kube_cache.contracts.node import DatasetOnNodeStatus, JoinInput
 from kube_cache.contracts.prefetch import PrefetchSpec, PrefetchStatus
@@ -31,6 +32,7 @@ from kube_cache.temporal.prefetches import start_prefetch
 from kube_cache.temporal.search_attributes import initial
 from tests.workflows.fakes import DIGEST, World
 from workflows.dataset_on_node import DatasetOnNode
+from workflows.forecast import Forecast
 from workflows.pod_group import PodGroup
 from workflows.prefetch import Prefetch
 from workflows.reconcile import Reconcile
@@ -38,7 +40,7 @@ from workflows.reconcile_request import ReconcileRequest
 from workflows.reconcile_shard import ReconcileShard
 from workflows.warm_pod.workflow import WarmPod
 
-WORKFLOWS = [WarmPod, DatasetOnNode, PodGroup, Reconcile, ReconcileShard, ReconcileRequest, Prefetch]
+WORKFLOWS = [WarmPod, DatasetOnNode, PodGroup, Reconcile, ReconcileShard, ReconcileRequest, Prefetch, Forecast]
 
 _BRISK = {
     "graceful_shutdown_timeout": timedelta(seconds=1),
@@ -177,6 +179,15 @@ class Workbench:
         named = {"namespace": "ml", "name": self.tag, "datasets": [self.world.dataset], **spec}
         given = PrefetchSpec(**named)  # type: ignore[arg-type]
         return await start_prefetch(self.client, given, self.policy)
+
+    async def forecast(self, record: ForecastRecord | None = None) -> WorkflowHandle[Forecast, ForecastRecord]:
+        """Start a run as the schedule does. record: of the run before."""
+        return await self.client.start_workflow(
+            Forecast.run,
+            ForecastInput(record=record),
+            id=f"{names.FORECAST_ID}-{uuid.uuid4()}",
+            task_queue=names.OPERATOR_QUEUE,
+        )
 
     @property
     def group_name(self) -> str:

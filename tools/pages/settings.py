@@ -16,6 +16,7 @@ from tools.pages.marks import DOCS, Part, cell
 # Heading, and who reads the group.
 _GROUPS = {
     "operator": ("Operator", "the operator"),
+    "forecast": ("Forecast", "the operator; [prediction](prediction.md) tells what they do"),
     "agent": ("Agent", "the agent"),
     "peers": ("Peers", "the agent"),
     "store": ("Store", "the agent, and `kube-cache store` on the node"),

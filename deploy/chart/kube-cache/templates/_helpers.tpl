@@ -213,6 +213,26 @@ readinessProbe:
 - name: KUBE_CACHE_OPERATOR__PAGE_ADDRESS
   value: {{ eq .Values.operator.page "network" | ternary "0.0.0.0:9466" ":9466" | quote }}
 {{- end }}
+{{- with .Values.forecast }}
+{{- if .enabled }}
+- name: KUBE_CACHE_FORECAST__ENABLED
+  value: "true"
+- name: KUBE_CACHE_FORECAST__PROMETHEUS_URL
+  value: {{ .prometheus | quote }}
+- name: KUBE_CACHE_FORECAST__TIME_ZONE
+  value: {{ .timeZone | quote }}
+- name: KUBE_CACHE_FORECAST__NAMESPACE
+  value: {{ .namespace | quote }}
+- name: KUBE_CACHE_FORECAST__MIN_HIT_RATE
+  value: {{ .minHitRate | quote }}
+- name: KUBE_CACHE_FORECAST__MAX_WASTED
+  value: {{ .maxWasted | quote }}
+- name: KUBE_CACHE_FORECAST__MAX_COPIES
+  value: {{ int64 .maxCopies | quote }}
+- name: KUBE_CACHE_FORECAST__MAX_BYTES
+  value: {{ int64 .maxBytes | quote }}
+{{- end }}
+{{- end }}
 {{- if include "kube-cache.feeds" . }}
 - name: KUBE_CACHE_OPERATOR__PEER_KEY_FILE
   value: /etc/kube-cache/peers/tls.key
