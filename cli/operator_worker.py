@@ -23,6 +23,7 @@ from activities.cluster.reconcile import ReconcileActivities
 from activities.cluster.report_phase import ReportPhase
 from activities.cluster.resolve_dataset import ResolveDataset
 from activities.cluster.seat import SeatActivities
+from activities.cluster.start_prefetch import StartPrefetch
 from activities.cluster.survey import Surveys
 from activities.cluster.tell_workflows import TellWorkflows
 from activities.log_context import LogContext
@@ -47,6 +48,7 @@ from workflows.prefetch import Prefetch
 from workflows.reconcile import Reconcile
 from workflows.reconcile_request import ReconcileRequest
 from workflows.reconcile_shard import ReconcileShard
+from workflows.scheduled_prefetch import ScheduledPrefetch
 from workflows.store_command import StoreCommand
 from workflows.tracing import WorkflowTracing
 from workflows.warm_pod.workflow import WarmPod
@@ -129,6 +131,7 @@ def new_worker(
             StoreCommand,
             Prefetch,
             Forecast,
+            ScheduledPrefetch,
         ],
         activities=[
             ResolveDataset(Origins(settings.origin, process="operator"), kube).resolve_dataset,
@@ -162,6 +165,7 @@ def new_worker(
             ).plan_prefetch,
             forecast.make_forecast,
             forecast.carry_out_forecast,
+            StartPrefetch(client).start_prefetch,
             TellWorkflows(kube, client, surveys, seat_namespace=settings.operator.namespace).tell_workflows,
         ],
         activity_executor=ThreadPoolExecutor(

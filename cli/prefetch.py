@@ -78,6 +78,14 @@ def start(
         typer.Option(parser=mib_per_s, metavar="MIB", help="MiB per second of all nodes together.", show_default=False),
     ] = 0.0,
     parallel: Annotated[int, typer.Option(min=1, max=256, help="Nodes that fetch at once.")] = 8,
+    schedule: Annotated[
+        str,
+        typer.Option(metavar="CRON", help="Begin at each of these times, like '0 8 * * 1-5'.", show_default=False),
+    ] = "",
+    time_zone: Annotated[str, typer.Option(help="With --schedule: the zone that its times are in.")] = "UTC",
+    window: Annotated[
+        str, typer.Option(help="With --schedule: how long each one lives, like 10h.", show_default=False)
+    ] = "",
     follow: Annotated[bool, typer.Option("--follow", help="Look for new contents every 5 minutes.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the data is there, and tell how far it is.")] = False,
     timeout: Annotated[
@@ -85,8 +93,8 @@ def start(
     ] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Start a prefetch, or give the one of this name these arguments from now on."""
-    from cli import prefetch_run  # noqa: PLC0415 -- Temporal takes a second to import
+    """Start a prefetch, or give the one of this name these arguments from now on; with --schedule, again and again."""
+    from cli import prefetch_run, prefetch_schedule  # noqa: PLC0415 -- Temporal takes a second to import
 
     spec = prefetch_run.specify(
         uris,
@@ -101,6 +109,9 @@ def start(
         parallel=parallel,
         follow=follow,
     )
+    if schedule or window:
+        when = prefetch_schedule.specify(schedule, time_zone=time_zone, window=window, wait=wait)
+        return prefetch_schedule.start(spec, when, as_json=as_json)
     return prefetch_run.start(spec, wait=wait, timeout=timeout, as_json=as_json)
 
 
@@ -110,7 +121,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows; the others are counted.")] = 100,
     as_json: AsJson = False,
 ) -> int:
-    """List the prefetches that live: phase, percent, nodes, bytes."""
+    """List the prefetches that live, or have a schedule: phase, percent, nodes, bytes."""
     from cli import prefetch_run  # noqa: PLC0415
 
     return prefetch_run.list_all(namespace=namespace, limit=limit, as_json=as_json)
@@ -132,7 +143,7 @@ def _ask(verb: str, prefetch: str, *, as_json: bool) -> int:
 
 @app.command()
 def pause(prefetch: _Prefetch, as_json: AsJson = False) -> int:
-    """Stop a prefetch's downloads, and keep what was fetched, until a resume."""
+    """Stop a prefetch's downloads and its schedule, and keep what was fetched, until a resume."""
     return _ask("pause", prefetch, as_json=as_json)
 
 
@@ -144,5 +155,5 @@ def resume(prefetch: _Prefetch, as_json: AsJson = False) -> int:
 
 @app.command()
 def cancel(prefetch: _Prefetch, as_json: AsJson = False) -> int:
-    """End a prefetch: what it brought is evicted first, unless a Pod has used it."""
+    """End a prefetch, and its schedule: what it brought is evicted first, unless a Pod has used it."""
     return _ask("cancel", prefetch, as_json=as_json)

@@ -16,6 +16,7 @@ from rich.table import Table
 from temporalio.client import Client, WorkflowFailureError, WorkflowQueryFailedError
 from temporalio.service import RPCError
 
+from cli import prefetch_schedule
 from cli.cluster import ask, complain, complain_of_sources, print_json
 from cli.exit_codes import code_of_type
 from kube_cache import names
@@ -30,6 +31,7 @@ from kube_cache.contracts.prefetch import (
 from kube_cache.dataset.uri import parse_datasets
 from kube_cache.errors import InvalidRequest
 from kube_cache.insight.sources import Sources
+from kube_cache.temporal import prefetch_schedules
 from kube_cache.temporal.executions import is_missing
 from kube_cache.temporal.prefetches import running_prefetches, start_prefetch, status_of, statuses_of
 from kube_cache.units import format_bytes, format_seconds, parse_duration
@@ -159,7 +161,7 @@ async def show_at(sources: Sources, prefetch: str, *, as_json: bool) -> int:
     if sources.temporal is None:
         return complain_of_sources(sources)
     try:
-        status = await status_of(sources.temporal, namespace, name)
+        status = await prefetch_schedule.status_of(sources.temporal, namespace, name)
     except RPCError as error:
         return _complain_of(prefetch, error)
     except (WorkflowQueryFailedError, WorkflowFailureError) as error:
@@ -178,7 +180,7 @@ def _print(status: PrefetchStatus, *, as_json: bool) -> None:
         print(f"  dataset  {uri}")
     print(f"  nodes    {status.ready} ready of {status.wanted} wanted; {status.matched} match")
     print(f"  fetched  {format_bytes(status.fetched_bytes)}")
-    if status.phase not in _ENDED:
+    if status.phase not in _ENDED and status.expires_at:
         print(f"  expires  in {format_seconds(max(0.0, status.expires_at - time.time()))}")
     if status.busy:
         print(f"  fetch    {_some(status.busy)}")
@@ -232,17 +234,18 @@ async def list_at(sources: Sources, namespace: str, limit: int, *, as_json: bool
     if client is None:
         return complain_of_sources(sources)
     try:
-        listed = running_prefetches(client)
-        found = sorted({(each.namespace, each.name) async for each in listed if namespace in {"", each.namespace}})
+        everything = {(each.namespace, each.name) async for each in running_prefetches(client)}
+        everything |= {each[:2] async for each in prefetch_schedules.scheduled(client)}
     except RPCError as error:
         complain(f"Temporal tells nothing: {error.message}")
         return ExitCode.UNREACHABLE
-    rows = await statuses_of(client, found[:limit])
+    found = sorted(each for each in everything if namespace in {"", each[0]})
+    rows = await statuses_of(client, found[:limit], prefetch_schedule.status_of)
     if as_json:
         print_json({"prefetches": [document(row) for row in rows], "shown": len(rows), "total": len(found)})
         return ExitCode.DONE
     if not rows:
-        complain("no prefetch lives")
+        complain("no prefetch lives or has a schedule")
         return ExitCode.DONE
     Console().print(_table(rows))
     if len(found) > limit:
@@ -264,7 +267,7 @@ def _table(rows: Sequence[PrefetchStatus]) -> Table:
             f"{row.percent} %",
             f"{row.ready}/{row.wanted}",
             format_bytes(row.ready_bytes),
-            format_seconds(max(0.0, row.expires_at - time.time())),
+            format_seconds(max(0.0, row.expires_at - time.time())) if row.expires_at else "-",
             ", ".join(row.datasets),
         )
     return table
@@ -280,9 +283,11 @@ async def signal_at(sources: Sources, verb: str, prefetch: str, *, as_json: bool
     if sources.temporal is None:
         return complain_of_sources(sources)
     try:
+        has_schedule = await prefetch_schedule.ask(sources.temporal, verb, namespace, name)
         await sources.temporal.get_workflow_handle(names.prefetch_id(namespace, name)).signal(verb)
     except RPCError as error:
-        return _complain_of(prefetch, error)
+        if not (is_missing(error) and has_schedule):
+            return _complain_of(prefetch, error)
     if as_json:
         print_json({"namespace": namespace, "name": name, "signal": verb})
     else:
@@ -301,7 +306,7 @@ def parse_name(text: str) -> tuple[str, str]:
 
 def _complain_of(prefetch: str, error: RPCError) -> int:
     if is_missing(error):
-        complain(f"no prefetch {prefetch} lives; `kube-cache prefetch list` shows those that do")
+        complain(f"no prefetch {prefetch} lives or has a schedule; `kube-cache prefetch list` shows those that do")
         return ExitCode.ABSENT
     complain(f"Temporal or the operator tells nothing: {error.message}")
     return ExitCode.UNREACHABLE

@@ -113,6 +113,7 @@ POD_GROUP = "PodGroup"
 STORE_COMMAND = "StoreCommand"
 PREFETCH = "Prefetch"
 FORECAST = "Forecast"
+SCHEDULED_PREFETCH = "ScheduledPrefetch"
 RECONCILE_SCHEDULE = "kube-cache-reconcile"
 FORECAST_SCHEDULE = "kube-cache-forecast"
 CLUSTER_SCHEDULE = "kube-cache-cluster"  # never fires: its memo names the Kubernetes cluster of the namespace
@@ -147,6 +148,7 @@ SETTLE_NODE = "settle_node"
 PLAN_PREFETCH = "plan_prefetch"
 MAKE_FORECAST = "make_forecast"
 CARRY_OUT_FORECAST = "carry_out_forecast"
+START_PREFETCH = "start_prefetch"
 
 # Activities on a node's queue.
 CHECK_DISK = "check_disk"
@@ -262,6 +264,11 @@ def parse_prefetch_id(workflow_id: str) -> tuple[str, str]:
     if len(parts) != 3 or parts[0] != _PREFETCH_PREFIX:
         raise ValueError(f"{workflow_id!r} is not a workflow id of the form {_PREFETCH_PREFIX}/…/…")
     return parts[1], parts[2]
+
+
+def scheduled_prefetch_id(namespace: str, name: str) -> str:
+    """Of what a schedule starts; the schedule adds the time. The schedule itself has the id of the prefetch."""
+    return f"scheduled-{prefetch_id(namespace, name)}"
 
 
 def resource_prefetch(name: str, uid: str) -> str:

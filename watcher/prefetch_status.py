@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from kube_cache import names
-from kube_cache.contracts.prefetch import PrefetchPhase, PrefetchStatus
+from kube_cache.contracts.prefetch import SCHEDULED, PrefetchPhase, PrefetchStatus
 from kube_cache.kube.client import Json
 from kube_cache.kube.prefetches import PrefetchResource
 from kube_cache.units import cut, format_bytes
@@ -25,32 +25,47 @@ _AT_ONCE = ("phase", "observedGeneration", "workflow")
 
 
 def compose(
-    resource: PrefetchResource, answer: PrefetchStatus | None, now: float, *, problem: tuple[str, str] | None = None
+    resource: PrefetchResource,
+    answer: PrefetchStatus | None,
+    now: float,
+    *,
+    problem: tuple[str, str] | None = None,
+    next_at: float | None = None,
 ) -> Json:
     """Return the whole status. now: seconds since the epoch.
 
-    answer: of the workflow; None keeps what was said before. problem: why the workflow does not have the
-    specification, as reason and message.
+    answer: of the workflow; None keeps what was said before, or tells of the schedule. problem: why the workflow does
+    not have the specification, as reason and message. next_at: when the schedule begins the next one, in seconds since
+    the epoch; 0 = never, None = there is no schedule.
     """
     status = {key: value for key, value in resource.status.items() if key != "conditions"}
     status["workflow"] = names.prefetch_id(resource.namespace, resource.prefetch)
     if answer is not None:
         status |= _progress(answer)
+    elif next_at is not None:
+        status = _between(status, next_at)
+    if problem is None:
+        status.pop("nextStart", None)
+    if next_at:
+        status["nextStart"] = _time(next_at)
     if problem is None:
         status["observedGeneration"] = resource.generation
     elif answer is None:
+        status.setdefault("phase", PrefetchPhase.AWAITING_OPERATOR)
         status["message"] = cut(f"{problem[0]}: {problem[1]}", _MAX_MESSAGE)
     ready = answer is not None and answer.phase == PrefetchPhase.READY
-    conditions = []
+    conditions: list[tuple[str, bool, str, str]] = []
+    before = _condition(resource.status, "Ready")
     if answer is not None:
         conditions.append(("Ready", ready, answer.phase, answer.message))
-    elif kept := _condition(resource.status, "Ready"):
-        conditions.append(("Ready", kept["status"] == "True", kept["reason"], kept["message"]))
+    elif next_at is not None:
+        conditions.append(("Ready", False, SCHEDULED, status["message"]))
     if problem is None:
         conditions.append(("Applied", True, "Applied", "the workflow has this specification"))
     else:
         conditions.append(("Applied", False, *problem))
-    status["conditions"] = [
+    said_before = [before] if before and conditions[0][0] != "Ready" else []  # of the generation that it was said of
+    status["conditions"] = said_before + [
         _as_condition(resource, kind, holds, str(reason) or "Starting", message, now)
         for kind, holds, reason, message in conditions
     ]
@@ -69,6 +84,13 @@ def _progress(answer: PrefetchStatus) -> Json:
         "fetchedBytes": answer.fetched_bytes,
         "expiresAt": _time(answer.expires_at),
     }
+
+
+def _between(status: Json, next_at: float) -> Json:
+    """Return what is said between two windows: nothing is where it should be, for nothing should be anywhere."""
+    when = f"the next one begins at {_time(next_at)}" if next_at else "no time to begin is due: it is paused, or over"
+    kept = {key: value for key, value in status.items() if key in ("workflow", "observedGeneration")}
+    return {**kept, "phase": SCHEDULED, "message": when, "percent": 0}
 
 
 def _as_condition(resource: PrefetchResource, kind: str, holds: bool, reason: str, message: str, now: float) -> Json:

@@ -32,6 +32,7 @@ from kube_cache.kube.prefetches import PrefetchResource
 from kube_cache.kube.reflector import MAX_STILL_S, Reflector
 from kube_cache.temporal import executions
 from kube_cache.temporal.prefetches import Seen, observe, start_prefetch
+from watcher import prefetch_windows as windows
 from watcher.prefetch_status import ENDED, compose, is_due
 
 _log = structlog.get_logger("kube_cache.prefetches")
@@ -88,6 +89,7 @@ class Prefetches:
         self._client = client
         self._kube = kube
         self._policy = policy
+        self._windows = windows.Windows(client, kube, policy)
         self._is_leading = is_leading
         self._sweep_interval_s = sweep_interval_s
         self._loop = asyncio.get_running_loop()
@@ -207,23 +209,30 @@ class Prefetches:
             await self._end(resource)
             return _REST_S
         try:
-            spec = prefetches.specification(resource)
-        except InvalidRequest as error:
-            await self._tell(resource, None, ("SpecRefused", error.message))
-            return _REST_S
-        try:
+            spec, schedule = prefetches.specification(resource), prefetches.schedule(resource)
+            window = await self._windows.keep(resource, spec, schedule)
             seen = await observe(self._client, resource.namespace, resource.prefetch)
-            if step := decide(resource, spec, seen):
+            if schedule is None or window is None:
+                step = decide(resource, spec, seen)
+            else:
+                step, spec = windows.decide(resource, spec, seen, window, schedule.window_s, time.time())
+            if step:
                 if not self._may_start(resource.uid, seen):
                     return _ACTIVE_S
                 if seen.broken:
                     await self._tell_restart(resource, seen.broken)
                 await self._take(step, resource, spec)
                 seen = await observe(self._client, resource.namespace, resource.prefetch)
+        except InvalidRequest as error:
+            await self._tell(resource, None, ("SpecRefused", error.message))
+            return _REST_S
         except _UNHEARD as error:
             await self._tell(resource, None, ("TemporalUnavailable", str(error)))
             return _AGAIN_S
-        if not await self._tell(resource, seen.answer):
+        if window is not None and not seen.runs:
+            await self._tell(resource, None, next_at=window.next_at)
+            return windows.rest_s(window, _REST_S + _REST_EACH_S * len(self._seen))
+        if not await self._tell(resource, seen.answer, next_at=window and window.next_at):
             return _ACTIVE_S
         if seen.answer is not None and seen.answer.phase in _AT_REST:
             return _REST_S + _REST_EACH_S * len(self._seen)
@@ -254,10 +263,14 @@ class Prefetches:
         await executions.signal_if_running(self._client, workflow, step)
 
     async def _tell(
-        self, resource: PrefetchResource, answer: PrefetchStatus | None, problem: tuple[str, str] | None = None
+        self,
+        resource: PrefetchResource,
+        answer: PrefetchStatus | None,
+        problem: tuple[str, str] | None = None,
+        next_at: float | None = None,
     ) -> bool:
         """Write the status where that is due; False if somebody was faster. Raises ApiError."""
-        status = compose(resource, answer, time.time(), problem=problem)
+        status = compose(resource, answer, time.time(), problem=problem, next_at=next_at)
         now = self._loop.time()
         since_s = now - self._written.get(resource.uid, float("-inf"))
         if not is_due(resource.status, status, since_s):
@@ -277,6 +290,7 @@ class Prefetches:
 
     async def _end(self, resource: PrefetchResource) -> None:
         """Have the workflow of a resource that is gone let its data go. Raises RPCError: the sweep is next."""
+        await self._windows.drop(resource)
         workflow = names.prefetch_id(resource.namespace, resource.prefetch)
         await executions.signal_if_running(self._client, workflow, "cancel")
 
@@ -285,6 +299,7 @@ class Prefetches:
         known = {resource.uid for resource in self._reflector.all()}
         if not await asyncio.to_thread(prefetches.is_installed, self._kube):
             return  # a server that starts may not know its kinds yet; each workflow ends by itself
+        await self._windows.sweep(self._reflector.get)
         async for execution in executions.running(self._client, names.PREFETCH):
             uid = await execution.memo_value(names.RESOURCE_MEMO, "")
             if not uid or uid in known:

@@ -23,7 +23,12 @@ with workflow.unsafe.imports_passed_through():
     from kube_cache.contracts.forecast import CarryOutInput, MadeForecast, MakeForecastInput
     from kube_cache.contracts.group import FindGroupInput, FindGroupResult, JoinGroupInput
     from kube_cache.contracts.node import JoinInput
-    from kube_cache.contracts.prefetch import PlanPrefetchInput, PrefetchPlan
+    from kube_cache.contracts.prefetch import (
+        PlanPrefetchInput,
+        PrefetchPlan,
+        ScheduledPrefetchResult,
+        StartPrefetchInput,
+    )
     from kube_cache.contracts.reconcile import (
         SettleInput,
         SettleResult,
@@ -236,6 +241,17 @@ async def carry_out_forecast(arg: CarryOutInput) -> None:
     await _normal(
         names.CARRY_OUT_FORECAST, arg, NoneType, within=timedelta(minutes=2), heartbeat_timeout=timedelta(seconds=15)
     )
+
+
+async def start_prefetch(arg: StartPrefetchInput) -> ScheduledPrefetchResult:
+    answer: ScheduledPrefetchResult = await workflow.execute_activity(
+        names.START_PREFETCH,
+        arg,
+        result_type=ScheduledPrefetchResult,
+        start_to_close_timeout=SHORT_TIMEOUT,
+        retry_policy=_LONG,
+    )
+    return answer
 
 
 async def _reconcile_call(name: str, arg: object, result: type[R], *, summary: str | None = None) -> R:

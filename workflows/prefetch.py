@@ -70,6 +70,8 @@ class Prefetch:
         self._is_respecified = False
         """What runs may not be wanted any more."""
         self._phase = ""
+        self._is_unseen = False
+        """Nothing was told since the specification changed."""
 
     @workflow.run
     async def run(self, _inp: PrefetchInput) -> PrefetchStatus:
@@ -286,7 +288,7 @@ class Prefetch:
         if phase != self._phase:
             upsert(phase=phase)
             workflow.logger.info("phase of a prefetch", extra={"phase": str(phase), "dataset": self._spec.datasets[0]})
-        self._phase = phase
+        self._phase, self._is_unseen = phase, False
         workflow.set_current_details(f"**{phase}** {self._message()}")
 
     def _message(self) -> str:
@@ -322,7 +324,7 @@ class Prefetch:
         if spec.datasets != self._spec.datasets:
             state.resolved_at = 0
         if spec != self._spec:
-            state.fetched_bytes, self._is_respecified = 0, True
+            state.fetched_bytes, self._is_respecified, self._is_unseen = 0, True, True
         self._spec, state.begun_at, state.ending = spec, self._now(), ""
         if state.error is not None:
             state.resolved_at = 0
@@ -355,10 +357,12 @@ class Prefetch:
     @workflow.query(description="Phase, counts of nodes and bytes, what failed.")
     def status(self) -> PrefetchStatus:
         state, spec = self._state, self._spec
+        # That all is ready was said of another specification.
+        is_stale = self._is_unseen and self._phase == PrefetchPhase.READY
         return PrefetchStatus(
             spec.namespace,
             spec.name,
-            self._phase,
+            PrefetchPhase.WARMING if is_stale else self._phase,
             self._message(),
             list(spec.datasets),
             matched=state.matched,

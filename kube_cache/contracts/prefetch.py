@@ -11,6 +11,8 @@ from kube_cache.contracts.common import ErrorInfo, Policy, Snapshot
 
 PREFETCH_PRIORITY = -1000
 """Of a prefetch's downloads: below that of every Pod, which is -100 at least."""
+SCHEDULED = "Scheduled"
+"""Instead of a phase, where none lives and a schedule begins the next one: no workflow says so of itself."""
 MAX_NAMED_NODES = 500
 MAX_DATASETS = 32
 
@@ -210,3 +212,42 @@ class HoldPrefetchedResult:
 class ReleasePrefetchedInput:
     owner: str
     digests: list[str]
+
+
+@dataclass(frozen=True)
+class PrefetchSchedule:
+    """When a prefetch begins, again and again, and for how long."""
+
+    cron: str
+    """Five fields, as Temporal takes them: minute, hour, day of the month, month, day of the week."""
+    window_s: float
+    """How long each one lives, in seconds from its time on."""
+    time_zone: str = "UTC"
+    """By the name of the IANA database that Temporal's server has."""
+
+
+@dataclass(frozen=True)
+class ScheduledPrefetchInput:
+    """What a schedule starts at each of its times."""
+
+    spec: PrefetchSpec
+    """Its `expires_s` does not count: the window does."""
+    window_s: float
+    policy: Policy = field(default_factory=Policy)
+    resource: str = ""
+    """Uid of the resource that asks for it; empty for a person."""
+
+
+@dataclass(frozen=True)
+class ScheduledPrefetchResult:
+    started: bool
+    """False if the window was over before an operator came to start it."""
+
+
+@dataclass(frozen=True)
+class StartPrefetchInput:
+    spec: PrefetchSpec
+    until: float
+    """When the window ends, in seconds since the epoch."""
+    policy: Policy = field(default_factory=Policy)
+    resource: str = ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kube_cache import names
-from kube_cache.contracts.prefetch import PrefetchSpec
+from kube_cache.contracts.prefetch import PrefetchSchedule, PrefetchSpec
 from kube_cache.dataset.uri import parse_datasets
 from kube_cache.errors import InvalidRequest
 from kube_cache.kube import quantities
@@ -75,6 +75,18 @@ def specification(resource: PrefetchResource) -> PrefetchSpec:
         max_bytes_per_s=_bytes(spec, "maxBytesPerSecond"),
         parallel=int(spec.get("parallel") or _DEFAULT_PARALLEL),
         follow=bool(spec.get("follow")),
+    )
+
+
+def schedule(resource: PrefetchResource) -> PrefetchSchedule | None:
+    """Return when the prefetch begins; None for one that begins at once. Raises InvalidRequest."""
+    given: Json | None = resource.spec.get("schedule")
+    if not given:
+        return None
+    return PrefetchSchedule(
+        str(given.get("cron", "")),
+        parse_duration(str(given.get("window", "")), name="spec.schedule.window"),
+        str(given.get("timeZone") or "UTC"),
     )
 
 

@@ -7,9 +7,9 @@ atomic. A resource and a planner call it with the same specification.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from temporalio.client import (
     Client,
@@ -79,6 +79,9 @@ async def end_prefetch(client: Client, namespace: str, name: str) -> None:
     await handle.signal("cancel", rpc_timeout=_RPC_TIMEOUT)
 
 
+Ask: TypeAlias = Callable[[Client, str, str], Awaitable[PrefetchStatus]]
+
+
 class Seen(NamedTuple):
     """What Temporal knows of a prefetch; nothing of all where it knows none."""
 
@@ -116,17 +119,19 @@ async def running_prefetches(client: Client) -> AsyncIterator[Listed]:
         yield Listed(namespace, name, phase_of(execution))
 
 
-async def statuses_of(client: Client, prefetches: Sequence[tuple[str, str]]) -> list[PrefetchStatus]:
+async def statuses_of(
+    client: Client, prefetches: Sequence[tuple[str, str]], ask: Ask = status_of
+) -> list[PrefetchStatus]:
     """Ask each, a few at once; of one that tells nothing, a status of the phase `UNKNOWN` that says why.
 
-    prefetches: namespace and name.
+    prefetches: namespace and name. ask: how each is asked.
     """
     slots = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def read(namespace: str, name: str) -> PrefetchStatus:
         async with slots:
             try:
-                return await status_of(client, namespace, name)
+                return await ask(client, namespace, name)
             except (RPCError, WorkflowQueryFailedError, WorkflowFailureError) as error:
                 return PrefetchStatus(namespace, name, UNKNOWN, f"tells nothing: {error}", [])
 

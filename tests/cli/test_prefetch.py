@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli import prefetch_run
+from cli import prefetch_run, prefetch_schedule
 from cli.app import run
 from kube_cache.contracts.common import ErrorInfo
 from kube_cache.contracts.node import ExitCode
-from kube_cache.contracts.prefetch import NodeFailure, PrefetchPhase, PrefetchSpec, PrefetchStatus
+from kube_cache.contracts.prefetch import NodeFailure, PrefetchPhase, PrefetchSchedule, PrefetchSpec, PrefetchStatus
 from kube_cache.errors import InvalidRequest
 
 
@@ -145,6 +146,38 @@ class Temporal:
         for workflow_id in ("prefetch/ml/nightly", "prefetch/web/other", "by-hand"):
             yield SimpleNamespace(id=workflow_id, typed_search_attributes={})
 
+    schedules: tuple[str, ...] = ("kube-cache-reconcile",)
+
+    async def list_schedules(self, **_: Any) -> AsyncIterator[Any]:
+        async def memo_value(_key: str, default: str) -> str:
+            return default
+
+        async def entries() -> AsyncIterator[Any]:
+            for schedule in self.schedules:
+                yield SimpleNamespace(id=schedule, memo_value=memo_value)
+
+        return entries()
+
+    def get_schedule_handle(self, schedule: str) -> Any:
+        def done(verb: str) -> Any:
+            async def run(**_: Any) -> Any:
+                if schedule not in self.schedules:
+                    raise missing()
+                self.signals.append(f"schedule: {verb}")
+                state, moments = SimpleNamespace(note="", paused=False), [datetime(2026, 11, 30, 7, 15, tzinfo=UTC)]
+                info = SimpleNamespace(next_action_times=moments, recent_actions=[])
+                return SimpleNamespace(schedule=SimpleNamespace(state=state), info=info)
+
+            return run
+
+        return SimpleNamespace(**{verb: done(verb) for verb in ("describe", "delete", "pause", "unpause")})
+
+
+def missing() -> RPCError:
+    error = RPCError("workflow not found", RPCStatusCode.NOT_FOUND, b"")
+    error._grpc_status = SimpleNamespace(details=[])  # type: ignore[assignment]
+    return error
+
 
 def sources(*answers: PrefetchStatus | Exception) -> Any:
     return SimpleNamespace(temporal=Temporal(*answers), temporal_error="", kubernetes_error="")
@@ -178,8 +211,7 @@ def test_a_wait_tells_when_nobody_answers_and_when_time_is_up(
 
 
 def test_a_prefetch_that_does_not_live_is_absent(capsys: pytest.CaptureFixture[str]) -> None:
-    gone = sources(RPCError("workflow not found", RPCStatusCode.NOT_FOUND, b""))
-    gone.temporal.answers[0]._grpc_status = SimpleNamespace(details=[])
+    gone = sources(missing())
     assert asyncio.run(prefetch_run.signal_at(gone, "cancel", "ml/x", as_json=False)) == ExitCode.ABSENT
     assert asyncio.run(prefetch_run.show_at(gone, "ml/x", as_json=False)) == ExitCode.ABSENT
     assert "kube-cache prefetch list" in capsys.readouterr().err
@@ -195,6 +227,52 @@ def test_the_list_tells_of_each_that_lives(capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr()
     assert "75 %" in printed.out
     assert "1 more rows are not shown" in printed.err
+
+
+def test_one_between_two_windows_is_listed_shown_and_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    """None of it lives, or it has come to its end."""
+    for answer in (missing(), status(PrefetchPhase.EXPIRED)):
+        given = sources(answer)
+        given.temporal.schedules = ("prefetch/ml/morning", "kube-cache-reconcile")
+        assert asyncio.run(prefetch_run.list_at(given, "ml", 100, as_json=True)) == ExitCode.DONE
+        rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["prefetches"]}
+        assert (rows["morning"]["phase"], rows["morning"]["expires_at"]) == ("Scheduled", 0)
+        assert asyncio.run(prefetch_run.show_at(given, "ml/morning", as_json=False)) == ExitCode.DONE
+        printed = capsys.readouterr().out
+        assert "Scheduled, 0 %: the next one begins at 2026-11-30T07:15:00Z" in printed
+        assert "expires" not in printed
+        for verb in ("pause", "resume", "cancel"):
+            assert asyncio.run(prefetch_run.signal_at(given, verb, "ml/morning", as_json=False)) == ExitCode.DONE
+        capsys.readouterr()
+        asked = [each for each in given.temporal.signals if each != "schedule: describe"]
+        assert asked == ["schedule: pause", "pause", "schedule: unpause", "resume", "schedule: delete", "cancel"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        pytest.param({"cron": ""}, "--window goes with --schedule", id="a window alone"),
+        pytest.param({"cron": "8:15"}, "write five fields", id="no cron expression"),
+        pytest.param({"window": ""}, "--schedule needs --window", id="no window"),
+        pytest.param({"window": "0h"}, "--schedule needs --window", id="no time"),
+        pytest.param({"window": "long"}, "--window: 'long'", id="no duration"),
+        pytest.param({"wait": True}, "leave it out with --schedule", id="to be waited for"),
+    ],
+)
+def test_wrong_arguments_of_a_schedule_are_named(changes: dict[str, Any], words: str) -> None:
+    given = {"time_zone": "UTC", "window": "10h", "wait": False, "cron": "15 8 * * 1-5", **changes}
+    with pytest.raises(InvalidRequest, match=words):
+        prefetch_schedule.specify(given.pop("cron"), **given)
+
+
+def test_a_start_with_a_schedule_makes_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(prefetch_schedule, "start", lambda spec, when, **_: seen.append((spec, when)) or 0)
+    words = ["--schedule", "15 8 * * 1-5", "--time-zone", "Europe/Berlin", "--window", "9h45m"]
+    assert run(["prefetch", "s3://models/gpt", *words]) == 0
+    ((spec, when),) = seen
+    assert spec.datasets == ["s3://models/gpt"]
+    assert when == PrefetchSchedule("15 8 * * 1-5", 35100, "Europe/Berlin")
 
 
 def test_one_is_printed_with_what_holds_it_up(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +11,9 @@ import yaml
 
 from kube_cache import names
 from kube_cache.kube.client import resource_path
-from tests.e2e.promises import MIB, holds, kubectl, mounted, released, temporal, workflow_status
+from tests.e2e.prefetch_resources import Resources, result
+from tests.e2e.promises import MIB, holds, mounted, released, temporal, workflow_status
+from tests.e2e.shell import Shell
 from tools.stack import Stack, api, manifest
 from tools.stack.buckets import Bucket
 from tools.stack.pods import Pods
@@ -26,55 +24,6 @@ PAGE = CHECKOUT / "docs" / "operate" / "prefetch.md"
 KIND = "prefetches.kube-cache.openai.com"
 
 
-class Resources:
-    """`kubectl` in a namespace of the test."""
-
-    def __init__(self, stack: Stack, namespace: str, folder: Path) -> None:
-        self._stack = stack
-        self._namespace = namespace
-        self._folder = folder
-
-    def kubectl(self, *words: str) -> str:
-        return kubectl(self._stack, "-n", self._namespace, *words)
-
-    def apply(self, name: str, **spec: Any) -> None:
-        self.apply_document({"metadata": {"name": name}, "spec": spec})
-
-    def apply_document(self, document: dict[str, Any]) -> None:
-        path = self._folder / "prefetch.yaml"
-        path.write_text(yaml.safe_dump({"apiVersion": names.API_VERSION, "kind": names.PREFETCH_KIND, **document}))
-        self.kubectl("apply", "-f", str(path))
-
-    def get(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("get", "prefetch", name, "-o", "json"))
-        return found
-
-    def wait(self, name: str, phase: str, **nodes: int) -> dict[str, Any]:
-        """Wait until it is in the phase, with these counts of nodes, by its present specification."""
-
-        def is_there(found: dict[str, Any]) -> bool:
-            status = found.get("status", {})
-            observed = status.get("observedGeneration") == found["metadata"]["generation"]
-            return observed and status["phase"] == phase and nodes.items() <= status["nodes"].items()
-
-        return until(lambda: self.get(name), is_there, f"prefetch {name} is {phase} {nodes}", 120, poll_s=0.5)
-
-    def workflow(self, name: str) -> str:
-        meta = self.get(name)["metadata"]
-        return names.prefetch_id(self._namespace, names.resource_prefetch(name, meta["uid"]))
-
-    def delete_all(self) -> None:
-        self.kubectl("delete", "prefetch", "--all", "--timeout=30s")
-
-
-@pytest.fixture
-def resources(stack: Stack, namespace: str, tmp_path: Path) -> Iterator[Resources]:
-    stack.cluster.wait_served(resource_path(names.PREFETCHES))
-    made = Resources(stack, namespace, tmp_path)
-    yield made
-    made.delete_all()
-
-
 def is_there(stack: Stack, node: str, uri: str) -> bool:
     try:
         mounted(stack, node, uri)
@@ -83,21 +32,11 @@ def is_there(stack: Stack, node: str, uri: str) -> bool:
     return True
 
 
-def result(stack: Stack, workflow: str) -> dict[str, Any]:
-    """Wait for the end of a prefetch and return what it says, as `kube-cache prefetch status` has it."""
-    true(lambda: workflow_status(stack, workflow) != "RUNNING", f"{workflow} has ended")
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "TEMPORAL_ADDRESS": stack.temporal_address,
-        "TEMPORAL_NAMESPACE": stack.temporal_namespace,
-    }
-    name = workflow.removeprefix("prefetch/")
-    command = [sys.executable, "-m", "cli.main", "prefetch", "status", name, "--json"]
-    done = subprocess.run(
-        command, env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=True
-    )
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+def keepers(stack: Stack, node: str, uri: str) -> list[str]:
+    """Return the prefetches that have marked a dataset on a node's disk."""
+    holdings = Shell(stack).json("inventory", "--node", node)["holdings"]
+    (held,) = [each for each in holdings if each["dataset"] == uri]
+    return [str(owner) for owner in (held["prefetched"] or {"by": []})["by"]]
 
 
 def documented() -> dict[str, Any]:
@@ -133,8 +72,10 @@ def test_the_documented_resource_fills_nodes_kubectl_shows_how_far_and_its_delet
     assert re.split(r" {2,}", row.strip())[:6] == ["llama-70b", "Ready", "100", "2", "2", "6.0 MiB of 6.0 MiB"]
     assert "2 of 2 nodes hold" in resources.kubectl("get", "prefetch", "-o", "wide")
     workflow = resources.workflow("llama-70b")
+    assert all(workflow in keepers(stack, node, uri) for node in (first, second))
     resources.kubectl("delete", "prefetch", "llama-70b", "--timeout=30s")
     assert result(stack, workflow)["phase"] == "Cancelled"
+    assert not any(workflow in keepers(stack, node, uri) for node in (first, second)), "the marks are gone"
     served = stack.s3_proxy.bytes_served(bucket.name)
     pods.create_gated("one", uri, spec={"nodeSelector": {"pool": pool}})
     released(stack, pods, "one", uri, content)

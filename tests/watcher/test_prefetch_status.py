@@ -59,6 +59,14 @@ def test_while_temporal_is_away_the_last_progress_stays_and_the_reason_is_told()
     assert (status["phase"], status["observedGeneration"]) == ("Ready", 3)
     assert status["message"] == "TemporalUnavailable: connection refused"
     assert conditions(status) == {"Ready": ("True", "Ready"), "Applied": ("False", "TemporalUnavailable")}
+    assert [each["observedGeneration"] for each in status["conditions"]] == [3, 4], "what is ready is the older one"
+
+
+def test_one_that_never_had_a_workflow_has_a_phase_too() -> None:
+    status = compose(RESOURCE, None, 2000.0, problem=("SpecRefused", "spec.maxBytes: 'lots' is no number"))
+    assert status["phase"] == "AwaitingOperator"
+    assert "observedGeneration" not in status
+    assert conditions(status) == {"Applied": ("False", "SpecRefused")}
 
 
 def test_nothing_in_a_status_grows_with_the_cluster() -> None:

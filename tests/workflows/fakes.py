@@ -17,6 +17,7 @@ from activities.cluster import shards
 from activities.cluster.group import GroupActivities
 from activities.cluster.join_dataset import JoinDataset
 from activities.cluster.plan_prefetch import PlanPrefetch
+from activities.cluster.start_prefetch import StartPrefetch
 from activities.cluster.survey import Survey
 from kube_cache import names
 from kube_cache.contracts.common import BannedNeighbour, PodView, Snapshot
@@ -41,6 +42,8 @@ from kube_cache.contracts.prefetch import (
     PlanPrefetchInput,
     PrefetchPlan,
     ReleasePrefetchedInput,
+    ScheduledPrefetchResult,
+    StartPrefetchInput,
 )
 from kube_cache.contracts.reconcile import (
     ReconcileDiskInput,
@@ -225,9 +228,15 @@ class World:
             await self._enter_and_stay(names.PLAN_PREFETCH, arg)
             return await PlanPrefetch(self.client, lambda: list(self.kube_nodes.values())).plan_prefetch(arg)
 
+        @activity.defn(name=names.START_PREFETCH)
+        async def start_prefetch(arg: StartPrefetchInput) -> ScheduledPrefetchResult:
+            await self._enter_and_stay(names.START_PREFETCH, arg)
+            return await StartPrefetch(self.client).start_prefetch(arg)
+
         return [
             *self._reconcile_activities(),
             plan_prefetch,
+            start_prefetch,
             resolve,
             create_seat,
             delete_seat,

@@ -235,6 +235,14 @@ async def forecast(bench: Workbench) -> dict[str, WorkflowHandle]:
     return {"run": first, "failed": second}
 
 
+async def scheduled(bench: Workbench) -> dict[str, WorkflowHandle]:
+    """A schedule has a prefetch started that lives to the end of its window."""
+    bench.world.kube_nodes[bench.world.nodes[0]] = NodeFacts(bench.world.nodes[0])
+    handle = await bench.scheduled_prefetch(window_s=3600)
+    await handle.result()
+    return {"scheduled": handle}
+
+
 SCENARIOS = [
     hit,
     miss,
@@ -254,6 +262,7 @@ SCENARIOS = [
     group,
     prefetch,
     forecast,
+    scheduled,
 ]
 
 

@@ -209,6 +209,22 @@ async def test_cancelled_half_way_it_lets_everything_go(temporal_address: str) -
         assert holders(bench) == {nodes[0]}
 
 
+async def test_what_was_ready_before_a_change_is_not_told_to_be_ready_after_it(temporal_address: str) -> None:
+    """Not for a moment: who has changed it waits for the phase."""
+    async with workbench(temporal_address) as bench:
+        nodes = give_nodes(bench)
+        handle = await bench.prefetch(nodes=[nodes[0]])
+        await phase_is(handle, PrefetchPhase.READY, ready=1)
+        bench.world.held[names.PLAN_PREFETCH] = asyncio.Event()
+        await bench.prefetch(nodes=[])
+        status = await handle.query("status", result_type=PrefetchStatus)
+        assert status.spec is not None
+        assert status.spec.nodes == []
+        assert (status.phase, status.percent) == (PrefetchPhase.WARMING, 99)
+        bench.world.held[names.PLAN_PREFETCH].set()
+        await phase_is(handle, PrefetchPhase.READY, ready=2)
+
+
 async def test_the_uis_cancel_button_ends_it_too(temporal_address: str) -> None:
     async with workbench(temporal_address) as bench:
         give_nodes(bench, [0])

@@ -25,7 +25,7 @@ from kube_cache.contracts.common import Phase, PodRef, PodView, Policy
 from kube_cache.contracts.forecast import ForecastInput, ForecastRecord
 from kube_cache.contracts.group import JoinGroupInput, PodGroupStatus
 from kube_cache.contracts.node import DatasetOnNodeStatus, JoinInput
-from kube_cache.contracts.prefetch import PrefetchSpec, PrefetchStatus
+from kube_cache.contracts.prefetch import PrefetchSpec, PrefetchStatus, ScheduledPrefetchInput, ScheduledPrefetchResult
 from kube_cache.contracts.reconcile import Entity, ReconcileInput, ReconcileRequestInput, ReconcileResult
 from kube_cache.contracts.warm_pod import WarmPodInput, WarmPodResult
 from kube_cache.temporal.prefetches import start_prefetch
@@ -38,9 +38,20 @@ from workflows.prefetch import Prefetch
 from workflows.reconcile import Reconcile
 from workflows.reconcile_request import ReconcileRequest
 from workflows.reconcile_shard import ReconcileShard
+from workflows.scheduled_prefetch import ScheduledPrefetch
 from workflows.warm_pod.workflow import WarmPod
 
-WORKFLOWS = [WarmPod, DatasetOnNode, PodGroup, Reconcile, ReconcileShard, ReconcileRequest, Prefetch, Forecast]
+WORKFLOWS = [
+    WarmPod,
+    DatasetOnNode,
+    PodGroup,
+    Reconcile,
+    ReconcileShard,
+    ReconcileRequest,
+    Prefetch,
+    ScheduledPrefetch,
+    Forecast,
+]
 
 _BRISK = {
     "graceful_shutdown_timeout": timedelta(seconds=1),
@@ -186,6 +197,16 @@ class Workbench:
             Forecast.run,
             ForecastInput(record=record),
             id=f"{names.FORECAST_ID}-{uuid.uuid4()}",
+            task_queue=names.OPERATOR_QUEUE,
+        )
+
+    async def scheduled_prefetch(self, window_s: float) -> WorkflowHandle[ScheduledPrefetch, ScheduledPrefetchResult]:
+        """Start what a schedule starts at one of its times."""
+        spec = PrefetchSpec("ml", self.tag, [self.world.dataset])
+        return await self.client.start_workflow(
+            ScheduledPrefetch.run,
+            ScheduledPrefetchInput(spec, window_s, self.policy),
+            id=names.scheduled_prefetch_id("ml", self.tag),
             task_queue=names.OPERATOR_QUEUE,
         )
 
