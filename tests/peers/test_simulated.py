@@ -30,6 +30,15 @@ def test_each_chunk_leaves_the_origin_once(nodes: int) -> None:
     assert result.origin_x == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("nodes", [8, 16, 32])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_each_chunk_leaves_the_origin_once_where_members_are_known_by_gossip_alone(nodes: int, seed: int) -> None:
+    simulation = Simulation(World(nodes, is_pinned=False, seed=seed, **SMALL))
+    simulation.run()
+    assert all(map(is_whole, simulation.nodes.values()))
+    assert set(simulation.origin_requests.values()) == {1} and len(simulation.origin_requests) == CHUNKS
+
+
 def test_each_chunk_of_many_objects_leaves_the_origin_once() -> None:
     simulation = Simulation(World(6, objects=5, object_bytes=20 * MIB))
     simulation.run()

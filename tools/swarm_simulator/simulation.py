@@ -461,7 +461,10 @@ class Node:
     def heard(self, message: Have, sender: Node | None, life: int) -> None:
         if not self.is_up:
             return
+        known = len(self.state.roster)
         self.state.hear(message, self.network.now)
+        if len(self.state.roster) != known:
+            self._message = None  # it names members
         if sender is not None:
             delay = self.world.latency_s + self.world.message_s
             reply = partial(sender.replied, self.message(), life)
