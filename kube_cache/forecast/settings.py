@@ -81,6 +81,9 @@ class ForecastSettings:
     """Bytes per second that the downloads ahead may take, for each dataset; 0 = no limit."""
     judge_every_s: Annotated[int, Ge(600)] = 86_400
     """Seconds between two looks of the gate at a dataset, some two CPU-seconds each."""
+    max_memory_bytes: Annotated[int, Ge(256 << 20)] = 512 << 20
+    """Bytes of address space that the process which forecasts may take, within the operator's limit: beyond, the run
+    fails and says so, and the operator lives."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a time zone that is not known, where it matters: it reads the tz database."""

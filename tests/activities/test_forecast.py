@@ -159,6 +159,17 @@ async def test_a_process_that_dies_is_an_error_in_its_words(
     assert not caught.value.non_retryable
 
 
+async def test_more_demand_than_the_memory_takes_fails_the_run_and_not_the_operator(prometheus: Served) -> None:
+    def many(fields: Fields) -> tuple[int, dict[str, str], bytes]:
+        moments = range(int(fields["start"]), int(fields["end"]) + 1, int(fields["step"]))
+        values = [(float(moment), "8") for moment in moments]
+        return 200, {}, json.dumps(matrix(*(({"dataset": f"s3://m/{k}"}, values) for k in range(120)))).encode()
+
+    prometheus.answer = many
+    with pytest.raises(ApplicationError, match="MemoryError"):
+        await made(prometheus, step_s=300, max_memory_bytes=256 << 20)
+
+
 async def test_a_child_is_gone_when_its_activity_is_cancelled(
     prometheus: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import sys
 from dataclasses import dataclass, field
 
@@ -102,5 +103,8 @@ def _speed(endpoint: Endpoint, question: Question) -> float:
 
 def main() -> None:
     os.nice(_NICE)
-    question = pickle.load(sys.stdin.buffer)  # noqa: S301 -- of our own parent
+    question: Question = pickle.load(sys.stdin.buffer)  # noqa: S301 -- of our own parent
+    # A container whose memory is used up is killed whole, the operator with it.
+    most = question.settings.max_memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     pickle.dump(answer(question), sys.stdout.buffer)
