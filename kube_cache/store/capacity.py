@@ -6,11 +6,12 @@ has yet to write, so that no byte is counted twice. Numbers only: `eviction` dec
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from kube_cache.errors import InsufficientDisk
-from kube_cache.store import manifests
+from kube_cache.store import manifests, prefetched
 from kube_cache.store.context import StoreContext
 from kube_cache.store.disk import Disk
 from kube_cache.store.index_rows import Pin
@@ -104,6 +105,8 @@ def _explain_shortage(context: StoreContext, now: Capacity, needed: int, subject
     names = ", ".join(ordered[:_MAX_NAMED_OWNERS]) + (f" and {unnamed} more" if unnamed > 0 else "")
     pinned_bytes = sum(header.bytes for header in present.values())
     pinned = f"{format_bytes(pinned_bytes)} pinned by {names}" if ordered else "nothing pinned"
+    if kept_bytes := _kept_for_prefetches(context, present):
+        pinned += f", {format_bytes(kept_bytes)} kept for prefetches, which a Pod may have and another prefetch may not"
     return (
         f"{subject}needs {format_bytes(needed)}, but {format_bytes(max(0, now.free_bytes))} can be used:"
         f" of {format_bytes(now.capacity_bytes)} the cache holds {format_bytes(now.used_bytes)} ({pinned}),"
@@ -111,3 +114,10 @@ def _explain_shortage(context: StoreContext, now: Capacity, needed: int, subject
         f" {format_bytes(now.disk_free_bytes)} free on the disk {format_bytes(now.kept_bytes)} are kept free"
         f" (min_free {context.settings.min_free:.0%}); end what holds the space, or use a larger disk"
     )
+
+
+def _kept_for_prefetches(context: StoreContext, pinned: Collection[str]) -> int:
+    """Add up the snapshots that prefetches want kept and nobody pins, in bytes. pinned: digests."""
+    wanted = prefetched.last_to_go(context.index) - set(pinned)
+    headers = (manifests.read_header(context.disk, context.layout.manifest(digest)) for digest in wanted)
+    return sum(header.bytes for header in headers if header is not None)

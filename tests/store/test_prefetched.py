@@ -77,9 +77,12 @@ def test_a_prefetch_replaces_what_an_ended_one_brought_and_nobody_used(
 ) -> None:
     ended, wanted = dataset(source, "ended", 700_000), dataset(source, "wanted", 700_000)
     prefetch(tight, ended, engine)
-    with pytest.raises(InsufficientDisk):
+    with pytest.raises(InsufficientDisk, match=r"683\.\d KiB kept for prefetches, which a Pod may have"):
         prefetch(tight, wanted, engine)
     tight.release_prefetched(ended.digest, OWNER)
+    with pytest.raises(InsufficientDisk) as refused:
+        tight.check_fits(2 * CAPACITY)
+    assert "kept for prefetches" not in refused.value.message, "its end has come"
     prefetch(tight, wanted, engine)
     assert present(tight) == [wanted.digest]
 
