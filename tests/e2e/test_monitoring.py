@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +23,7 @@ from tests.deploy import monitoring
 from tests.deploy.monitoring import Query
 from tests.e2e.disk import reconcile
 from tests.e2e.promises import MIB, kubectl, released, temporal
+from tests.e2e.runbooks import looked
 from tools.stack import Stack, ports
 from tools.stack.buckets import Bucket
 from tools.stack.pods import Pods
@@ -107,23 +107,6 @@ def shown(prometheus: Prometheus, query: Query, node: str) -> bool:
 
 def pinned_to(node: str) -> dict[str, Any]:
     return {"nodeSelector": {"kubernetes.io/hostname": node}}
-
-
-def looked(stack: Stack, page: str, names: Mapping[str, str] | None = None) -> str:
-    """Type what a page's `How to look` says, with these names in place of its own; what kubectl and temporal answer.
-
-    Fake nodes have no logs and no `top`, and what follows a pipe only shortens an answer.
-    """
-    text = (monitoring.ROOT / "docs" / "runbooks" / f"{page}.md").read_text().replace("\\\n", "")
-    told = []
-    for line in re.findall(r"^\$ (.+)$", text.partition("## What to do")[0], flags=re.MULTILINE):
-        command = re.split(r" \| | +# ", line)[0]
-        for name, value in (names or {}).items():
-            command = command.replace(name, value)
-        program, *words = shlex.split(command)
-        if program in ("kubectl", "temporal") and words[0] not in ("logs", "top"):
-            told.append((kubectl if program == "kubectl" else temporal)(stack, *words))
-    return "\n".join(told)
 
 
 def counted(prometheus: Prometheus, kind: str, number: int) -> None:
