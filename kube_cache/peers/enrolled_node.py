@@ -6,9 +6,12 @@ of the node's place counts where the agent's own settings say nothing.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Final
 
 from kube_cache.dataset.exchange import Exchange
 from kube_cache.dataset.remote import Manifest
@@ -16,6 +19,10 @@ from kube_cache.peers.enrolment import LOOK_S, Enrolment
 from kube_cache.peers.members import Place
 from kube_cache.peers.node import PeerNode, read_seeds
 from kube_cache.peers.settings import PeerSettings
+
+_PATIENCE_S: Final = 5.0
+"""After the start, in which a download waits for the first certificate, which comes within one if an operator runs. A
+download that goes on without neighbours after it began with them has its ranges cut anew, and fetches them again."""
 
 
 class EnrolledNode:
@@ -33,6 +40,8 @@ class EnrolledNode:
         self._settings = settings
         self._begin = begin
         self._node: PeerNode | None = None
+        self._begun = threading.Event()
+        self._patient_until = time.monotonic() + _PATIENCE_S
         self._enrolment = Enrolment(settings, self._certified, look_s=look_s)
 
     @property
@@ -44,12 +53,15 @@ class EnrolledNode:
     def join(self, manifest: Manifest, token: str, *, expects_others: bool) -> Iterator[Exchange | None]:
         """Take part in a swarm (`PeerNode.join`), or in none while there is no certificate."""
         if self._node is None:
+            self._begun.wait(max(0.0, self._patient_until - time.monotonic()))
+        if self._node is None:
             yield None
             return
         with self._node.join(manifest, token, expects_others=expects_others) as party:
             yield party
 
     def close(self) -> None:
+        self._begun.set()
         self._enrolment.close()
         if self._node is not None:
             self._node.close()
@@ -58,5 +70,6 @@ class EnrolledNode:
         zone, rack = self._settings.zone or place.zone, self._settings.rack or place.rack
         if self._node is None:
             self._node = self._begin(replace(self._settings, zone=zone, rack=rack))
+            self._begun.set()
         else:
             self._node.move(Place(zone, rack))

@@ -206,7 +206,7 @@ def test_what_is_scraped_has_the_jobs_that_rules_and_dashboards_ask_for() -> Non
         component: [port["name"] for port in chart.pod_of(documents, component)["spec"]["containers"][0]["ports"]]
         for component in ("operator", "agent")
     }
-    assert ports == {"operator": ["metrics", "sdk-metrics", "page", "issuer"], "agent": ["metrics", "peers"]}
+    assert ports == {"operator": ["metrics", "sdk-metrics", "page"], "agent": ["metrics"]}
     for component in ports:
         labels = chart.pod_of(documents, component)["metadata"]["labels"]
         assert spec["selector"]["matchLabels"].items() <= labels.items()
@@ -270,9 +270,9 @@ def test_the_charts_defaults_of_the_forecast_are_the_products(monkeypatch: pytes
     assert Settings().forecast == replace(ForecastSettings(), enabled=True)
 
 
-def test_nodes_feed_each_other_unless_that_is_switched_off() -> None:
+def test_nodes_feed_each_other_only_where_that_is_said() -> None:
     values = chart.COMBINATIONS["neighbours"]
-    on, off = chart.documents(values), chart.documents({**values, "peers": {"enabled": False}})
+    on, off = chart.documents(values), chart.documents({**values, "peers": {}})
     assert {(each["kind"], each["metadata"]["name"]) for each in on} - {
         (each["kind"], each["metadata"]["name"]) for each in off
     } == {

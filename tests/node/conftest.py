@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.deployed import SYSTEM, Deployment
+from tests.node.deployed import Deployment
 from tests.node.workloads import IMAGE
 from tests.plugins import steps
 from tools import image
@@ -95,7 +95,6 @@ def deployed(cluster: Stack, built: image.Image, node: RealNode) -> Deployment:
     node.timed("Temporal from temporal-dev.yaml", made.install_temporal)
     made.prepare()
     node.timed("helm install", made.upgrade)
-    node.expose(SYSTEM, "kube-cache-issuer")
     node.timed("operator and agent are ready", made.ready)
     made.advertise(8)
     return made

@@ -46,7 +46,6 @@ class Deployment:
         """Let Pods of another node find what those of the first one do."""
         assert f"http://{node.offer(self.s3.port)}" == self._endpoint
         node.expose("temporal-dev", "temporal")
-        node.expose(SYSTEM, "kube-cache-issuer")
 
     def prepare(self) -> None:
         """What the chart's README says to do before the first installation: the namespace, and the origin's Secret."""

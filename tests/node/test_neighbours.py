@@ -23,10 +23,13 @@ SHARED, LONE = 24 * MIB + 5, 7
 
 @pytest.fixture(scope="module")
 def fleet(deployed: Deployment, second: RealNode) -> list[RealNode]:
-    """Both nodes, with the chart as it is by default, and its policies for the network."""
-    deployed.upgrade(networkPolicy={"enabled": True})
-    second.timed("an agent on a second node", deployed.ready)
-    return [deployed.node, second]
+    """Both nodes, with the chart upgraded to nodes that feed each other, and its policies for the network."""
+    nodes = [deployed.node, second]
+    deployed.upgrade(peers={"enabled": True}, networkPolicy={"enabled": True})
+    for node in nodes:
+        node.expose(SYSTEM, "kube-cache-issuer")
+    second.timed("helm upgrade, to peers.enabled", deployed.ready)
+    return nodes
 
 
 def said(nodes: list[RealNode], component: str, words: str) -> list[str]:

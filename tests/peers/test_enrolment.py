@@ -17,6 +17,7 @@ import pytest
 from kube_cache.errors import AccessDenied, InvalidRequest, SourceUnavailable
 from kube_cache.http_server import HttpServer
 from kube_cache.peers import authority as authority_module
+from kube_cache.peers import enrolled_node
 from kube_cache.peers.authority import LIFE_S
 from kube_cache.peers.enrolled_node import EnrolledNode
 from kube_cache.peers.enrolment import Enrolment, obtain
@@ -180,6 +181,29 @@ def test_an_agent_without_an_issuer_works_alone_and_takes_part_once_there_is_one
     assert begun.wait(90)
     eventually(lambda: enrolled.node is not None)
     eventually(lambda: (value(ENDS, of="node") or 0) > time.time() + LIFE_S / 2)
+    with enrolled.join(manifest(SNAPSHOT), token, expects_others=False) as exchange:
+        assert exchange is not None
+
+
+def test_a_download_at_the_start_takes_part_though_the_certificate_is_on_its_way(
+    issuing: Issuing, closing: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal is good for the ranges of a swarm alone."""
+    monkeypatch.setattr(enrolled_node, "_PATIENCE_S", 90.0)
+    joining = threading.Event()
+
+    def node_of(_: str) -> str:
+        assert joining.wait(90)
+        return "node-1"
+
+    closing.enter_context(issuing.serving(node_of))
+    enrolled = EnrolledNode(
+        issuing.settings("node-1"), lambda told: PeerNode("node-1", told, lambda remote: remote.key)
+    )
+    closing.callback(enrolled.close)
+    token = Mint(issuing.key.read_bytes()).token(SNAPSHOT, "node-1", 4e9)
+    assert enrolled.node is None
+    threading.Timer(0.2, joining.set).start()
     with enrolled.join(manifest(SNAPSHOT), token, expects_others=False) as exchange:
         assert exchange is not None
 
