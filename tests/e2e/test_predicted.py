@@ -1,4 +1,4 @@
-"""What came at 9 o'clock for three weeks is there before it comes again.
+"""What came at 9 o'clock for three weeks is there before it comes again, and makes room when it is not needed.
 
 A real Prometheus has the weeks, written by its own backfill. The morning is yesterday's: the forecast's clock is moved
 by the schedule, while nodes, Pods and downloads live now.
@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from temporalio.client import Client
 
+from kube_cache import names
 from kube_cache.contracts.forecast import DatasetForecast, DatasetState, ForecastReport, RunState
+from kube_cache.contracts.prefetch import PrefetchPhase
 from kube_cache.temporal import forecast_schedule, forecasts, prefetches
 from tests.e2e.disk import DiskNode
-from tests.e2e.promises import MIB, mounted, released
+from tests.e2e.promises import MIB, mounted, released, workflow_status
 from tools.stack import Stack, api
 from tools.stack.backfilled import SERVERS, backfilled
 from tools.stack.buckets import Bucket
@@ -87,6 +89,9 @@ class Forecasts:
         (dataset,) = report.datasets
         return dataset
 
+    def prefetch(self, name: str) -> Any:
+        return self._ask(lambda client: prefetches.status_of(client, "default", name))
+
     def _ask(self, question: Callable[[Client], Any]) -> Any:
         async def ask() -> Any:
             return await question(await self._client())
@@ -136,12 +141,20 @@ def elsewhere(node: str) -> dict[str, Any]:
     return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}
 
 
-def test_the_rush_of_nine_oclock_finds_its_data(
+def test_the_rush_of_nine_oclock_finds_its_data_and_what_nobody_used_makes_room(
     stack: Stack, disk: DiskNode, pods: Pods, bucket: Bucket, forecast: Forecasts
 ) -> None:
     content, uri = bucket.fill("rush", [SIZE]), bucket.uri("rush")
+    older, old = bucket.fill("old", [8 * MIB]), bucket.uri("old")
+    newer, new = bucket.fill("new", [SIZE]), bucket.uri("new")
     first, second, outside = stack.nodes[:3]
     planned = [first, second, disk.name]
+
+    # A Pod has used other data on the small disk, before all of this.
+    pods.create_gated("before", old, spec=disk.spec)
+    released(stack, pods, "before", old, older)
+    pods.delete("before")
+    pods.wait_gone("before")
 
     for node in planned:
         label(stack, node, "rush")
@@ -179,9 +192,25 @@ def test_the_rush_of_nine_oclock_finds_its_data(
         assert nodes == {first, second}
         assert stack.s3_proxy.bytes_served(bucket.name, "rush") == served, "both are hits"
 
-        # The day was measured as usual.
+        # The day was measured as usual; for the evening nothing is planned, and the copies are let go.
         score = forecast.dataset(9.5).score()
         assert (score.ours.arrivals, score.ours.hits, score.acted > 0) == (COPIES, COPIES, True)
         assert forecast.dataset(16.4).prefetch == before_nine.prefetch, "renewed while it is wanted"
+        evening = forecast.dataset(16.95)
+        assert evening.prefetch == "", "no slot to come has a plan"
+        identity = names.prefetch_id("default", before_nine.prefetch)
+        true(lambda: workflow_status(stack, identity) != "RUNNING", "the prefetch has ended")
+        assert forecast.prefetch(before_nine.prefetch).phase == PrefetchPhase.CANCELLED
+
+        # A Pod that needs the room gets it at once: the copy that nobody used goes, and not the older data.
+        pods.create_gated("needs-room", new, spec=disk.spec)
+        assert released(stack, pods, "needs-room", new, newer) == disk.name
+        assert not is_there(stack, disk.name, uri)
+        assert is_there(stack, disk.name, old)
+
+    # Prometheus is gone: the state has a name, and what was known is still told.
+    down = forecast.at(17.5)
+    assert down.state == RunState.PROMETHEUS_DOWN
+    assert [each.dataset for each in down.datasets] == [uri]
     for node in planned[:2]:
         label(stack, node, None)
