@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from kube_cache import names
+from kube_cache.errors import PriorityClassUnknown
 from kube_cache.kube import pods, seats
 from kube_cache.kube.client import KubeClient, pod_path
 from tests.kube.fakes import URI
@@ -18,7 +20,7 @@ from tools.stack import Stack, nodes
 from tools.stack.control_plane import SEATS_NAMESPACE
 from tools.stack.pods import Pods, node
 from tools.stack.priority_classes import PriorityClasses
-from tools.stack.waiting import until
+from tools.stack.waiting import true, until
 
 NODES, SEATS, GPUS = 300, 30, 16
 
@@ -61,7 +63,14 @@ class Seats:
             image="pause",
             **{"prefer_nodes": [], "exclude_nodes": [], **options},
         )
-        seats.create(self._client, wanted)
+
+        def try_once() -> bool:
+            with contextlib.suppress(PriorityClassUnknown):  # tried again, as the activity is
+                seats.create(self._client, wanted)
+                return True
+            return False
+
+        true(try_once, "the API server knows the seat's class")
         return self.made[-1]
 
     def wait(self, name: str) -> str:

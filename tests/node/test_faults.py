@@ -58,14 +58,15 @@ def reboot(deployed: Deployment) -> None:
 def under_way(deployed: Deployment, pods: Pods, bucket: Bucket, content: dict[str, bytes]) -> Iterator[None]:
     """While a Pod's download has more than what may be in flight, and goes on slowly."""
     with ExitStack() as begun:
-        begun.enter_context(deployed.s3.only(gets=BEGUN // PART + 4))
+        # More than it takes, since what a slow machine asks for twice counts, too; fewer than the whole needs.
+        begun.enter_context(deployed.s3.only(gets=SIZE // PART - 4))
         pods.create(asking("one", bucket.uri("gpt"), check_sums("$KUBE_CACHE_DATASET", content)))
         until(
             lambda: (journaled(deployed), pods.get("one")["status"]),
             lambda seen: seen[0] >= BEGUN,
             f"{BEGUN} bytes of it are journaled",
         )
-        with deployed.s3.limited(SIZE / 400, at_most=SIZE // 4):
+        with deployed.s3.limited(SIZE / 400, at_most=2 * PART):
             begun.close()
             yield
 
