@@ -180,6 +180,7 @@ async def _serve(
         wanted.is_elsewhere,
         starter.yield_to_starts,
         demand.used,
+        lambda: not watches.unsynced(),
     )
     stopping = threading.Event()
     garbage.tune()
@@ -200,9 +201,9 @@ async def _serve(
         )
         watches.start(stopping)
         await _insist("create the reconcile's schedule", lambda: _schedule_reconcile(client, options))
-        await _insist("keep the forecast's schedule", lambda: operator_forecast.schedule(client, settings.forecast))
+        await _insist("keep the forecast's schedule", lambda: operator_forecast.schedule(client, kube, settings))
         forecast = operator_forecast.parts(
-            client, settings.forecast, demand, lambda: starter.leading and not watches.unsynced()
+            client, kube, settings, demand, lambda: starter.leading and not watches.unsynced()
         )
         running = (
             leader.run(),

@@ -12,6 +12,7 @@ from temporalio.worker import Worker
 from activities.cluster.company import Company, Wanted
 from activities.cluster.evict_pod import EvictPod
 from activities.cluster.forecast.make_forecast import ForecastActivities
+from activities.cluster.forecast.place_placeholders import PlacePlaceholders
 from activities.cluster.group import GroupActivities
 from activities.cluster.join_dataset import JoinDataset
 from activities.cluster.move_receipt import MoveReceipt
@@ -30,9 +31,11 @@ from activities.log_context import LogContext
 from activities.metering import Metering
 from activities.starts_first import StartsFirst
 from activities.tracing import Tracing
+from cli import operator_forecast
 from cli.workflow_runner import WorkflowRunner
 from kube_cache import names
 from kube_cache.contracts.common import Policy
+from kube_cache.kube import placeholders
 from kube_cache.kube.cache_nodes import parse_selector
 from kube_cache.kube.client import Json, KubeClient
 from kube_cache.kube.expectations import Expectations
@@ -95,7 +98,10 @@ def new_worker(
     is_wanted: Wanted,
     yield_to_starts: Callable[[], Awaitable[None]],
     get_used: Callable[[], Mapping[str, Collection[str]]],
+    is_synced: Callable[[], bool],
 ) -> Worker:
+    makes_room = operator_forecast.places(settings.forecast)
+    seats_namespace = settings.operator.namespace
     seat = SeatActivities(
         kube,
         client,
@@ -107,6 +113,7 @@ def new_worker(
         get_owner=get_seat_owner,
         get_nodes=get_nodes,
         check_node=check_node,
+        make_room=(lambda nodes: placeholders.make_room(kube, seats_namespace, nodes)) if makes_room else None,
     )
     join = JoinDataset(
         client,
@@ -165,6 +172,16 @@ def new_worker(
             ).plan_prefetch,
             forecast.make_forecast,
             forecast.carry_out_forecast,
+            PlacePlaceholders(
+                kube,
+                operator_forecast.asked(settings),
+                get_nodes,
+                get_used,
+                is_synced,
+                get_seat_owner,
+                namespace=seats_namespace,
+                max_placeholders=settings.forecast.max_placeholders,
+            ).place_placeholders,
             StartPrefetch(client).start_prefetch,
             TellWorkflows(kube, client, surveys, seat_namespace=settings.operator.namespace).tell_workflows,
         ],

@@ -77,6 +77,10 @@ SEAT_REQUIREMENTS_ANNOTATION = f"{DOMAIN}/requirements"  # of the gated Pod, whe
 SEAT_REACH_ANNOTATION = f"{DOMAIN}/reach"  # a `Reach`
 SEAT_PRIORITY_CLASS = "kube-cache-seat"
 
+# Names that we write on a placeholder Pod for a copy that is forecast, which is no seat.
+AHEAD_LABEL = f"{DOMAIN}/ahead"  # digest of the dataset
+AHEAD_DATASET_ANNOTATION = f"{DOMAIN}/ahead-of"
+
 # The namespace of the seats, and of the Lease that owns them: its holder leads. Nothing else may live there.
 SEATS_NAMESPACE = "kube-cache-seats"
 LEASE = "kube-cache-operator"
@@ -148,6 +152,7 @@ SETTLE_NODE = "settle_node"
 PLAN_PREFETCH = "plan_prefetch"
 MAKE_FORECAST = "make_forecast"
 CARRY_OUT_FORECAST = "carry_out_forecast"
+PLACE_PLACEHOLDERS = "place_placeholders"
 START_PREFETCH = "start_prefetch"
 
 # Activities on a node's queue.

@@ -20,6 +20,7 @@ from kube_cache.engine.settings import EngineSettings
 from kube_cache.forecast.settings import ForecastSettings
 from kube_cache.kube.cache_nodes import parse_selector
 from kube_cache.kube.mounts import DEFAULT_ROOT
+from kube_cache.kube.placeholder_terms import parse_resources, parse_tolerations
 from kube_cache.origin.settings import OriginSettings
 from kube_cache.peers.settings import PeerSettings
 from kube_cache.store.settings import StoreSettings
@@ -170,4 +171,10 @@ class Settings(BaseSettings):
     def _check_selectors(self) -> Self:
         """Raise ValueError for a selector that cannot be understood, before a prefetch has it."""
         parse_selector(self.forecast.node_selector)
+        parse_tolerations(self.forecast.placeholder_tolerations)
+        if not parse_resources(self.forecast.placeholder_resources) and self.forecast.max_placeholders:
+            raise ValueError(
+                "KUBE_CACHE_FORECAST__PLACEHOLDER_RESOURCES is empty, and placeholder Pods that ask for nothing make no"
+                " node come; write what one Pod of the rush asks for, like nvidia.com/gpu=8"
+            )
         return self

@@ -124,12 +124,23 @@ def test_one_variable_leaves_the_others_as_they_are(monkeypatch: pytest.MonkeyPa
         ),
         pytest.param("FORECAST__STEP_S", "1", "forecast.step_s", id="slots too short"),
         pytest.param("FORECAST__NODE_SELECTOR", "pool", "pool", id="no selector"),
+        pytest.param("FORECAST__PLACEHOLDER_RESOURCES", "gpu", "nvidia.com/gpu=8,cpu=32", id="no quantity"),
+        pytest.param("FORECAST__PLACEHOLDER_RESOURCES", "cpu=-1", "nvidia.com/gpu=8,cpu=32", id="less than nothing"),
+        pytest.param("FORECAST__PLACEHOLDER_TOLERATIONS", "gpu:Never", "NoSchedule", id="no effect"),
         pytest.param("TELEMETRY__LOG_FORMAT", "xml", "'auto', 'json' or 'console'", id="no format"),
     ],
 )
 def test_a_mistake_is_named(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"KUBE_CACHE_{name}", value)
     with pytest.raises(ValidationError, match=message):
+        Settings()
+
+
+def test_placeholders_ask_for_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBE_CACHE_FORECAST__PLACEHOLDER_RESOURCES", "")
+    assert Settings().forecast.max_placeholders == 0
+    monkeypatch.setenv("KUBE_CACHE_FORECAST__MAX_PLACEHOLDERS", "1")
+    with pytest.raises(ValidationError, match="make no node come; write what one Pod"):
         Settings()
 
 

@@ -20,7 +20,7 @@ from temporalio.workflow import ActivityCancellationType
 
 with workflow.unsafe.imports_passed_through():
     from kube_cache import names
-    from kube_cache.contracts.forecast import CarryOutInput, MadeForecast, MakeForecastInput
+    from kube_cache.contracts.forecast import CarryOutInput, MadeForecast, MakeForecastInput, PlacePlaceholdersInput
     from kube_cache.contracts.group import FindGroupInput, FindGroupResult, JoinGroupInput
     from kube_cache.contracts.node import JoinInput
     from kube_cache.contracts.prefetch import (
@@ -240,6 +240,13 @@ async def make_forecast(arg: MakeForecastInput) -> MadeForecast:
 async def carry_out_forecast(arg: CarryOutInput) -> None:
     await _normal(
         names.CARRY_OUT_FORECAST, arg, NoneType, within=timedelta(minutes=2), heartbeat_timeout=timedelta(seconds=15)
+    )
+
+
+async def place_placeholders(arg: PlacePlaceholdersInput) -> None:
+    """Fails in the end, so that the run says so."""
+    await _normal(
+        names.PLACE_PLACEHOLDERS, arg, NoneType, within=timedelta(minutes=1), heartbeat_timeout=timedelta(seconds=15)
     )
 
 

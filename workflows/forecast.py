@@ -23,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         ForecastRecord,
         MadeForecast,
         MakeForecastInput,
+        PlacePlaceholdersInput,
         RunState,
         Sized,
     )
@@ -55,10 +56,23 @@ class Forecast:
             return replace(
                 before, state=RunState.FAILED, message=f"{info.type}: {info.message}", made_at=int(now), acting=0
             )
+        if made.places:
+            made = replace(made, record=await self._placed(made))
         sizes = await asyncio.gather(*(self._size(dataset, made, int(now)) for dataset in made.unsized))
         record = replace(made.record, sizes=[*made.record.sizes, *sizes])
         self._show(record, record.message)
         return record
+
+    async def _placed(self, made: MadeForecast) -> ForecastRecord:
+        """Have nodes asked for. What goes wrong there is told, and the plans stand all the same."""
+        try:
+            await cluster_calls.place_placeholders(PlacePlaceholdersInput(made.ahead, made.renew_s))
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            info = error_info(error)
+            return replace(made.record, message=f"no placeholder Pods, {info.type}: {info.message}")
+        return made.record
 
     async def _size(self, dataset: str, made: MadeForecast, now: int) -> Sized:
         """Ask the origin, with the rights of the prefetches' namespace."""

@@ -41,6 +41,8 @@ from kube_cache.kube.unreserved import unreserved
 
 # Seconds of its turn that a seat may wait to be bound, milliseconds as a rule. Others of its group wait for the turn.
 _MAX_TURN_S = 1.0
+# Seconds until the scheduler tries a seat again for which room was made: it backs off for one second.
+_ROOM_WAIT_S = 3.0
 
 
 class SeatActivities:
@@ -57,13 +59,15 @@ class SeatActivities:
         get_owner: Callable[[], Json | None] = lambda: None,
         get_nodes: Callable[[], Sequence[NodeFacts]] = list,
         check_node: Callable[[str, Json], None] = lambda _node, _pod: None,
+        make_room: Callable[[Sequence[str]], bool] | None = None,
     ) -> None:
         """get_gated_pod: the JSON of a gated Pod by uid, as the watch has it; None if the watch does not have it.
 
         image: of the seat's only container. deadline_s: seconds that a bound seat lives; 0 = no limit. node_selector:
         labels of the nodes that have an agent; None = all nodes. get_owner: the ownerReference of a new seat; None if
         there is no owner yet. get_nodes: the cluster's nodes as a watch has them. check_node: raises NodeUnfit or
-        NodeNotReady when the node cannot take the Pod.
+        NodeNotReady when the node cannot take the Pod. make_room: deletes a placeholder Pod of the forecast on one of
+        the nodes and returns whether there was one; None = there are no such Pods.
         """
         self._kube = kube
         self._claims = Claims(kube)
@@ -75,6 +79,7 @@ class SeatActivities:
         self._node_selector = dict(node_selector or {})
         self._get_owner = get_owner
         self._check_node = check_node
+        self._make_room = make_room
         self._get_nodes = get_nodes
         self._placement = Placement(kube, get_nodes)
         self._turns = Turns()
@@ -122,8 +127,23 @@ class SeatActivities:
         if heard is None or heard.seat != seat.name:
             return seat
         if isinstance(heard, SeatUnschedulable):
+            if node := await self._after_making_room(arg, seat.name, nodes.holders):
+                return replace(seat, node=node)
             return replace(seat, unschedulable=heard.message)
         return replace(seat, node=heard.node)
+
+    async def _after_making_room(self, arg: CreateSeatInput, name: str, holders: Sequence[str]) -> str:
+        """Have a placeholder Pod leave a node that holds the data; return the node that binds the seat then, or none.
+
+        Such a seat may not preempt, and the forecast held the node for a Pod like this one.
+        """
+        if self._make_room is None:
+            return ""
+        with self._expectations.expect(arg.workflow_id, SeatBound) as expected:
+            if not await asyncio.to_thread(self._make_room, holders):
+                return ""
+            heard = await expected.wait(_ROOM_WAIT_S)
+        return heard.node if heard is not None and heard.seat == name else ""
 
     @activity.defn(name=names.DELETE_SEAT)
     @as_application_errors

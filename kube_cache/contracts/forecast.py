@@ -274,6 +274,17 @@ class MakeForecastInput:
 
 
 @dataclass(frozen=True)
+class AheadWanted:
+    """Copies of a dataset for which nodes must be there, by plans that act."""
+
+    dataset: str
+    copies: int
+    """In use and idle together."""
+    lives_s: int
+    """Seconds that a placeholder Pod lives that nobody renews."""
+
+
+@dataclass(frozen=True)
 class MadeForecast:
     record: ForecastRecord
     start: list[PrefetchSpec] = field(default_factory=list)
@@ -284,6 +295,11 @@ class MadeForecast:
     """Of all of them."""
     unsized: list[str] = field(default_factory=list)
     """Datasets whose size is to be looked up; a few."""
+    places: bool = False
+    """Whether placeholder Pods are to be as `ahead` says; False where the owner wants none, or no plan was made."""
+    ahead: list[AheadWanted] = field(default_factory=list)
+    renew_s: float = 0
+    """As in PlacePlaceholdersInput."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +307,14 @@ class CarryOutInput:
     start: list[PrefetchSpec]
     end: list[str]
     namespace: str
+
+
+@dataclass(frozen=True)
+class PlacePlaceholdersInput:
+    wanted: list[AheadWanted]
+    """All of them: a placeholder of another dataset is deleted."""
+    renew_s: float = 0
+    """A placeholder that ends within so many seconds is made anew."""
 
 
 def add(figures: list[Figures]) -> Figures:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from kube_cache.contracts.forecast import DatasetForecast, DatasetState, ForecastReport
+from kube_cache.contracts.forecast import AheadWanted, DatasetForecast, DatasetState, ForecastReport
 from kube_cache.contracts.prefetch import PrefetchSpec
 from kube_cache.forecast.rounds import copies_now, prefetch_name
 from kube_cache.forecast.settings import ForecastSettings
 
 _TOLD: Final = (DatasetState.ACTING, DatasetState.FORECAST_ONLY, DatasetState.UNRESOLVED)
+# Slots that a placeholder lives beyond the lead. Each renewal takes its node's Pod away for a moment.
+_PLACEHOLDER_SLOTS: Final = 6
 
 
 def actions(
@@ -40,6 +42,20 @@ def actions(
             datasets.append(replace(each, prefetch="", prefetch_until=0))
     end.extend(old.prefetch for old in lived.values())
     return replace(report, datasets=datasets), start, end
+
+
+def ahead(report: ForecastReport, settings: ForecastSettings) -> list[AheadWanted]:
+    """Return the copies for which nodes must be there: of datasets that act, where the plan asks for any."""
+    return [
+        AheadWanted(each.dataset, copies, each.lead_s + _PLACEHOLDER_SLOTS * settings.step_s)
+        for each in report.datasets
+        if (copies := copies_now(each))
+    ]
+
+
+def renew_s(settings: ForecastSettings) -> float:
+    """Return how long before its end a placeholder is made anew: the next run may be a slot late."""
+    return 2 * settings.step_s
 
 
 def _specification(each: DatasetForecast, copies: int, settings: ForecastSettings) -> PrefetchSpec:

@@ -79,6 +79,12 @@ class ForecastSettings:
     """Bytes of the idle copies at once, of all datasets together."""
     max_bytes_per_s: Annotated[int, Ge(0)] = 0
     """Bytes per second that the downloads ahead may take, for each dataset; 0 = no limit."""
+    max_placeholders: Annotated[int, Ge(0), Le(500)] = 0
+    """Placeholder Pods at once, of all datasets together, for which an autoscaler adds nodes ahead; 0 = none."""
+    placeholder_resources: str = "nvidia.com/gpu=1"
+    """What each of them asks for, `resource=quantity` between commas: as much as a Pod of the rush."""
+    placeholder_tolerations: str = "nvidia.com/gpu,amd.com/gpu"
+    """Taints that they tolerate: `key`, `key=value` or `key=value:Effect` between commas."""
     judge_every_s: Annotated[int, Ge(600)] = 86_400
     """Seconds between two looks of the gate at a dataset, some two CPU-seconds each."""
     max_memory_bytes: Annotated[int, Ge(256 << 20)] = 512 << 20

@@ -40,6 +40,12 @@ COPIES: Final = DECLARED.leader_gauge(
     " ones that are had ready).",
     kind=("in_use", "wanted", "planned"),
 )
+PLACEHOLDERS: Final = DECLARED.leader_gauge(
+    "kube_cache_forecast_placeholders",
+    "Placeholder Pods for copies that are forecast: pending (no node takes them, which makes an autoscaler add one),"
+    " running (they hold a node). Only while max_placeholders is above 0.",
+    state=("pending", "running"),
+)
 WEEK_ARRIVALS: Final = DECLARED.leader_gauge(
     "kube_cache_forecast_week_arrivals",
     "Arrivals of Pods in the last seven days that found their data (hit) or not (miss) by the plans of a policy: ours,"

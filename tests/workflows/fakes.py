@@ -21,7 +21,13 @@ from activities.cluster.start_prefetch import StartPrefetch
 from activities.cluster.survey import Survey
 from kube_cache import names
 from kube_cache.contracts.common import BannedNeighbour, PodView, Snapshot
-from kube_cache.contracts.forecast import CarryOutInput, ForecastRecord, MadeForecast, MakeForecastInput
+from kube_cache.contracts.forecast import (
+    CarryOutInput,
+    ForecastRecord,
+    MadeForecast,
+    MakeForecastInput,
+    PlacePlaceholdersInput,
+)
 from kube_cache.contracts.group import FindGroupInput, FindGroupResult, JoinGroupInput
 from kube_cache.contracts.node import (
     AwaitDiskInput,
@@ -258,7 +264,11 @@ class World:
         async def carry_out_forecast(arg: CarryOutInput) -> None:
             self._enter(names.CARRY_OUT_FORECAST, arg)
 
-        return [make_forecast, carry_out_forecast]
+        @activity.defn(name=names.PLACE_PLACEHOLDERS)
+        async def place_placeholders(arg: PlacePlaceholdersInput) -> None:
+            self._enter(names.PLACE_PLACEHOLDERS, arg)
+
+        return [make_forecast, carry_out_forecast, place_placeholders]
 
     def _group_activities(self) -> list[Any]:
         groups = GroupActivities(self.client, lambda *_: None)

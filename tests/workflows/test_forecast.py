@@ -6,7 +6,14 @@ import uuid
 from unittest.mock import patch
 
 from kube_cache import names
-from kube_cache.contracts.forecast import ForecastRecord, ForecastReport, MadeForecast, RunState
+from kube_cache.contracts.forecast import (
+    AheadWanted,
+    ForecastRecord,
+    ForecastReport,
+    MadeForecast,
+    PlacePlaceholdersInput,
+    RunState,
+)
 from kube_cache.contracts.prefetch import PrefetchSpec
 from kube_cache.temporal import forecast_schedule, forecasts
 from tests.workflows.fakes import refused
@@ -46,6 +53,29 @@ async def test_a_run_that_fails_keeps_the_report_and_says_why(temporal_address: 
         assert (record.state, record.message) == (RunState.FAILED, "ForecastFailed: out of memory")
         assert record.packed == "old"
         assert bench.world.args(names.CARRY_OUT_FORECAST) == []
+
+
+async def test_nodes_are_asked_for_where_the_owner_wants_placeholders(temporal_address: str) -> None:
+    ahead = [AheadWanted("s3://models/a", 3, 2400)]
+    async with workbench(temporal_address) as bench:
+        bench.world.made = MadeForecast(ForecastRecord("ok", packed="new"), places=True, ahead=ahead, renew_s=600)
+        await (await bench.forecast()).result()
+        assert bench.world.args(names.PLACE_PLACEHOLDERS) == [PlacePlaceholdersInput(ahead, 600)]
+        bench.world.made = MadeForecast(ForecastRecord("ok", packed="new"), places=True)
+        await (await bench.forecast()).result()
+        assert bench.world.args(names.PLACE_PLACEHOLDERS)[1].wanted == [], "those of the last plan are taken away"
+        bench.world.made = MadeForecast(ForecastRecord("ok", packed="new"))
+        await (await bench.forecast()).result()
+        assert len(bench.world.args(names.PLACE_PLACEHOLDERS)) == 2, "off"
+
+
+async def test_placeholders_that_are_refused_are_told_and_the_plan_stands(temporal_address: str) -> None:
+    async with workbench(temporal_address) as bench:
+        bench.world.made = MadeForecast(ForecastRecord("ok", packed="new"), places=True)
+        bench.world.error[names.PLACE_PLACEHOLDERS] = [refused("SeatForbidden", "the quota is used up")]
+        record = await (await bench.forecast(ForecastRecord("ok", packed="old"))).result()
+        assert (record.state, record.packed) == (RunState.OK, "new")
+        assert record.message == "no placeholder Pods, SeatForbidden: the quota is used up"
 
 
 async def test_the_schedule_hands_the_last_report_to_the_next_run_and_is_read_from_outside(

@@ -34,6 +34,7 @@ from kube_cache.contracts.forecast import (
 )
 from kube_cache.contracts.prefetch import PrefetchSpec
 from kube_cache.errors import ForecastFailed
+from kube_cache.forecast.carried_out import ahead, renew_s
 from kube_cache.forecast.settings import ForecastSettings
 from kube_cache.temporal.forecasts import pack, unpack
 from kube_cache.temporal.prefetches import end_prefetch, start_prefetch
@@ -70,7 +71,17 @@ class ForecastActivities:
         record = ForecastRecord(
             found.state, found.message, now, len(found.report.datasets), acting, packed=pack(found.report)
         )
-        return MadeForecast(record, found.start, found.end, self._settings.namespace, found.unsized)
+        places = self._settings.max_placeholders > 0
+        return MadeForecast(
+            record,
+            found.start,
+            found.end,
+            self._settings.namespace,
+            found.unsized,
+            places,
+            ahead(found.report, self._settings) if places else [],
+            renew_s(self._settings) if places else 0,
+        )
 
     @activity.defn(name=names.CARRY_OUT_FORECAST)
     @as_application_errors
