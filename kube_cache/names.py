@@ -80,6 +80,7 @@ SEAT_PRIORITY_CLASS = "kube-cache-seat"
 # Names that we write on a placeholder Pod for a copy that is forecast, which is no seat.
 AHEAD_LABEL = f"{DOMAIN}/ahead"  # digest of the dataset
 AHEAD_DATASET_ANNOTATION = f"{DOMAIN}/ahead-of"
+AHEAD_NODE_ANNOTATION = f"{DOMAIN}/ahead-node"  # the node that it is to keep
 
 # The namespace of the seats, and of the Lease that owns them: its holder leads. Nothing else may live there.
 SEATS_NAMESPACE = "kube-cache-seats"

@@ -243,10 +243,10 @@ async def carry_out_forecast(arg: CarryOutInput) -> None:
     )
 
 
-async def place_placeholders(arg: PlacePlaceholdersInput) -> None:
+async def place_placeholders(arg: PlacePlaceholdersInput) -> str:
     """Fails in the end, so that the run says so."""
-    await _normal(
-        names.PLACE_PLACEHOLDERS, arg, NoneType, within=timedelta(minutes=1), heartbeat_timeout=timedelta(seconds=15)
+    return await _normal(
+        names.PLACE_PLACEHOLDERS, arg, str, within=timedelta(minutes=1), heartbeat_timeout=timedelta(seconds=15)
     )
 
 

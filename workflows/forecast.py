@@ -66,13 +66,13 @@ class Forecast:
     async def _placed(self, made: MadeForecast) -> ForecastRecord:
         """Have nodes asked for. What goes wrong there is told, and the plans stand all the same."""
         try:
-            await cluster_calls.place_placeholders(PlacePlaceholdersInput(made.ahead, made.renew_s))
+            message = await cluster_calls.place_placeholders(PlacePlaceholdersInput(made.ahead, made.renew_s))
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise
             info = error_info(error)
             return replace(made.record, message=f"no placeholder Pods, {info.type}: {info.message}")
-        return made.record
+        return replace(made.record, message=message)
 
     async def _size(self, dataset: str, made: MadeForecast, now: int) -> Sized:
         """Ask the origin, with the rights of the prefetches' namespace."""

@@ -42,8 +42,12 @@ class Placeholder:
     node: str
     """Empty while no node takes it."""
     ended: bool
+    created_at: float
+    """Seconds since the epoch, as the next one."""
     expires_at: float
-    """Seconds since the epoch; 0 = never."""
+    """0 = never."""
+    only_node: str
+    """As in `build`."""
 
 
 def digest_of(dataset: str) -> str:
@@ -57,18 +61,17 @@ def name_of(dataset: str, index: int) -> str:
 
 def build(
     dataset: str,
-    index: int,
+    name: str,
     asked: Asked,
     *,
     namespace: str,
-    exclude_hosts: Collection[str],
     lives_s: int,
+    only_node: str = "",
     owner: Json | None,
 ) -> Json:
-    """Compose the placeholder. exclude_hosts: hostname labels of nodes that are counted as room already.
+    """Compose the placeholder. lives_s: seconds after which the kubelet ends a bound one, and a sweep an unbound one.
 
-    lives_s: seconds after which the kubelet ends a bound one, and a sweep an unbound one. Excluded by the hostname's
-    label, because Karpenter adds no node for a Pod that names nodes by `matchFields`.
+    only_node: the one that came for an earlier placeholder, and that this one is to keep.
     """
     resources = [{"name": "copy", "resources": {"requests": dict(asked.resources)}}]
     stand_in: Json = {
@@ -80,15 +83,14 @@ def build(
             **seat_priority.LOWEST.fields(),
         },
     }
-    hosts = sorted(exclude_hosts)
     pod = seats.build_seat(
         stand_in,
-        name=name_of(dataset, index),
+        name=name,
         namespace=namespace,
         workflow_id="",
         prefer_nodes=[],
         exclude_nodes=[],
-        require=[{"key": _HOSTNAME, "operator": "NotIn", "values": hosts}] if hosts else [],
+        only_nodes=[only_node] if only_node else [],
         image=asked.image,
         owner=owner,
         deadline_s=lives_s,
@@ -100,6 +102,8 @@ def build(
     meta["labels"] = {names.AHEAD_LABEL: digest_of(dataset)}
     meta["annotations"].pop(names.SEAT_WORKFLOW_ANNOTATION)
     meta["annotations"][names.AHEAD_DATASET_ANNOTATION] = dataset
+    if only_node:
+        meta["annotations"][names.AHEAD_NODE_ANNOTATION] = only_node
     return pod
 
 
@@ -121,7 +125,9 @@ def read(pod: Json) -> Placeholder:
         (meta.get("labels") or {}).get(names.AHEAD_LABEL, ""),
         spec.get("nodeName") or "",
         (pod.get("status") or {}).get("phase") in _ENDED or "deletionTimestamp" in meta,
+        created,
         created + lives_s if lives_s else 0,
+        (meta.get("annotations") or {}).get(names.AHEAD_NODE_ANNOTATION, ""),
     )
 
 

@@ -14,7 +14,7 @@ from kube_cache.contracts.forecast import (
     RunState,
     ScoredPlan,
 )
-from kube_cache.forecast.ahead import missing
+from kube_cache.forecast.ahead import decide
 from kube_cache.forecast.carried_out import ahead
 from kube_cache.forecast.settings import ForecastSettings
 
@@ -26,38 +26,39 @@ def want(dataset: str, copies: int) -> AheadWanted:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "nodes", "used", "held", "copies"),
+    ("wanted", "nodes", "used", "came", "kept", "more"),
     [
-        pytest.param({A: 3}, "xy", {}, "", {A: 1}, id="one node too few"),
-        pytest.param({A: 3}, "xyz", {}, "", {}, id="enough nodes"),
-        pytest.param({A: 2}, "", {}, "", {A: 2}, id="no node at all"),
-        pytest.param({A: 3}, "xyz", {}, "z", {A: 1}, id="a node that came for a placeholder is kept"),
-        pytest.param({A: 3}, "xyz", {"z": {A}}, "", {}, id="the Pod has come there instead"),
-        pytest.param({A: 3}, "xyz", {"z": {A}}, "z", {}, id="beside it"),
-        pytest.param({A: 3}, "xyz", {"z": {B}}, "", {A: 1}, id="another dataset has the node"),
-        pytest.param({A: 3}, "xy", {"z": {A}}, "", {}, id="in use on a node that may not be chosen any more"),
-        pytest.param({A: 1, B: 2}, "xy", {}, "", {B: 1}, id="an idle node counts once"),
-        pytest.param({A: 4, B: 4}, "", {}, "", {A: 2, B: 1}, id="the budget is shared"),
+        pytest.param({A: 3}, "xy", {}, {}, 0, {A: 3}, id="one node too few, and a placeholder for each idle node"),
+        pytest.param({A: 3}, "xyz", {}, {}, 0, {}, id="enough nodes"),
+        pytest.param({A: 2}, "", {}, {}, 0, {A: 2}, id="no node at all"),
+        pytest.param({A: 3}, "xyz", {}, {"z": A}, 1, {}, id="a node that came is kept, and idle ones are free"),
+        pytest.param({A: 4}, "xyz", {}, {"z": A}, 1, {A: 3}, id="a second one is missing"),
+        pytest.param({A: 3}, "xyz", {"z": {A}}, {}, 0, {}, id="the Pod has come there instead"),
+        pytest.param({A: 3}, "xyz", {"z": {A}}, {"z": A}, 0, {}, id="beside it"),
+        pytest.param({A: 3}, "xyz", {"z": {B}}, {}, 0, {A: 3}, id="another dataset has the node"),
+        pytest.param({A: 3}, "xy", {"z": {A}}, {}, 0, {}, id="in use on a node that may not be chosen any more"),
+        pytest.param({A: 1, B: 2}, "xy", {}, {}, 0, {B: 3}, id="an idle node counts once"),
+        pytest.param({A: 9, B: 9}, "", {}, {}, 0, {A: 2, B: 2}, id="the budget is shared"),
+        pytest.param({A: 9}, "wxy", {}, {}, 0, {A: 4}, id="the budget has those on idle nodes, too"),
     ],
 )
-def test_what_is_missing(
+def test_how_many_stand(
     wanted: Mapping[str, int],
     nodes: str,
     used: Mapping[str, Collection[str]],
-    held: str,
-    copies: Mapping[str, int],
+    came: Mapping[str, str],
+    kept: int,
+    more: Mapping[str, int],
 ) -> None:
-    found = missing([want(*each) for each in wanted.items()], list(nodes), used, list(held), 3)
-    assert found.copies == copies
+    found = decide([want(*each) for each in wanted.items()], list(nodes), used, came, 4)
+    assert (sum(found.kept.values()), found.more, found.reason) == (kept, more, "")
 
 
-def test_a_placeholder_keeps_away_from_nodes_that_count_already_and_from_no_other() -> None:
-    found = missing([want(A, 9)], list("vwxyz"), {"x": {A}, "y": {B}}, ["z"], 3)
-    assert found.counted == {"v", "w", "x"}
-
-
-def test_without_a_budget_nothing_is_placed() -> None:
-    assert missing([want(A, 3)], [], {}, [], 0).copies == {}
+def test_a_budget_that_idle_nodes_use_up_is_told() -> None:
+    found = decide([want(A, 9)], list("wxyz"), {}, {}, 4)
+    assert found.more == {}
+    assert "5 nodes are missing" in found.reason
+    assert "KUBE_CACHE_FORECAST__MAX_PLACEHOLDERS" in found.reason
 
 
 def test_only_what_acts_is_placed_and_until_the_slots_of_its_plan_are_over() -> None:

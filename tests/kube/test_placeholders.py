@@ -23,6 +23,7 @@ from tools.stack.pods import Pods
 from tools.stack.waiting import true as until
 from watcher.placeholders import PlaceholderSweep
 
+BUDGET = 6
 PATH = resource_path("pods", SEATS_NAMESPACE)
 
 
@@ -44,7 +45,7 @@ class Placed:
             lambda: self.used,
             lambda: True,
             namespace=SEATS_NAMESPACE,
-            max_placeholders=4,
+            max_placeholders=BUDGET,
         )
 
     def get_nodes(self) -> list[NodeFacts]:
@@ -63,7 +64,6 @@ class Placed:
 @pytest.fixture
 def placed(kube: Stack, kube_client: KubeClient) -> Iterator[Placed]:
     made = Placed(kube, kube_client)
-    # The policy of this version may take a moment to be in effect.
     yield made
     placeholders.delete_all(kube_client, SEATS_NAMESPACE)
     assert made.all() == {}
@@ -78,31 +78,44 @@ def unschedulable(placed: Placed, name: str) -> bool:
     return any(each["type"] == "PodScheduled" and each.get("reason") == "Unschedulable" for each in conditions)
 
 
-def test_one_placeholder_waits_for_each_copy_that_has_no_node(placed: Placed) -> None:
+def nodes_of(pods: dict[str, dict[str, Any]]) -> list[str]:
+    return sorted(pod["spec"].get("nodeName") or "" for pod in pods.values())
+
+
+def test_one_placeholder_waits_for_each_copy_that_has_no_node(kube: Stack, placed: Placed) -> None:
     made = placed.want(5)
-    assert set(made) == {placeholders.name_of(placed.uri, 0), placeholders.name_of(placed.uri, 1)}
-    for name, pod in made.items():
-        until(lambda name=name: unschedulable(placed, name), f"{name} is demand for an autoscaler")
+    assert set(made) == {placeholders.name_of(placed.uri, index) for index in range(5)}
+    for pod in made.values():
         spec = pod["spec"]
         assert (spec["priority"], spec["preemptionPolicy"]) == (-10, "Never")
         assert (spec["activeDeadlineSeconds"], spec["terminationGracePeriodSeconds"]) == (3600, 0)
         assert names.SEAT_LABEL not in pod["metadata"]["labels"], "it is no seat of a Pod"
+    until(lambda: nodes_of(placed.all()) == ["", "", *sorted(kube.nodes)], "each idle node has one")
+    for name in [name for name, pod in placed.all().items() if not pod["spec"].get("nodeName")]:
+        until(lambda name=name: unschedulable(placed, name), f"{name} is demand for an autoscaler")
     assert uids(placed.want(5)) == uids(made), "twice is once"
-    assert len(placed.want(99)) == 4, "the budget"
-    assert len(placed.want(4)) == 1
+    assert len(placed.want(99)) == BUDGET
+    assert len(placed.want(4)) == 4
+    assert placed.want(3) == {}, "three nodes are there"
+    placed.want(4)
     assert placed.want(0) == {}
 
 
-def test_one_that_stands_on_a_node_is_kept_and_a_node_without_it_counts_as_room(kube: Stack, placed: Placed) -> None:
-    name = next(iter(placed.want(4)))
+def test_the_one_that_a_node_came_for_is_kept_and_the_others_go(kube: Stack, placed: Placed) -> None:
+    placed.want(4)
+    until(lambda: nodes_of(placed.all()) == ["", *sorted(kube.nodes)], "one waits")
     node = kube.add_node(with_agent=False)
     try:
-        until(lambda: placed.all()[name]["spec"].get("nodeName") == node, "it is bound to the node that came")
+        until(lambda: node in nodes_of(placed.all()), "it is bound to the node that came")
         placed.nodes.append(node_facts(kube.api.get(f"/api/v1/nodes/{node}")))
-        (kept,) = placed.want(4).values()
-        assert kept["spec"]["nodeName"] == node
-        both = placed.want(5)
-        assert [pod["metadata"]["uid"] for pod in placed.want(4).values()] == [kept["metadata"]["uid"]], sorted(both)
+        kept = placed.want(4)
+        assert nodes_of(kept) == [node], "idle nodes are free again"
+        assert uids(placed.want(4)) == uids(kept)
+        anew = placed.want(4, renew_s=7200)
+        assert set(anew) == set(kept)
+        assert uids(anew) != uids(kept), "near its end it is made anew"
+        until(lambda: nodes_of(placed.all()) == [node], "on its node")
+        assert uids(placed.want(4)) == uids(anew)
         placed.used = {node: {placed.uri}}
         assert placed.want(4) == {}, "the Pod is there"
     finally:
@@ -110,10 +123,11 @@ def test_one_that_stands_on_a_node_is_kept_and_a_node_without_it_counts_as_room(
 
 
 def test_a_real_pod_pushes_it_out_at_once(kube: Stack, kube_pods: Pods, placed: Placed) -> None:
-    (name,) = placed.want(4)
+    placed.want(4)
+    until(lambda: nodes_of(placed.all()) == ["", *sorted(kube.nodes)], "one waits")
     node = kube.add_node(with_agent=False, labels={"for": "the-rush"})
     try:
-        until(lambda: placed.all()[name]["spec"].get("nodeName") == node, "it is bound")
+        until(lambda: node in nodes_of(placed.all()), "it is bound")
         spec = {
             "nodeSelector": {"for": "the-rush"},
             "tolerations": [{"operator": "Exists"}],
@@ -122,7 +136,7 @@ def test_a_real_pod_pushes_it_out_at_once(kube: Stack, kube_pods: Pods, placed: 
         meta = {"name": "real", "namespace": kube_pods.namespace}
         kube_pods.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
         until(lambda: kube_pods.get("real")["spec"].get("nodeName") == node, "the Pod has the GPUs")
-        assert placed.all() == {}
+        assert node not in nodes_of(placed.all())
     finally:
         kube_pods.delete("real")
         kube.remove_node(node)
@@ -150,21 +164,18 @@ def test_a_sweep_leaves_those_of_a_plan(kube_client: KubeClient, placed: Placed)
 
 
 def test_room_is_made_where_one_stands_and_nowhere_else(kube: Stack, kube_client: KubeClient, placed: Placed) -> None:
-    (name,) = placed.want(4)
-    assert not placeholders.make_room(kube_client, SEATS_NAMESPACE, kube.nodes)
-    node = kube.add_node(with_agent=False)
-    try:
-        until(lambda: placed.all()[name]["spec"].get("nodeName") == node, "it is bound")
-        assert placeholders.make_room(kube_client, SEATS_NAMESPACE, [node])
-        assert not placeholders.make_room(kube_client, SEATS_NAMESPACE, [node])
-    finally:
-        kube.remove_node(node)
+    placed.want(4)
+    until(lambda: nodes_of(placed.all()) == ["", *sorted(kube.nodes)], "one waits")
+    node = kube.nodes[0]
+    assert not placeholders.make_room(kube_client, SEATS_NAMESPACE, ["another"])
+    assert placeholders.make_room(kube_client, SEATS_NAMESPACE, [node])
+    assert len(placed.all()) == 3
 
 
-def test_the_operator_may_delete_no_other_pod_there(kube: Stack, kube_client: KubeClient, placed: Placed) -> None:
-    """One without either label, which an admin made while the fence was down, is not ours."""
+def test_the_operator_makes_no_other_pod_there(kube: Stack, kube_client: KubeClient, placed: Placed) -> None:
+    """One that is neither a seat nor a placeholder."""
     pod = placeholders.build(
-        placed.uri, 0, placed.activity._asked, namespace=SEATS_NAMESPACE, exclude_hosts=[], lives_s=60, owner=None
+        placed.uri, "ahead-x-0", placed.activity._asked, namespace=SEATS_NAMESPACE, lives_s=60, owner=None
     )
     pod["metadata"]["labels"] = {"app": "other"}
 

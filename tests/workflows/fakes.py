@@ -265,8 +265,9 @@ class World:
             self._enter(names.CARRY_OUT_FORECAST, arg)
 
         @activity.defn(name=names.PLACE_PLACEHOLDERS)
-        async def place_placeholders(arg: PlacePlaceholdersInput) -> None:
+        async def place_placeholders(arg: PlacePlaceholdersInput) -> str:
             self._enter(names.PLACE_PLACEHOLDERS, arg)
+            return ""
 
         return [make_forecast, carry_out_forecast, place_placeholders]
 

@@ -19,14 +19,13 @@ from activities.failures import as_application_errors
 from kube_cache import names
 from kube_cache.contracts.forecast import AheadWanted, PlacePlaceholdersInput
 from kube_cache.errors import NotSynced
-from kube_cache.forecast.ahead import missing
+from kube_cache.forecast.ahead import decide
 from kube_cache.kube import placeholders, seats
 from kube_cache.kube.client import Json, KubeClient
 from kube_cache.kube.nodes import NodeFacts
 from kube_cache.kube.placeholders import Asked, Placeholder
 
 _log = structlog.get_logger("kube_cache.forecast")
-_HOSTNAME = "kubernetes.io/hostname"
 
 
 class PlacePlaceholders:
@@ -57,63 +56,86 @@ class PlacePlaceholders:
 
     @activity.defn(name=names.PLACE_PLACEHOLDERS)
     @as_application_errors
-    async def place_placeholders(self, arg: PlacePlaceholdersInput) -> None:
-        """Create what is missing and delete what is too many; twice is once.
+    async def place_placeholders(self, arg: PlacePlaceholdersInput) -> str:
+        """Create what is missing and delete what is too many; twice is once. Return why nodes are not asked for.
 
         Raises NotSynced, SeatForbidden, ApiError.
         """
         if not self._is_synced():
             raise NotSynced("this operator has not seen the cluster's nodes and Pods yet")
         async with heartbeats():
-            await asyncio.to_thread(self.place, arg.wanted, arg.renew_s)
+            return await asyncio.to_thread(self.place, arg.wanted, arg.renew_s)
 
-    def place(self, wanted: Sequence[AheadWanted], renew_s: float) -> None:
-        stand, too_old = self._standing(time.time() + renew_s)
-        eligible = {node.name: node for node in self._get_nodes() if self._is_eligible(node)}
-        # One that its deadline ended was what kept its node until now, and the one in its place is to keep it.
-        held = {each.node for each in [*stand, *too_old] if each.node}
-        used = self._get_used()
-        found = missing(wanted, eligible, used, held, self._max_placeholders)
-        surplus = list(too_old)
-        create: list[tuple[AheadWanted, int]] = []
+    def place(self, wanted: Sequence[AheadWanted], renew_s: float) -> str:
+        all_nodes = {node.name: node for node in self._get_nodes()}
+        eligible = [node.name for node in all_nodes.values() if self._is_eligible(node)]
+        uris = {placeholders.digest_of(each.dataset): each.dataset for each in wanted}
+        stand = [one for one in placeholders.list_all(self._kube, self._namespace) if one.dataset in uris]
+        keepers = [one for one in stand if _came_for(one, all_nodes)]
+        came = {one.node: uris[one.dataset] for one in keepers}
+        found = decide(wanted, eligible, self._get_used(), came, self._max_placeholders)
+        renewed_from = time.time() + renew_s
+        keep: set[str] = set()
+        create: list[Json] = []
         for each in wanted:
             mine = [one for one in stand if one.dataset == placeholders.digest_of(each.dataset)]
-            mine.sort(key=lambda one: (not one.node, one.name))
-            count = found.copies.get(each.dataset, 0)
-            surplus.extend(mine[count:])
-            kept = {one.name for one in mine[:count]}
-            # More indices than there are placeholders, so that there is a free one for each that is missing.
-            free = [index for index in range(2 * count) if placeholders.name_of(each.dataset, index) not in kept]
-            create.extend((each, index) for index in free[: count - len(kept)])
-        of_plans = {placeholders.digest_of(each.dataset) for each in wanted}
-        surplus.extend(one for one in stand if one.dataset not in of_plans)
-        for one in surplus:
-            seats.delete(self._kube, self._namespace, one.name)
-        hosts = {eligible[node].labels.get(_HOSTNAME, node) if node in eligible else node for node in found.counted}
-        for each, index in create:
-            pod = placeholders.build(
-                each.dataset,
-                index,
-                self._asked,
-                namespace=self._namespace,
-                exclude_hosts=hosts,
-                lives_s=each.lives_s,
-                owner=self._get_owner(),
-            )
+            taken: set[str] = set()
+            for one in sorted((one for one in mine if one in keepers), key=_order)[: found.kept.get(each.dataset, 0)]:
+                taken.add(one.name)
+                if _lives(one, renewed_from):
+                    keep.add(one.name)
+                else:
+                    create.append(self._build(each, one.name, only_node=one.node))
+            count = found.more.get(each.dataset, 0)
+            others = [one for one in mine if one not in keepers and not one.only_node and _lives(one, renewed_from)]
+            kept = {one.name for one in sorted(others, key=_order)[:count]}
+            keep |= kept
+            taken |= kept
+            candidates = (placeholders.name_of(each.dataset, index) for index in range(len(taken) + count))
+            free = [name for name in candidates if name not in taken]
+            create.extend(self._build(each, name) for name in free[: count - len(kept)])
+        deleted = 0
+        for one in placeholders.list_all(self._kube, self._namespace):
+            if one.name not in keep:
+                deleted += seats.delete(self._kube, self._namespace, one.name)
+        for pod in create:
             placeholders.create(self._kube, pod)
-        if surplus or create:
-            _log.info("placeholder Pods for copies that are forecast", created=len(create), deleted=len(surplus))
+        if deleted or create:
+            _log.info("placeholder Pods for copies that are forecast", created=len(create), deleted=deleted)
+        return found.reason
 
-    def _standing(self, until: float) -> tuple[list[Placeholder], list[Placeholder]]:
-        """Return those that live at `until`, and the others, in whose place new ones are made."""
-        stand: list[Placeholder] = []
-        too_old: list[Placeholder] = []
-        for each in placeholders.list_all(self._kube, self._namespace):
-            (too_old if each.ended or 0 < each.expires_at <= until else stand).append(each)
-        return stand, too_old
+    def _build(self, each: AheadWanted, name: str, *, only_node: str = "") -> Json:
+        return placeholders.build(
+            each.dataset,
+            name,
+            self._asked,
+            namespace=self._namespace,
+            lives_s=each.lives_s,
+            only_node=only_node,
+            owner=self._get_owner(),
+        )
 
     def _is_eligible(self, node: NodeFacts) -> bool:
         """Whether the plan may choose the node and the scheduler may bind Pods to it."""
         labels = self._asked.node_selector.items()
         can_take = node.ready and not (node.unschedulable or node.deleting or node.pressures)
         return can_take and all(node.labels.get(key) == value for key, value in labels)
+
+
+def _came_for(one: Placeholder, nodes: Mapping[str, NodeFacts]) -> bool:
+    """Whether the placeholder stands on a node that is younger than it, or that an earlier one has kept.
+
+    One that its deadline ended counts: its node was kept until now. A node that the watch does not show yet is new.
+    """
+    if not one.node:
+        return False
+    return bool(one.only_node) or one.node not in nodes or nodes[one.node].created_at >= one.created_at
+
+
+def _lives(one: Placeholder, until: float) -> bool:
+    return not one.ended and (not one.expires_at or one.expires_at > until)
+
+
+def _order(one: Placeholder) -> tuple[bool, str]:
+    """Those on a node first."""
+    return not one.node, one.name
