@@ -72,7 +72,7 @@ async def show(sources: Sources, dataset: str, *, limit: int, svg: str, as_json:
 
 
 def head(report: ForecastReport) -> Text:
-    """Say how the last run ended, and for how many datasets it acts."""
+    """Say how the last run ended, for how many datasets it acts, and why nodes that are missing are not asked for."""
     at = _clock(report.made_at, report)
     if report.state != RunState.OK:
         words = f"The last run, at {at}, made no plan: {report.state}: {report.message}"
@@ -83,7 +83,8 @@ def head(report: ForecastReport) -> Text:
     text = f"Forecast of {at}, {report.zone}: it acts for {acting} of {known} datasets"
     if report.left_out:
         text += f"; {report.left_out} with less demand are left out"
-    return Text(text + ".", style="bold")
+    told = f" {report.message.rstrip('.')}." if report.message else ""
+    return Text(f"{text}.{told}", style="bold")
 
 
 def state_words(of: DatasetForecast) -> str:

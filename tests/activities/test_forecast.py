@@ -77,7 +77,20 @@ async def test_a_rush_is_planned_for_before_it_comes(prometheus: Served) -> None
     assert spec.copies >= 8
     assert report_of(found.record).speed_bytes_per_s == 2e9
     assert found.unsized == []
+    assert (found.places, found.ahead) == (False, []), "off, unless the owner says how many"
     assert all(int(asked["end"]) <= time.time() + OFFSET for asked in prometheus.asked), "the clock is moved"
+
+
+async def test_nodes_are_asked_for_where_the_owner_wants_placeholders(prometheus: Served) -> None:
+    prometheus.answer = rush
+    found = await made(prometheus, max_placeholders=4)
+    (spec,) = found.start
+    (ahead,) = found.ahead
+    assert found.places
+    assert (ahead.dataset, ahead.copies) == (URI, spec.copies)
+    assert ahead.lives_s >= spec.expires_s > found.renew_s > 0
+    prometheus.url = "http://127.0.0.1:1"
+    assert not (await made(prometheus, max_placeholders=4)).places, "without a plan those that stand live to their end"
 
 
 def gives(status: int, document: object) -> Callable[[Served], None]:

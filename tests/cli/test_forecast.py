@@ -84,6 +84,10 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return show
 
 
+def test_nodes_that_are_not_asked_for_are_told(shown: Show) -> None:
+    assert "datasets. 2 nodes are missing." in shown(replace(REPORT, message="2 nodes are missing"))
+
+
 def test_the_list_says_of_each_whether_it_acts_and_why_not(shown: Show) -> None:
     text = shown()
     assert "it acts for 1 of 3 datasets" in text

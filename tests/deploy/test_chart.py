@@ -14,6 +14,7 @@ import yaml
 from kube_cache import names
 from kube_cache.forecast.settings import ForecastSettings
 from kube_cache.kube.cache_nodes import parse_selector
+from kube_cache.kube.placeholder_terms import parse_resources
 from kube_cache.settings import Settings
 from tests.deploy import chart, monitoring
 from tests.deploy.chart import every_set_of_values
@@ -63,6 +64,7 @@ def test_the_namespaces_are_those_that_the_product_knows() -> None:
         ({"cache.minFree": 0.01}, "below 0.1, where the kubelet evicts Pods"),
         ({"cache.root": "var/lib"}, "/cache/root"),
         ({"forecast.prometheus": "prometheus:9090"}, "/forecast/prometheus"),
+        ({"forecast.placeholderResources": ["gpu"]}, "/forecast/placeholderResources/0"),
         ({"peers.certificates.existing": {"csi": {}, "secret": {}}}, "/peers/certificates/existing"),
         ({"extraEnv": [{"name": "A", "value": "b", "valueFrom": {}}]}, "extraEnv A has both value and valueFrom"),
     ],
@@ -260,6 +262,18 @@ def test_the_forecast_is_off_until_it_is_asked_for_and_then_reaches_prometheus()
     url = "http://prometheus.metrics:9099"
     assert seen() == (None, False)
     assert seen(**{"forecast.enabled": True, "forecast.prometheus": url}) == (url, True)
+
+
+def test_placeholders_ask_for_what_the_owner_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = ["nvidia.com/gpu=8", "memory=256Gi"]
+    given = {"forecast.enabled": True, "forecast.maxPlaceholders": 4, "forecast.placeholderResources": resources}
+    for name, value in chart.environment(chart.pod_of(chart.documents(given), "operator")).items():
+        if "FORECAST" in name:
+            monkeypatch.setenv(name, value)
+    forecast = Settings().forecast
+    assert forecast.max_placeholders == 4
+    assert parse_resources(forecast.placeholder_resources) == {"nvidia.com/gpu": "8", "memory": "256Gi"}
+    assert forecast.placeholder_tolerations == ForecastSettings().placeholder_tolerations
 
 
 def test_the_charts_defaults_of_the_forecast_are_the_products(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,14 +232,10 @@ readinessProbe:
 - name: KUBE_CACHE_FORECAST__MAX_BYTES
   value: {{ int64 .maxBytes | quote }}
 {{- if .maxPlaceholders }}
-{{- $resources := list }}
-{{- range $name, $quantity := .placeholderResources }}
-{{- $resources = append $resources (printf "%s=%v" $name $quantity) }}
-{{- end }}
 - name: KUBE_CACHE_FORECAST__MAX_PLACEHOLDERS
   value: {{ int64 .maxPlaceholders | quote }}
 - name: KUBE_CACHE_FORECAST__PLACEHOLDER_RESOURCES
-  value: {{ join "," $resources | quote }}
+  value: {{ join "," .placeholderResources | quote }}
 - name: KUBE_CACHE_FORECAST__PLACEHOLDER_TOLERATIONS
   value: {{ join "," .placeholderTolerations | quote }}
 {{- end }}
