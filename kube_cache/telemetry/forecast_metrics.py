@@ -41,7 +41,7 @@ COPIES: Final = DECLARED.leader_gauge(
     kind=("in_use", "wanted", "planned"),
 )
 PLACEHOLDERS: Final = DECLARED.leader_gauge(
-    "kube_cache_forecast_placeholders",
+    "kube_cache_forecast_placeholder_pods",
     "Placeholder Pods for copies that are forecast: pending (no node takes them, which makes an autoscaler add one),"
     " running (they hold a node). Only while max_placeholders is above 0.",
     state=("pending", "running"),

@@ -74,6 +74,8 @@ async def _work(address: str, slots: int) -> None:
         lambda _namespace, _group: None,
         lambda _uri, _digest, **_of: False,
         lambda: asyncio.sleep(0),
+        dict,
+        lambda: True,
     )
     garbage.tune()
     giving = asyncio.create_task(garbage.keep_giving_back())

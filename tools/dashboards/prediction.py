@@ -112,6 +112,13 @@ def _plan(made: Dashboard) -> Dashboard:
         )
         .with_panel(
             lines(
+                "Placeholder Pods",
+                "pending: no node takes them, so that an autoscaler adds one; running: they hold a node for the rush.",
+                {"{{state}}": "sum by (state) (kube_cache_forecast_placeholder_pods)"},
+            )
+        )
+        .with_panel(
+            lines(
                 "Copies in use, of the ten datasets with the most",
                 "What the forecast learns from, unless another expression was set.",
                 {"{{dataset}}": "topk(10, max by (dataset) (kube_cache_demand_copies))"},
