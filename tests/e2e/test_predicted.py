@@ -20,6 +20,7 @@ from kube_cache.contracts.prefetch import PrefetchPhase
 from kube_cache.temporal import forecast_schedule, forecasts, prefetches
 from tests.e2e.disk import DiskNode
 from tests.e2e.promises import MIB, mounted, released, workflow_status
+from tests.e2e.shell import Shell
 from tools.stack import Stack, api
 from tools.stack.backfilled import SERVERS, backfilled
 from tools.stack.buckets import Bucket
@@ -179,6 +180,8 @@ def test_the_rush_of_nine_oclock_finds_its_data_and_what_nobody_used_makes_room(
         assert before_nine.plan is not None
         assert before_nine.plan.copies == COPIES
         assert before_nine.in_use == 0
+        told = Shell(stack).json("forecast", uri)["datasets"]
+        assert [(each["acts"], each["plan"]["copies"]) for each in told] == [(True, COPIES)]
         for node in planned:
             true(lambda node=node: is_there(stack, node, uri), f"{node} holds the data", 180)
         assert not is_there(stack, outside, uri)
@@ -211,6 +214,7 @@ def test_the_rush_of_nine_oclock_finds_its_data_and_what_nobody_used_makes_room(
     # Prometheus is gone: the state has a name, and what was known is still told.
     down = forecast.at(17.5)
     assert down.state == RunState.PROMETHEUS_DOWN
+    assert RunState.PROMETHEUS_DOWN in Shell(stack)("forecast")
     assert [each.dataset for each in down.datasets] == [uri]
     for node in planned[:2]:
         label(stack, node, None)
