@@ -22,6 +22,8 @@ from tools.stack.api import ApiError, Document, KubeApi
 
 AWAY = (ApiError, urllib3.exceptions.HTTPError, OSError)
 """What a request raises while the API server is killed, paused or not ready."""
+_UNKNOWN = "?"
+"""Who released a Pod, of which a list tells and no record."""
 _LOOK_S = 0.1
 _LIST_S = 0.5
 
@@ -106,6 +108,9 @@ class Observer:
 
     def _take(self, release: Release) -> None:
         known = self._released.setdefault(release.key, [])
+        if known and known[-1].by == _UNKNOWN and release.at <= known[-1].at:
+            known[-1] = release  # the record of what a list has shown already: a busy server writes it a moment later
+            return
         known.append(release)
         if len(known) > 1:
             self._tell("released twice", release.key, f"by {release.by}")
@@ -121,14 +126,14 @@ class Observer:
         self.counts["lists"] += 1
         self.pods = {_key(pod): pod for pod in items if DATASET in _annotations(pod)}
         self.listed_at = asked
-        for release in self._records.read():  # what the list shows is in the log by now, unless the server died
+        for release in self._records.read():
             self._take(release)
         for key, pod in self.pods.items():
             if _is_gated(pod):
                 continue
             if key not in self._released:
-                # The API server died before it could write its record.
-                self._take(Release(key, time.time(), "?", _annotations(pod).get(NODE, ""), _digests(pod)))
+                # The API server died before it could write its record, or has yet to.
+                self._take(Release(key, time.time(), _UNKNOWN, _annotations(pod).get(NODE, ""), _digests(pod)))
             elsewhere = pod["spec"].get("nodeName")
             if elsewhere and _annotations(pod).get(NODE) not in {elsewhere, None}:
                 self._tell("bound elsewhere", key, f"on {elsewhere}, released to {_annotations(pod)[NODE]}")

@@ -40,15 +40,15 @@ class ApiServer:
     def find(self, path: str) -> Any:
         return self.pods.get(path.rpartition("/")[2])
 
-    def write(self, verb: str, name: str, body: Any) -> None:
-        """Write the line of a request that was carried out."""
+    def write(self, verb: str, name: str, body: Any, at: datetime | None = None) -> None:
+        """Write the line of a request that was carried out. at: when the server had it; None = now."""
         event = {
             "verb": verb,
             "user": {"username": "somebody"},
             "objectRef": {"namespace": "ml", "name": name},
             "responseStatus": {"code": 200},
             "requestObject": body,
-            "requestReceivedTimestamp": datetime.now(UTC).isoformat(),
+            "requestReceivedTimestamp": (at or datetime.now(UTC)).isoformat(),
         }
         with self.log.open("a") as log:
             log.write(json.dumps(event) + "\n")
@@ -92,11 +92,17 @@ class Staged:
     def release(self, name: str, node: str = NODE, digest: str = DIGEST, bound_to: str = "") -> None:
         """Remove the gate with a receipt, true or not."""
         receipt = {names.NODE_ANNOTATION: node, names.SNAPSHOT_ANNOTATION: digest} if node else {}
+        self.record_release(name, receipt)
+        self.show_released(name, receipt, bound_to or node)
+
+    def record_release(self, name: str, receipt: dict[str, str], at: datetime | None = None) -> None:
         gates = [{"$patch": "delete", "name": names.GATE}]
-        self.api.write("patch", name, {"metadata": {"annotations": receipt}, "spec": {"schedulingGates": gates}})
+        self.api.write("patch", name, {"metadata": {"annotations": receipt}, "spec": {"schedulingGates": gates}}, at)
+
+    def show_released(self, name: str, receipt: dict[str, str], node: str) -> None:
         pod = self.api.pods[name]
         metadata = {**pod["metadata"], "annotations": {**pod["metadata"]["annotations"], **receipt}}
-        spec = {**pod["spec"], "schedulingGates": [], "nodeName": bound_to or node}
+        spec = {**pod["spec"], "schedulingGates": [], "nodeName": node}
         self.api.pods[name] = {**pod, "metadata": metadata, "spec": spec}
 
     def delete(self, name: str) -> None:
@@ -168,6 +174,29 @@ def test_a_snapshot_of_other_bytes_is_noticed(staged: Staged) -> None:
     staged.link(uid)
     staged.release(name)
     staged.tells("wrong content")
+
+
+def test_a_pod_that_is_released_twice_is_noticed(staged: Staged) -> None:
+    staged.released_warm()
+    (name,) = staged.api.pods
+    staged.release(name)
+    staged.tells("released twice")
+
+
+def test_a_list_that_is_quicker_than_the_record_shows_the_same_release(staged: Staged) -> None:
+    staged.publish()
+    name, uid = staged.gated()
+    staged.link(uid)
+    receipt = {names.NODE_ANNOTATION: NODE, names.SNAPSHOT_ANNOTATION: DIGEST}
+    at = datetime.now(UTC)
+    staged.show_released(name, receipt, NODE)
+    staged.judged(1)
+    staged.record_release(name, receipt, at)
+    staged.observer.wait_listed()
+    staged.observer.wait_listed()
+    assert not staged.observer.verdicts
+    staged.record_release(name, receipt)
+    staged.tells("released twice")
 
 
 def test_a_release_without_a_receipt_is_noticed_unless_its_owner_asked_for_it(staged: Staged) -> None:
