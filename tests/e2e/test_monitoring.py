@@ -80,6 +80,8 @@ def forecast_metrics_served() -> Iterator[int]:
     metrics.show_counts(forecast_metrics.DATASETS, forecast_metrics.DATASET_STATES, {"acting": 1, "forecast-only": 2})
     for kind in ("in_use", "wanted", "planned"):
         forecast_metrics.COPIES.labels(kind).set(3)
+    for state in ("pending", "running"):
+        forecast_metrics.PLACEHOLDERS.labels(state).set(1)
     for policy in forecast_metrics.POLICIES:
         for outcome in ("hit", "miss"):
             forecast_metrics.WEEK_ARRIVALS.labels(policy, outcome).set(5)
