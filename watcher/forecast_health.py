@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from temporalio.client import Client
 from kube_cache.contracts.forecast import ForecastReport
 from kube_cache.telemetry import forecast_metrics, metrics
 from kube_cache.temporal import forecasts
+from watcher.looks import keep_looking
 
 _log = structlog.get_logger("kube_cache.forecast")
 _EVERY_S: Final = 30.0
@@ -29,17 +29,14 @@ class ForecastHealth:
 
     async def run(self) -> None:
         """Look twice a minute, while this operator leads."""
-        while True:
-            await asyncio.sleep(_EVERY_S)
-            if not self._is_leading():
-                continue
-            try:
-                report = await forecasts.latest(self._client)
-            except Exception as error:  # Temporal is away, or the report is another build's; the next look is owed
-                _log.warning("cannot tell how the forecast goes; looking again", error=repr(error))
-                continue
-            if report is not None:
-                show(report, time.time())
+        await keep_looking(
+            self._look, self._is_leading, _EVERY_S, _log, "cannot tell how the forecast goes; looking again"
+        )
+
+    async def _look(self) -> None:
+        report = await forecasts.latest(self._client)
+        if report is not None:
+            show(report, time.time())
 
 
 def show(report: ForecastReport, now: float) -> None:

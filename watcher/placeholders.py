@@ -16,6 +16,7 @@ import structlog
 from kube_cache.kube import placeholders
 from kube_cache.kube.client import KubeClient
 from kube_cache.telemetry import forecast_metrics
+from watcher.looks import keep_looking
 
 _log = structlog.get_logger("kube_cache.forecast")
 _EVERY_S: Final = 30.0
@@ -31,14 +32,13 @@ class PlaceholderSweep:
 
     async def run(self) -> None:
         """Look twice a minute: one list of at most the budget's Pods, by label."""
-        while True:
-            await asyncio.sleep(_EVERY_S)
-            if not self._is_leading():
-                continue
-            try:
-                await asyncio.to_thread(self.look)
-            except Exception as error:  # the API server is away; the next look is owed
-                _log.warning("cannot look at the forecast's placeholder Pods; looking again", error=repr(error))
+        await keep_looking(
+            lambda: asyncio.to_thread(self.look),
+            self._is_leading,
+            _EVERY_S,
+            _log,
+            "cannot look at the forecast's placeholder Pods; looking again",
+        )
 
     def look(self) -> None:
         kept = placeholders.delete_expired(self._kube, self._namespace, time.time())

@@ -16,6 +16,7 @@ from kube_cache.contracts.common import PodRef
 from kube_cache.kube import events
 from kube_cache.kube.client import Json, KubeClient
 from kube_cache.temporal import reconcile_schedule
+from watcher.looks import keep_looking
 
 _log = structlog.get_logger("kube_cache.reconcile")
 # Intervals without a success after which it is told: one run may fail because Temporal or the API server was away.
@@ -46,14 +47,10 @@ class ReconcileHealth:
 
     async def run(self) -> None:
         """Look twice a minute, while this operator leads."""
-        while True:
-            await asyncio.sleep(min(_EVERY_S, self._interval_s))
-            if not self._is_leading():
-                continue
-            try:
-                await self.check()
-            except Exception as error:  # Temporal or the API server is away; whatever it is, the next look is owed
-                _log.warning("cannot tell how the reconcile goes; looking again", error=repr(error))
+        every_s = min(_EVERY_S, self._interval_s)
+        await keep_looking(
+            self.check, self._is_leading, every_s, _log, "cannot tell how the reconcile goes; looking again"
+        )
 
     async def check(self) -> None:
         """Look once. Raises RPCError, ApiError."""

@@ -12,19 +12,16 @@ from temporalio.client import (
     Client,
     Schedule,
     ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
     ScheduleIntervalSpec,
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
-    ScheduleUpdate,
 )
-from temporalio.service import RPCError, RPCStatusCode
 
 from kube_cache import names
 from kube_cache.contracts.forecast import ForecastInput
+from kube_cache.temporal import schedules
 
-_RPC_TIMEOUT = timedelta(seconds=10)
 RUN_TIMEOUT = timedelta(minutes=15)
 # Seconds after the begin of a slot, so that Prometheus has scraped what was true then.
 _AFTER_S = 20
@@ -49,24 +46,16 @@ async def ensure(client: Client, *, step_s: int, clock_offset_s: float = 0) -> N
         ),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     )
-    handle = client.get_schedule_handle(names.FORECAST_SCHEDULE)
-    try:
-        await client.create_schedule(names.FORECAST_SCHEDULE, schedule, rpc_timeout=_RPC_TIMEOUT)
-    except ScheduleAlreadyRunningError:
-        await handle.update(lambda _: ScheduleUpdate(schedule=schedule), rpc_timeout=_RPC_TIMEOUT)
+    await schedules.ensure(client, names.FORECAST_SCHEDULE, schedule)
 
 
 async def remove(client: Client) -> None:
     """Delete the schedule, if there is one. Raises RPCError."""
-    try:
-        await client.get_schedule_handle(names.FORECAST_SCHEDULE).delete(rpc_timeout=_RPC_TIMEOUT)
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise
+    await schedules.remove(client, names.FORECAST_SCHEDULE)
 
 
 async def trigger(client: Client) -> None:
     """Have a run begin now; where one is under way, when it has ended. Raises RPCError."""
     await client.get_schedule_handle(names.FORECAST_SCHEDULE).trigger(
-        overlap=ScheduleOverlapPolicy.BUFFER_ONE, rpc_timeout=_RPC_TIMEOUT
+        overlap=ScheduleOverlapPolicy.BUFFER_ONE, rpc_timeout=schedules.RPC_TIMEOUT
     )

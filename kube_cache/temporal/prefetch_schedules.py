@@ -18,24 +18,22 @@ from temporalio.client import (
     Client,
     Schedule,
     ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
     ScheduleDescription,
     ScheduleHandle,
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
     ScheduleState,
-    ScheduleUpdate,
 )
 from temporalio.service import RPCError
 
 from kube_cache import names
 from kube_cache.contracts.common import Policy
 from kube_cache.contracts.prefetch import PrefetchSchedule, PrefetchSpec, ScheduledPrefetchInput
+from kube_cache.temporal import schedules
 from kube_cache.temporal.executions import is_missing
 from kube_cache.units import cut
 
-_RPC_TIMEOUT = timedelta(seconds=10)
 # A server that was away starts what it missed, as long as the window is open. Temporal's least is 10 s.
 _MIN_CATCH_UP_S = 10.0
 
@@ -89,22 +87,13 @@ async def ensure(
         ),
         state=ScheduleState(note=digest(spec, schedule, policy, paused=paused), paused=paused),
     )
-    try:
-        await client.create_schedule(
-            names.prefetch_id(spec.namespace, spec.name),
-            made,
-            memo={names.RESOURCE_MEMO: resource},
-            rpc_timeout=_RPC_TIMEOUT,
-        )
-    except ScheduleAlreadyRunningError:
-        handle = _handle(client, spec.namespace, spec.name)
-        await handle.update(lambda _: ScheduleUpdate(schedule=made), rpc_timeout=_RPC_TIMEOUT)
+    await schedules.ensure(client, names.prefetch_id(spec.namespace, spec.name), made, {names.RESOURCE_MEMO: resource})
 
 
 async def find(client: Client, namespace: str, name: str) -> Found | None:
     """Look at a schedule; None if there is none. Raises RPCError."""
     try:
-        description = await _handle(client, namespace, name).describe(rpc_timeout=_RPC_TIMEOUT)
+        description = await _handle(client, namespace, name).describe(rpc_timeout=schedules.RPC_TIMEOUT)
     except RPCError as error:
         if is_missing(error):
             return None
@@ -121,13 +110,7 @@ def _read(description: ScheduleDescription) -> Found:
 
 async def remove(client: Client, namespace: str, name: str) -> bool:
     """Remove a schedule; False if there is none. Raises RPCError."""
-    try:
-        await _handle(client, namespace, name).delete(rpc_timeout=_RPC_TIMEOUT)
-    except RPCError as error:
-        if is_missing(error):
-            return False
-        raise
-    return True
+    return await schedules.remove(client, names.prefetch_id(namespace, name))
 
 
 async def set_paused(client: Client, namespace: str, name: str, *, paused: bool) -> bool:
@@ -135,9 +118,9 @@ async def set_paused(client: Client, namespace: str, name: str, *, paused: bool)
     handle = _handle(client, namespace, name)
     try:
         if paused:
-            await handle.pause(rpc_timeout=_RPC_TIMEOUT)
+            await handle.pause(rpc_timeout=schedules.RPC_TIMEOUT)
         else:
-            await handle.unpause(rpc_timeout=_RPC_TIMEOUT)
+            await handle.unpause(rpc_timeout=schedules.RPC_TIMEOUT)
     except RPCError as error:
         if is_missing(error):
             return False
@@ -147,7 +130,7 @@ async def set_paused(client: Client, namespace: str, name: str, *, paused: bool)
 
 async def scheduled(client: Client) -> AsyncIterator[tuple[str, str, str]]:
     """Yield namespace and name of each prefetch with a schedule, and the uid of its resource. Raises RPCError."""
-    async for entry in await client.list_schedules(rpc_timeout=_RPC_TIMEOUT):
+    async for entry in await client.list_schedules(rpc_timeout=schedules.RPC_TIMEOUT):
         try:
             namespace, name = names.parse_prefetch_id(entry.id)
         except ValueError:  # of another kind

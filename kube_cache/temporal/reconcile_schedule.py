@@ -13,12 +13,10 @@ from temporalio.client import (
     Client,
     Schedule,
     ScheduleActionStartWorkflow,
-    ScheduleAlreadyRunningError,
     ScheduleIntervalSpec,
     ScheduleOverlapPolicy,
     SchedulePolicy,
     ScheduleSpec,
-    ScheduleUpdate,
     WorkflowExecution,
     WorkflowExecutionStatus,
 )
@@ -29,7 +27,7 @@ from kube_cache import names
 from kube_cache.contracts.reconcile import ReconcileInput, ReconcileRequestInput, ReconcileResult
 from kube_cache.telemetry import metrics
 from kube_cache.telemetry.bounds import FINDINGS
-from kube_cache.temporal import executions
+from kube_cache.temporal import executions, schedules
 
 _log = structlog.get_logger("kube_cache.reconcile")
 _RPC_TIMEOUT = timedelta(seconds=10)
@@ -62,11 +60,7 @@ async def ensure(client: Client, *, interval_s: float) -> None:
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=interval_s))]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP),
     )
-    handle = client.get_schedule_handle(names.RECONCILE_SCHEDULE)
-    try:
-        await client.create_schedule(names.RECONCILE_SCHEDULE, schedule, rpc_timeout=_RPC_TIMEOUT)
-    except ScheduleAlreadyRunningError:
-        await handle.update(lambda _: ScheduleUpdate(schedule=schedule), rpc_timeout=_RPC_TIMEOUT)
+    await schedules.ensure(client, names.RECONCILE_SCHEDULE, schedule)
     await _end_former(client)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from typing import Final
 
 import structlog
@@ -21,13 +20,12 @@ from kube_cache import names
 from kube_cache.temporal.executions import running
 from kube_cache.temporal.holdings import holding_of
 from watcher.page.model import Holding
+from watcher.page.questions import Questions
 from watcher.page.words import public
 
 _log = structlog.get_logger("kube_cache.page")
 MAX_ENTITIES: Final = 20_000
 _EVERY_S: Final = 60.0
-# A list that takes a second is made every 100 s: it is owed a hundredth of the time at most.
-_SHARE: Final = 100
 # Entities between two turns of the event loop: a fraction of a millisecond.
 _AT_ONCE: Final = 20
 
@@ -39,10 +37,8 @@ class Holdings:
 
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.time) -> None:
         self._client = client
-        self._loop = loop
         self._now = clock
-        self._running: Future[None] | None = None
-        self._next_at = 0.0
+        self.questions = Questions(self._ask, loop, clock, _EVERY_S)
         self.by_node: ByNode = {}
         self.at = 0.0
         """When the list was made; 0 = never."""
@@ -52,15 +48,12 @@ class Holdings:
 
     def look(self) -> ByNode:
         """Return what is known, and have it asked for again if that is due."""
-        is_idle = self._running is None or self._running.done()
-        if is_idle and self._now() >= self._next_at:
-            self._next_at = self._now() + _EVERY_S
-            self._running = asyncio.run_coroutine_threadsafe(self.refresh(), self._loop)
+        self.questions.ask_if_due()
         return self.by_node
 
-    async def refresh(self) -> None:
+    async def _ask(self) -> None:
         """List once, on the event loop."""
-        started, found, read = self._now(), dict[str, list[Holding]](), 0
+        found, read = dict[str, list[Holding]](), 0
         try:
             async for entity in running(self._client, names.DATASET_ON_NODE):
                 read += 1
@@ -74,7 +67,6 @@ class Holdings:
             _log.warning("cannot list who holds what; the page shows the last answer", error=error.message)
         else:
             self.by_node, self.error, self.at, self.is_cut = found, "", self._now(), read > MAX_ENTITIES
-        self._next_at = self._now() + max(_EVERY_S, _SHARE * (self._now() - started))
 
 
 def _note(found: dict[str, list[Holding]], entity: WorkflowExecution) -> None:

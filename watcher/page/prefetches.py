@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from typing import Final
 
 import structlog
@@ -19,13 +18,12 @@ from temporalio.service import RPCError
 from kube_cache.contracts.prefetch import PrefetchPhase, PrefetchStatus
 from kube_cache.temporal.prefetches import Listed, running_prefetches, statuses_of
 from watcher.page.model import Prefetch
+from watcher.page.questions import Questions
 from watcher.page.words import public
 
 _log = structlog.get_logger("kube_cache.page")
 MAX_SHOWN: Final = 50
 _EVERY_S: Final = 30.0
-# As of the entities' list: a hundredth of the time at most.
-_SHARE: Final = 100
 # Those first that may need somebody; one that is ready needs nobody.
 _ORDER: Final = (PrefetchPhase.AWAITING_OPERATOR, PrefetchPhase.WAITING, PrefetchPhase.WARMING, PrefetchPhase.RESOLVING)
 
@@ -35,25 +33,18 @@ class Prefetches:
 
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.time) -> None:
         self._client = client
-        self._loop = loop
-        self._now = clock
-        self._running: Future[None] | None = None
-        self._next_at = 0.0
+        self.questions = Questions(self._ask, loop, clock, _EVERY_S)
         self.known: Sequence[Prefetch] = ()
         self.total = 0
         """How many live, shown or not."""
 
     def look(self) -> Sequence[Prefetch]:
         """Return what is known, and have it asked for again if that is due."""
-        is_idle = self._running is None or self._running.done()
-        if is_idle and self._now() >= self._next_at:
-            self._next_at = self._now() + _EVERY_S
-            self._running = asyncio.run_coroutine_threadsafe(self.refresh(), self._loop)
+        self.questions.ask_if_due()
         return self.known
 
-    async def refresh(self) -> None:
+    async def _ask(self) -> None:
         """List and ask once, on the event loop."""
-        started = self._now()
         try:
             listed = [each async for each in running_prefetches(self._client)]
             listed.sort(key=_place)
@@ -62,7 +53,6 @@ class Prefetches:
             _log.warning("cannot list the prefetches; the page shows the last answer", error=error.message)
         else:
             self.known, self.total = tuple(shown(status) for status in statuses), len(listed)
-        self._next_at = self._now() + max(_EVERY_S, _SHARE * (self._now() - started))
 
 
 def _place(listed: Listed) -> tuple[int, str, str]:

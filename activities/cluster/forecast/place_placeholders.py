@@ -70,7 +70,8 @@ class PlacePlaceholders:
         all_nodes = {node.name: node for node in self._get_nodes()}
         eligible = [node.name for node in all_nodes.values() if self._is_eligible(node)]
         uris = {placeholders.digest_of(each.dataset): each.dataset for each in wanted}
-        stand = [one for one in placeholders.list_all(self._kube, self._namespace) if one.dataset in uris]
+        there = placeholders.list_all(self._kube, self._namespace)
+        stand = [one for one in there if one.dataset in uris]
         keepers = [one for one in stand if _came_for(one, all_nodes)]
         came = {one.node: uris[one.dataset] for one in keepers}
         found = decide(wanted, eligible, self._get_used(), came, self._max_placeholders)
@@ -95,7 +96,7 @@ class PlacePlaceholders:
             free = [name for name in candidates if name not in taken]
             create.extend(self._build(each, name) for name in free[: count - len(kept)])
         deleted = 0
-        for one in placeholders.list_all(self._kube, self._namespace):
+        for one in there:
             if one.name not in keep:
                 deleted += seats.delete(self._kube, self._namespace, one.name)
         for pod in create:

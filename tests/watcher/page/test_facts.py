@@ -148,8 +148,8 @@ class Clock:
 async def looked(made: Holdings | Prefetches) -> Any:
     """Look, from another thread, and wait for the list that the look has begun."""
     found = await asyncio.to_thread(made.look)
-    if made._running is not None:
-        await asyncio.wrap_future(made._running)
+    if made.questions.running is not None:
+        await asyncio.wrap_future(made.questions.running)
     return found
 
 
